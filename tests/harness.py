@@ -1,0 +1,141 @@
+"""Real brokers in real processes, and raw sockets to them."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import msgpack
+
+from udsbus.wire.framing import Decoder
+
+SERVE = """
+import logging, selectors, sys
+from udsbus.broker import Settings, run
+from udsbus.broker.hub import SelectorHub, best_hub
+logging.basicConfig(level=logging.INFO)
+address, backend, hub, lifeline = sys.argv[1:]
+run(Settings(address, backend, int(lifeline), {"best": best_hub, "selector": SelectorHub}[hub]))
+"""
+
+
+class BrokerProcess:
+    """A broker in a process of its own. Ready for clients when the constructor returns."""
+
+    def __init__(
+        self, address: str | Path, *, backend: str = "asyncio", hub: str = "best", **popen: Any
+    ) -> None:
+        self.address = str(address)
+        self._lifeline, theirs = socket.socketpair()
+        with theirs:
+            self.process = subprocess.Popen(
+                [sys.executable, "-c", SERVE, self.address, backend, hub, str(theirs.fileno())],
+                pass_fds=[theirs.fileno()],
+                stderr=subprocess.PIPE,
+                text=True,
+                **popen,
+            )
+        self._lifeline.settimeout(20)
+        if self._lifeline.recv(6) != b"ready\n":
+            raise RuntimeError(f"the broker did not start: {self.process.communicate()[1]}")
+
+    @property
+    def pid(self) -> int:
+        return self.process.pid
+
+    def connect(self) -> RawClient:
+        return RawClient(self.address)
+
+    def stop(self, number: int = signal.SIGTERM) -> str:
+        """End it with a signal and return what it logged."""
+        if self.process.poll() is None:
+            self.process.send_signal(number)
+        _, log = self.process.communicate(timeout=20)
+        self._lifeline.close()
+        return str(log)
+
+    def kill(self) -> None:
+        self.stop(signal.SIGKILL)
+
+    def cpu_seconds(self) -> float:
+        """User and system time that it has used so far."""
+        fields = Path(f"/proc/{self.pid}/stat").read_text().rpartition(")")[2].split()
+        return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+
+
+class RawClient:
+    """A socket that speaks the protocol frame by frame, without the client library."""
+
+    def __init__(self, address: str, timeout: float = 20.0) -> None:
+        self.socket = socket.socket(socket.AF_UNIX)
+        self.socket.settimeout(timeout)
+        self.socket.connect(address)
+        self._decoder = Decoder()
+        self._messages: list[Any] = []
+        self._msgid = 0
+
+    def send(self, *messages: Any) -> None:
+        self.socket.sendall(b"".join(map(msgpack.packb, messages)))
+
+    def receive(self) -> Any:
+        """The next message; EOFError when the broker has closed the connection."""
+        while not self._messages:
+            data = self.socket.recv(1 << 16)
+            if not data:
+                raise EOFError("the broker closed the connection")
+            self._messages += self._decoder.feed(data)
+        return self._messages.pop(0)
+
+    def request(self, method: str, *params: Any) -> Any:
+        """Send a request and return its whole response, [1, msgid, error, result]."""
+        self._msgid += 1
+        self.send([0, self._msgid, method, list(params)])
+        response = self.receive()
+        assert response[:2] == [1, self._msgid], response
+        return response
+
+    def call(self, method: str, *params: Any) -> Any:
+        """The result of a request that succeeds."""
+        response = self.request(method, *params)
+        assert response[2] is None, response
+        return response[3]
+
+    def refused(self, method: str, *params: Any) -> tuple[int, str, dict[str, Any]]:
+        """(number, message, details) of a request that is refused."""
+        response = self.request(method, *params)
+        assert response[2] is not None, response
+        return response[2][0], response[2][1], response[3]
+
+    def close(self) -> None:
+        self.socket.close()
+
+    def __enter__(self) -> RawClient:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+
+@contextlib.contextmanager
+def running_broker(address: str | Path, **options: Any) -> Iterator[BrokerProcess]:
+    broker = BrokerProcess(address, **options)
+    try:
+        yield broker
+    finally:
+        broker.stop()
+
+
+def wait_until(condition: Any, what: str, seconds: float = 20.0) -> None:
+    """For what tells nobody when it happens (a process table, a log file): ask until it has."""
+    end = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < end, f"waited {seconds} s in vain for: {what}"
+        time.sleep(0.005)

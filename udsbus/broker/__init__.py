@@ -1,0 +1,5 @@
+"""The turn, connections, and everything else where the wire and the engine meet."""
+
+from .server import Broker, Settings, run
+
+__all__ = ["Broker", "Settings", "run"]

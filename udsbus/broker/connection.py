@@ -1,0 +1,138 @@
+"""One connection at the broker: its socket, its decoder and its bounded output."""
+
+from __future__ import annotations
+
+import socket
+from collections import deque
+from typing import Any, NamedTuple
+
+from ..limits import OUTPUT_PAUSE_BYTES, RECEIVE_BYTES
+from ..messages import CloseReason
+from ..wire.framing import Decoder
+from .hub import READ, WRITE, Hub
+
+
+class Peer(NamedTuple):
+    """Who is at the other end, from the kernel. `pid` is 0 where the kernel does not say."""
+
+    pid: int
+    uid: int
+    gid: int
+
+
+class Connection:
+    """Owns one socket. The turn reads from it, queues output on it and flushes it.
+
+    Output that the socket does not take waits in `_waiting` and the connection is *blocked* until
+    the hub says that it is writable. Above OUTPUT_PAUSE_BYTES of it the connection is not read
+    either: a peer that does not take its replies can ask no more questions.
+    """
+
+    __slots__ = (
+        "_hub", "_interest", "_recv", "_send", "_waiting", "decoder", "ended", "fd", "linger_until",
+        "name", "number", "output", "peer", "requests", "socket", "stalled", "waiting_bytes",
+    )  # fmt: skip
+
+    def __init__(self, number: int, sock: socket.socket, peer: Peer, hub: Hub) -> None:
+        self.number = number
+        self.socket = sock
+        self.fd = sock.fileno()
+        self.peer = peer
+        self.name: str | None = None
+        self.decoder = Decoder()
+        self.requests: list[Any] = []
+        """Messages read but not carried out yet: more than one turn's share."""
+        self.stalled = False
+        """Its left-over requests wait until it has taken its replies."""
+        self.output: list[bytes] = []
+        """Frames of this turn; `flush` sends them."""
+        self.waiting_bytes = 0
+        self.ended: CloseReason | None = None
+        """Why it will be closed once its output is flushed; nothing more is read from it."""
+        self.linger_until: float | None = None
+        """When it is closed even if it has not taken its output."""
+        self._waiting: deque[memoryview] = deque()
+        self._hub = hub
+        self._interest = READ
+        self._recv = sock.recv
+        self._send = sock.send
+        hub.add(self.fd, READ)
+
+    @property
+    def paused(self) -> bool:
+        return self.waiting_bytes > OUTPUT_PAUSE_BYTES
+
+    def receive(self) -> bytes | None:
+        """What the socket has, at most RECEIVE_BYTES; b"" at its end; None when there is nothing.
+
+        A socket error counts as the end, and is remembered as such.
+        """
+        try:
+            return self._recv(RECEIVE_BYTES)
+        except (BlockingIOError, InterruptedError):
+            return None
+        except OSError:
+            self.end(CloseReason.PEER_RESET)
+            return b""
+
+    def end(self, reason: CloseReason) -> None:
+        """Read no more; to be closed when what is queued has been flushed."""
+        if self.ended is None:
+            self.ended = reason
+            self.requests.clear()
+            self._set_interest()
+
+    def flush(self) -> bool:
+        """Send this turn's output as far as the socket takes it. False: the peer is gone."""
+        output = self.output
+        if not output:
+            return True
+        data = output[0] if len(output) == 1 else b"".join(output)
+        output.clear()
+        if self._waiting:
+            self._hold(memoryview(data))
+            return True
+        try:
+            sent = self._send(data)
+        except (BlockingIOError, InterruptedError):
+            sent = 0
+        except OSError:
+            return False
+        if sent != len(data):
+            self._hold(memoryview(data)[sent:])
+        return True
+
+    def send_waiting(self) -> bool:
+        """The socket is writable again: go on where `flush` stopped. False: the peer is gone."""
+        waiting = self._waiting
+        try:
+            while waiting:
+                chunk = waiting[0]
+                sent = self._send(chunk)
+                self.waiting_bytes -= sent
+                if sent != len(chunk):
+                    waiting[0] = chunk[sent:]
+                    break
+                waiting.popleft()
+        except (BlockingIOError, InterruptedError):
+            pass
+        except OSError:
+            return False
+        self._set_interest()
+        return True
+
+    def close(self) -> None:
+        self._hub.remove(self.fd)
+        self.socket.close()
+
+    def _hold(self, data: memoryview) -> None:
+        self._waiting.append(data)
+        self.waiting_bytes += len(data)
+        self._set_interest()
+
+    def _set_interest(self) -> None:
+        reading = self.ended is None and not self.paused
+        interest = (READ if reading else 0) | (WRITE if self._waiting else 0)
+        if interest != self._interest:
+            self._interest = interest
+            self._hub.change(self.fd, interest)

@@ -1,0 +1,140 @@
+"""The listening socket: who may own an address, and who may connect to it."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import fcntl
+import os
+import socket
+import struct
+
+from ..errors import AccessDenied, BrokerUnavailable
+from ..limits import LISTEN_BACKLOG
+from ..messages import CloseReason
+from ..paths import ensure_private_directory, lock_path
+from ..wire.encoding import encode_closing
+from .connection import Peer
+
+
+class Claim:
+    """The right to serve an address: a lock on a file beside the socket, held for life.
+
+    The lock, not the socket, decides: `bind` must unlink what a dead broker left, and whoever
+    unlinks without the lock can take a living broker's socket away. The lock file stays when the
+    broker ends; removing it would let two brokers lock two files of the same name.
+    """
+
+    def __init__(self, address: str) -> None:
+        """Raises BrokerUnavailable when a living broker has the address, AccessDenied when the
+        directory will not do."""
+        self.address = address
+        try:
+            ensure_private_directory(address)
+            flags = os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW
+            self._fd = os.open(lock_path(address), flags, 0o600)
+        except PermissionError as error:
+            if isinstance(error, AccessDenied):
+                raise
+            raise AccessDenied(f"cannot serve {address}: {error}") from None
+        try:
+            fcntl.flock(self._fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            pid = os.read(self._fd, 32).decode(errors="replace").strip()
+            os.close(self._fd)
+            raise BrokerUnavailable(
+                f"{address} is served by a living broker, pid {pid or 'unknown'}; "
+                "stop that one first, or choose another address with --socket",
+                pid=int(pid) if pid.isdigit() else None,
+            ) from None
+        os.ftruncate(self._fd, 0)
+        os.pwrite(self._fd, f"{os.getpid()}\n".encode(), 0)
+
+    def release(self) -> None:
+        os.close(self._fd)
+
+
+class Listener:
+    """Accepts connections of this user; answers those of others, and those it has no room for."""
+
+    def __init__(self, address: str) -> None:
+        self._claim = Claim(address)
+        self.address = address
+        self.socket = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+        try:
+            with contextlib.suppress(FileNotFoundError):
+                os.unlink(address)  # the lock is ours: whoever made it is dead
+            before = os.umask(0o177)
+            try:
+                self.socket.bind(address)
+            finally:
+                os.umask(before)
+            self._inode = os.stat(address).st_ino
+            self.socket.listen(LISTEN_BACKLOG)
+            self.socket.setblocking(False)
+        except OSError as error:
+            self.socket.close()
+            self._claim.release()
+            raise AccessDenied(f"cannot serve {address}: {error}") from error
+        self._spare = os.open(os.devnull, os.O_RDONLY)
+        self._uid = os.getuid()
+
+    def accept(self) -> tuple[socket.socket, Peer] | CloseReason | None:
+        """The next connection; the reason for which one was turned away; None when none waits."""
+        try:
+            sock, _ = self.socket.accept()
+        except (BlockingIOError, InterruptedError, ConnectionAbortedError):
+            return None
+        except OSError as error:
+            if error.errno not in (errno.EMFILE, errno.ENFILE):
+                raise
+            return self._turn_away()
+        sock.setblocking(False)
+        peer = peer_credentials(sock)
+        if peer.uid != self._uid:
+            _dismiss(
+                sock, CloseReason.WRONG_USER,
+                f"this bus belongs to uid {self._uid}; you are uid {peer.uid}",
+            )  # fmt: skip
+            return CloseReason.WRONG_USER
+        return sock, peer
+
+    def _turn_away(self) -> CloseReason | None:
+        """No descriptor is left: give up the spare one for as long as it takes to say so."""
+        os.close(self._spare)
+        try:
+            sock, _ = self.socket.accept()
+        except OSError:
+            return None
+        else:
+            sock.setblocking(False)
+            _dismiss(sock, CloseReason.TOO_MANY, "the broker has no descriptor left; try again")
+            return CloseReason.TOO_MANY
+        finally:
+            self._spare = os.open(os.devnull, os.O_RDONLY)
+
+    def close(self) -> None:
+        """Stop listening and remove the socket file, if it is still ours."""
+        with contextlib.suppress(OSError):
+            if os.stat(self.address).st_ino == self._inode:
+                os.unlink(self.address)
+        self.socket.close()
+        os.close(self._spare)
+        self._claim.release()
+
+
+def _dismiss(sock: socket.socket, reason: CloseReason, message: str) -> None:
+    with contextlib.suppress(OSError):
+        sock.send(encode_closing(reason, message))
+    sock.close()
+
+
+def peer_credentials(sock: socket.socket) -> Peer:
+    """Who connected, from the kernel: SO_PEERCRED; on macOS and BSD LOCAL_PEERCRED, without pid."""
+    if hasattr(socket, "SO_PEERCRED"):
+        data = sock.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, struct.calcsize("3i"))
+        return Peer(*struct.unpack("3i", data))
+    # struct xucred: version, uid, number of groups, (padding), groups
+    data = sock.getsockopt(0, 1, 76)
+    _, uid, _, gid = struct.unpack_from("IIhxxI", data)
+    return Peer(0, uid, gid)

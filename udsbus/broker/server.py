@@ -1,0 +1,157 @@
+"""A broker from start to end: settings, signals, and the few commands that are about itself."""
+
+from __future__ import annotations
+
+import logging
+import os
+import resource
+import secrets
+import signal
+import socket
+from collections.abc import Callable
+from functools import partial
+from time import monotonic
+from typing import Any, Literal, NamedTuple
+
+import anyio
+import anyio.abc
+
+from .. import __version__
+from .. import messages as m
+from ..engine import Engine
+from ..errors import LimitExceeded, ProtocolError
+from ..journal import MemoryJournal
+from ..limits import LIMITS, NAME_BYTES
+from ..wire import values
+from ..wire.methods import PROTOCOL_VERSION
+from .connection import Connection
+from .hub import Hub, best_hub
+from .listener import Listener
+from .statistics import Statistics
+from .turn import Turn
+
+log = logging.getLogger("udsbus.broker")
+
+Backend = Literal["asyncio", "trio"]
+
+
+class Settings(NamedTuple):
+    """What a broker is started with."""
+
+    address: str
+    """Absolute path of the socket."""
+    backend: Backend = "asyncio"
+    lifeline: int | None = None
+    """A connected socket: told `ready`, and the broker stops when its other end closes."""
+    hub: Callable[[], Hub] = best_hub
+
+
+class Broker:
+    """One bus at one address."""
+
+    def __init__(self, settings: Settings) -> None:
+        """Claims the address and listens. Raises BrokerUnavailable if it is taken, AccessDenied
+        if the directory will not do."""
+        self.settings = settings
+        self._bus = secrets.token_hex(8)
+        self._started = monotonic()
+        self._statistics = Statistics()
+        self._engine = Engine(values)
+        listener = Listener(settings.address)
+        self.turn = Turn(
+            self._engine,
+            MemoryJournal(),
+            listener,
+            settings.hub(),
+            {m.Hello: self._hello, m.Ping: self._ping, m.Info: self._info},
+            self._statistics,
+        )
+
+    async def serve(self, started: Callable[[], None] = lambda: None) -> None:
+        """Serve until SIGTERM, SIGINT or the end of the lifeline, then shut down in order."""
+        async with anyio.create_task_group() as tasks:
+            await tasks.start(self._stop_on_signal)
+            if self.settings.lifeline is not None:
+                lifeline = socket.socket(fileno=self.settings.lifeline)
+                lifeline.sendall(b"ready\n")
+                tasks.start_soon(self._stop_without, lifeline)
+            started()
+            await self.turn.run()
+            tasks.cancel_scope.cancel()
+        await self.turn.shut_down()
+
+    async def _stop_on_signal(self, *, task_status: anyio.abc.TaskStatus[None]) -> None:
+        with anyio.open_signal_receiver(signal.SIGTERM, signal.SIGINT) as signals:
+            task_status.started()
+            async for number in signals:
+                log.info("stopping: %s", signal.Signals(number).name)
+                self.turn.stop()
+
+    async def _stop_without(self, lifeline: socket.socket) -> None:
+        """Whoever started us holds the other end; when the last holder is gone, so are we."""
+        lifeline.setblocking(False)
+        with lifeline:
+            await anyio.wait_readable(lifeline)
+        log.info("stopping: the program that started this broker is gone")
+        self.turn.stop()
+
+    # --- commands about the broker itself ---------------------------------------------------
+
+    def _hello(self, connection: Connection, command: m.Hello) -> dict[str, Any]:
+        if command.version != PROTOCOL_VERSION:
+            raise ProtocolError(
+                f"this broker (udsbus {__version__}) speaks protocol version {PROTOCOL_VERSION}, "
+                f"not {command.version}; use the same release of udsbus on both sides",
+                version=PROTOCOL_VERSION,
+            )
+        if command.name is not None and len(command.name.encode()) > NAME_BYTES:
+            raise LimitExceeded(
+                f"a client name of {len(command.name.encode())} bytes; the limit is {NAME_BYTES}",
+                limit="name_bytes", maximum=NAME_BYTES, actual=len(command.name.encode()),
+            )  # fmt: skip
+        connection.name = command.name
+        return {
+            "version": PROTOCOL_VERSION,
+            "broker": __version__,
+            "bus": self._bus,
+            "pid": os.getpid(),
+            "revision": self._engine.revision,
+            "limits": {name: limit.value for name, limit in LIMITS.items()},
+        }
+
+    def _ping(self, connection: Connection, command: m.Ping) -> int:
+        return self._engine.revision
+
+    def _info(self, connection: Connection, command: m.Info) -> dict[str, Any]:
+        engine = self._engine
+        return {
+            "version": __version__,
+            "protocol": PROTOCOL_VERSION,
+            "pid": os.getpid(),
+            "address": self.settings.address,
+            "uptime": monotonic() - self._started,
+            "bus": self._bus,
+            "backend": self.settings.backend,
+            "revision": engine.revision,
+            "keys": len(engine.keyspace.entries),
+            "watches": len(engine.watches),
+            "subscriptions": len(engine.subscriptions),
+            "change_log": len(engine.log),
+            "connections": len(self.turn.connections),
+            "counters": self._statistics.as_dict(),
+            "limits": {name: limit.value for name, limit in LIMITS.items()},
+        }
+
+
+def run(settings: Settings, started: Callable[[], None] = lambda: None) -> None:
+    """Serve in this thread until stopped. `started` is called when clients can connect."""
+    _raise_descriptor_limit()
+    broker = Broker(settings)
+    anyio.run(partial(broker.serve, started), backend=settings.backend)
+
+
+def _raise_descriptor_limit() -> None:
+    """One descriptor a connection: take all that we may have."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if soft != hard:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))

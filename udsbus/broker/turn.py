@@ -1,0 +1,405 @@
+"""The turn: the one loop to understand.
+
+    wait → read → execute → journal → expose → deliver
+
+The broker is one thread and does these six steps for ever, on every connection that is ready.
+Requests are carried out against the engine as they are read; their replies, and the changes for
+those who watch, are queued. Then all changes of the turn go to the journal at once, and only when
+they are safe there is anything sent. So whatever a peer sees is already in the journal, and a
+peer that gets a reply finds its own write everywhere.
+
+`Turn.work` runs turns until nothing comes in any more, then `run` sleeps in the event loop, where
+signals and timers have their turn too.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+from time import monotonic
+from typing import Any
+
+import anyio
+import anyio.lowlevel
+
+from ..engine import Engine
+from ..errors import Error, InternalError, UnknownMethod
+from ..journal import Journal
+from ..limits import (
+    ACCEPTS_PER_TURN,
+    CHECKPOINT_SECONDS,
+    DOZE_SECONDS,
+    DRAIN_SECONDS,
+    OUTPUT_CLOSE_BYTES,
+    OUTPUT_PAUSE_BYTES,
+    REQUESTS_PER_TURN,
+    SPIN_SECONDS,
+)
+from ..messages import Change, CloseReason, Command, Effect, Message
+from ..spinning import Spinning
+from ..wire.encoding import (
+    encode_change,
+    encode_closing,
+    encode_error,
+    encode_message,
+    encode_result,
+)
+from ..wire.framing import NOTIFICATION, REQUEST
+from ..wire.methods import METHODS
+from .connection import Connection
+from .hub import HANGUP, READ, WRITE, Hub
+from .listener import Listener
+from .statistics import Statistics
+
+log = logging.getLogger("udsbus.broker")
+
+OwnCommand = Callable[[Connection, Any], Any]
+"""A command that is about the broker and not about the state: hello, ping, info."""
+
+
+class Turn:
+    def __init__(
+        self,
+        engine: Engine,
+        journal: Journal,
+        listener: Listener,
+        hub: Hub,
+        own_commands: dict[type[Command], OwnCommand],
+        statistics: Statistics,
+    ) -> None:
+        self.connections: dict[int, Connection] = {}
+        """By number; the number is the connection's name in the engine."""
+        self._engine = engine
+        self._journal = journal
+        self._listener = listener
+        self._hub = hub
+        self._own = own_commands
+        self._statistics = statistics
+        self._by_fd: dict[int, Connection] = {}
+        self._next_number = 1
+        self._unfinished: list[Connection] = []
+        """Those with requests left over from the last turn."""
+        self._touched: list[Connection] = []
+        """Those with output of this turn. May hold one twice: the second flush finds nothing."""
+        self._ending: list[Connection] = []
+        """Those to be closed once flushed."""
+        self._spinning = Spinning()
+        self._stopping = False
+        self._sleep: anyio.CancelScope | None = None
+        hub.add(listener.socket.fileno(), READ)
+
+    # --- wait -------------------------------------------------------------------------------
+
+    async def run(self) -> None:
+        """Serve until `stop`."""
+        while not self._stopping:
+            if self.work(monotonic() + CHECKPOINT_SECONDS):
+                await self._sleep_until_ready()
+            else:
+                await anyio.lowlevel.checkpoint()
+
+    def stop(self) -> None:
+        """Make `run` return after the turn in hand."""
+        self._stopping = True
+        if self._sleep is not None:
+            self._sleep.cancel()
+
+    def work(self, until: float) -> bool:
+        """Run turns while there is something to do, at most until `until`. True: time to sleep."""
+        while (now := monotonic()) < until:
+            ready = self._hub.poll(0)
+            if not ready and not self._due(now):
+                ready = self._linger(now)
+                if not ready:
+                    return True
+            self.turn(ready)
+        return False
+
+    def _linger(self, now: float) -> list[tuple[int, int]]:
+        """Wait a little in this thread: it is quicker to wake up here than in the event loop.
+
+        First polling, if that pays of late, then dozing. Nothing when nothing came, or when
+        something else is due soon.
+        """
+        poll = self._hub.poll
+        deadline = self._next_due()
+        if deadline is not None and deadline - now < DOZE_SECONDS:
+            return []
+        if self._spinning.worthwhile():
+            until = now + SPIN_SECONDS
+            while monotonic() < until:
+                ready = poll(0)
+                if ready:
+                    self._spinning.hit()
+                    return ready
+            self._spinning.miss()
+        return poll(DOZE_SECONDS)
+
+    async def _sleep_until_ready(self) -> None:
+        deadline = self._next_due()
+        seconds = None if deadline is None else max(0.0, deadline - monotonic())
+        with anyio.move_on_after(seconds) as self._sleep:
+            if not self._stopping:
+                await anyio.wait_readable(self._hub.fileno())
+        self._sleep = None
+
+    def _next_due(self) -> float | None:
+        deadline = self._engine.next_deadline()
+        for connection in self._ending:
+            until = connection.linger_until
+            if until is not None and (deadline is None or until < deadline):
+                deadline = until
+        return deadline
+
+    def _due(self, now: float) -> bool:
+        if self._unfinished:
+            return True
+        deadline = self._next_due()
+        return deadline is not None and deadline <= now
+
+    # --- one turn ---------------------------------------------------------------------------
+
+    def turn(self, ready: list[tuple[int, int]]) -> None:
+        """One turn for what is ready: (descriptor, mask) pairs from the hub."""
+        now = monotonic()
+        self._expire(now)
+        if self._unfinished:
+            unfinished, self._unfinished = self._unfinished, []
+            for unfinished_one in unfinished:
+                self._go_on(unfinished_one, now)
+        for fd, events in ready:
+            connection = self._by_fd.get(fd)
+            if connection is None:
+                self._accept()
+                continue
+            if events & WRITE:
+                if not connection.send_waiting():
+                    self._lost(connection, CloseReason.PEER_CLOSED)
+                    continue
+                if connection.stalled:
+                    self._go_on(connection, now)
+            if events & (READ | HANGUP):
+                self._read(connection, events, now)
+        self._finish()
+        if self._ending:
+            self._close_ended(now)
+
+    def _finish(self) -> None:
+        """The second half of a turn: journal, expose, deliver."""
+        effects = self._engine.take_effects()
+        if effects:
+            self._journal.append(effects)
+            self._expose(effects)
+            self._fan_out(effects)
+        touched = self._touched
+        if touched:
+            for connection in touched:
+                if not connection.flush():
+                    self._lost(connection, CloseReason.PEER_CLOSED)
+            touched.clear()
+
+    # --- read -------------------------------------------------------------------------------
+
+    def _accept(self) -> None:
+        for _ in range(ACCEPTS_PER_TURN):
+            accepted = self._listener.accept()
+            if accepted is None:
+                return
+            if isinstance(accepted, CloseReason):
+                self._statistics.closed[accepted] += 1
+                log.warning("= a connection was turned away: %s", accepted.value)
+                continue
+            sock, peer = accepted
+            connection = Connection(self._next_number, sock, peer, self._hub)
+            self._next_number += 1
+            self._statistics.accepted += 1
+            self.connections[connection.number] = connection
+            self._by_fd[connection.fd] = connection
+            log.debug("= %d accepted from pid %d", connection.number, peer.pid)
+
+    def _read(self, connection: Connection, events: int, now: float) -> None:
+        if connection.ended is not None:
+            if events & HANGUP:
+                self._lost(connection, connection.ended)
+            return
+        if connection.requests:
+            return  # it has its share of this turn; what it sent since waits in the socket
+        data = connection.receive()
+        if data:
+            messages = connection.decoder.feed(data)
+            if messages:
+                self._execute(connection, messages, now)
+            if connection.decoder.cause is not None:
+                self._end(connection, connection.decoder.reason, connection.decoder.cause)
+        elif data is not None:
+            # The peer has finished asking. Its replies, and what it watches, still go to it
+            # unless it has closed its reading side too.
+            listens = self._hub.tells_hangup and self._engine.has_patterns(connection.number)
+            if events & HANGUP:
+                self._lost(connection, CloseReason.PEER_CLOSED)
+            elif listens:
+                connection.end(CloseReason.PEER_CLOSED)
+            else:
+                self._close_when_flushed(connection, CloseReason.PEER_CLOSED)
+
+    # --- execute ----------------------------------------------------------------------------
+
+    def _execute(self, connection: Connection, messages: list[Any], now: float) -> None:
+        """Carry out the messages of one connection, at most its share of a turn."""
+        output = connection.output
+        if len(messages) == 1:
+            reply = self._carry_out(connection, messages[0], now)
+            if reply is not None:
+                output.append(reply)
+            connection.requests = []
+        else:
+            size = done = 0
+            for message in messages[:REQUESTS_PER_TURN]:
+                reply = self._carry_out(connection, message, now)
+                done += 1
+                if reply is not None:
+                    output.append(reply)
+                    size += len(reply)
+                    if size > OUTPUT_PAUSE_BYTES:
+                        break
+            connection.requests = messages[done:]
+            if connection.requests:
+                self._unfinished.append(connection)
+        self._touched.append(connection)
+
+    def _go_on(self, connection: Connection, now: float) -> None:
+        """Carry out what is left over, unless the peer must first take the replies it has."""
+        connection.stalled = connection.paused
+        if not connection.stalled and connection.requests:
+            self._execute(connection, connection.requests, now)
+
+    def _carry_out(self, connection: Connection, message: list[Any], now: float) -> bytes | None:
+        """One request to its response; None for a notification."""
+        if message[0] == REQUEST:
+            _, msgid, name, params = message
+        elif message[0] == NOTIFICATION:
+            msgid = None
+            _, name, params = message
+        else:
+            return None  # a response to a question that nobody asked
+        self._statistics.requests += 1
+        try:
+            try:
+                method = METHODS[name]
+            except (KeyError, TypeError):
+                raise UnknownMethod(f"there is no method {name!r:.60}") from None
+            if type(params) is list and tuple(map(type, params)) == method.plain:
+                command: Any = method.command(*params)
+                native = False
+            else:
+                command, native = method.parse(params)
+            own = self._own.get(method.command)
+            if own is not None:
+                result = own(connection, command)
+            else:
+                result = self._engine.execute(connection.number, command, now)
+            if native and method.to_native is not None:
+                result = method.to_native(result)
+            return None if msgid is None else encode_result(msgid, result)
+        except Error as error:
+            refusal = error
+        except Exception:
+            log.exception("request %r:.60 of connection %d failed", name, connection.number)
+            refusal = InternalError("the broker failed to carry this out; its log says more")
+        self._statistics.refused += 1
+        return None if msgid is None else encode_error(msgid, refusal)
+
+    def _expire(self, now: float) -> None:
+        deadline = self._engine.next_deadline()
+        if deadline is not None and deadline <= now:
+            self._engine.expire_due(now)
+
+    # --- journal, expose, deliver -----------------------------------------------------------
+
+    def _expose(self, effects: list[Effect]) -> None:
+        """The seam for the version page: bump the slots of the keys that changed."""
+
+    def _fan_out(self, effects: list[Effect]) -> None:
+        """Queue each change and message, encoded once, for those who asked for it."""
+        watches = self._engine.watches
+        statistics = self._statistics
+        for effect in effects:
+            if isinstance(effect, Change):
+                statistics.changes += 1
+                subscribers = watches.find(effect.key) if watches else ()
+                if subscribers:
+                    self._tell(subscribers, encode_change(effect))
+            elif isinstance(effect, Message):
+                statistics.messages += 1
+                self._tell(effect.subscribers, encode_message(effect.topic, effect.message))
+
+    def _tell(self, subscribers: tuple[int, ...], frame: bytes) -> None:
+        for number in subscribers:
+            connection = self.connections.get(number)
+            if connection is None or connection.linger_until is not None:
+                continue  # it went in this very turn, or is about to
+            connection.output.append(frame)
+            self._touched.append(connection)
+            if connection.waiting_bytes > OUTPUT_CLOSE_BYTES:
+                self._end(
+                    connection, CloseReason.SLOW_READER,
+                    f"more than {OUTPUT_CLOSE_BYTES} bytes of events were waiting for you",
+                )  # fmt: skip
+
+    # --- ends -------------------------------------------------------------------------------
+
+    def _end(self, connection: Connection, reason: CloseReason, message: str) -> None:
+        """End a connection for a cause that it is told before."""
+        log.info("= %d (pid %d) ends: %s", connection.number, connection.peer.pid, message)
+        connection.output.append(encode_closing(reason, message))
+        self._touched.append(connection)
+        self._close_when_flushed(connection, reason)
+
+    def _close_when_flushed(self, connection: Connection, reason: CloseReason) -> None:
+        connection.end(reason)
+        if connection.linger_until is None:
+            connection.linger_until = monotonic() + DRAIN_SECONDS
+            self._ending.append(connection)
+
+    def _close_ended(self, now: float) -> None:
+        """Close those that are flushed, or that have had their time."""
+        still: list[Connection] = []
+        for connection in self._ending:
+            if connection.number not in self.connections:
+                continue
+            flushed = not connection.output and not connection.waiting_bytes
+            if flushed or now >= (connection.linger_until or now):
+                self._lost(connection, connection.ended or CloseReason.PEER_CLOSED)
+            else:
+                still.append(connection)
+        self._ending = still
+
+    def _lost(self, connection: Connection, reason: CloseReason) -> None:
+        """Close a connection at once and forget all about it."""
+        if self.connections.pop(connection.number, None) is None:
+            return
+        del self._by_fd[connection.fd]
+        connection.requests = []
+        connection.output.clear()
+        connection.close()
+        self._engine.disconnect(connection.number)
+        self._statistics.closed[reason] += 1
+        log.debug("= %d closed: %s", connection.number, reason.value)
+
+    async def shut_down(self) -> None:
+        """Stop accepting, say goodbye, let everyone take what is waiting for them, close."""
+        self._hub.remove(self._listener.socket.fileno())
+        self._listener.close()
+        for connection in list(self.connections.values()):
+            self._end(connection, CloseReason.SHUTDOWN, "the broker is stopping")
+        self._finish()
+        until = monotonic() + DRAIN_SECONDS
+        self._close_ended(monotonic())
+        while self.connections and monotonic() < until:
+            with anyio.move_on_after(until - monotonic()):
+                await anyio.wait_readable(self._hub.fileno())
+            self.turn(self._hub.poll(0))
+        for connection in list(self.connections.values()):
+            self._lost(connection, CloseReason.SHUTDOWN)
+        self._journal.close()
+        self._hub.close()

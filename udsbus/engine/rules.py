@@ -1,0 +1,77 @@
+"""What a request must satisfy, shared by single commands and transactions."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any, Protocol
+
+from ..errors import Conflict, InvalidRequest, LimitExceeded
+from ..limits import FRAME_BYTES, NUMBER_BYTES, VALUE_BYTES
+from ..messages import Increment
+from .keyspace import Entry
+
+_REPLY_BYTES = FRAME_BYTES - 1024 * 1024
+"""Bytes of values that fit in one response, whatever else stands in it."""
+
+
+class Numbers(Protocol):
+    """What `increment` needs to know of values."""
+
+    def decode(self, data: bytes) -> Any: ...
+    def encode(self, value: Any) -> bytes: ...
+
+
+def check_value(key: str, value: bytes) -> None:
+    """Raise unless `value` may be stored under `key`, or published."""
+    if 0 < len(value) <= VALUE_BYTES:
+        return
+    if not value:
+        raise InvalidRequest(f"{key!r}: an empty `bin` is no encoded value; nil is b'\\xc0'")
+    raise LimitExceeded(
+        f"{key!r}: a value of {len(value)} bytes; the limit is {VALUE_BYTES}",
+        limit="value_bytes", maximum=VALUE_BYTES, actual=len(value),
+    )  # fmt: skip
+
+
+def check_revision(key: str, expected: int, entry: Entry | None) -> None:
+    """Raise Conflict unless the key is at `expected`; 0 stands for absent."""
+    revision = 0 if entry is None else entry[1]
+    if revision != expected:
+        wanted = "absent" if expected == 0 else f"at revision {expected}"
+        found = "absent" if entry is None else f"at revision {revision}"
+        raise Conflict(
+            f"{key!r} is {found}, not {wanted}", key=key, expected=expected, revision=revision
+        )
+
+
+def check_reply(values: Iterable[Any]) -> None:
+    """Raise LimitExceeded when the values read are too much for one response."""
+    size = sum(len(value) for value in values if type(value) is bytes)
+    if size > _REPLY_BYTES:
+        raise LimitExceeded(
+            f"these values are {size} bytes together; one response holds {_REPLY_BYTES}; "
+            "ask for fewer at once",
+            limit="frame_bytes", maximum=_REPLY_BYTES, actual=size,
+        )  # fmt: skip
+
+
+def incremented(command: Increment, entry: Entry | None, numbers: Numbers) -> tuple[Any, bytes]:
+    """The number that `increment` makes, and its encoding.
+
+    Raises InvalidRequest if the key holds something else than a number, LimitExceeded if the
+    result is longer than `number_bytes`.
+    """
+    number: Any = 0
+    if entry is not None:
+        number = numbers.decode(entry[0]) if len(entry[0]) <= NUMBER_BYTES else None
+        if type(number) is not int and type(number) is not float:
+            raise InvalidRequest(f"{command.key!r} does not hold a number")
+    number += command.by
+    value = numbers.encode(number)
+    if len(value) > NUMBER_BYTES:
+        raise LimitExceeded(
+            f"{command.key!r} would hold a number of {len(value)} bytes; "
+            f"`increment` counts up to {NUMBER_BYTES}",
+            limit="number_bytes", maximum=NUMBER_BYTES, actual=len(value),
+        )  # fmt: skip
+    return number, value

@@ -1,0 +1,57 @@
+"""The keys in order, for paging through them.
+
+A list of sorted lists of at most `2 * LOAD` keys: inserting and removing cost a bisection and a
+short move, at a million keys as at a thousand. This is the idea of Grant Jenks' sortedcontainers,
+cut down to what paging needs. One sorted list would move up to 8 MB for each new key; sorting
+when somebody asks would stall a turn.
+"""
+
+from __future__ import annotations
+
+from bisect import bisect_left, bisect_right, insort
+from collections.abc import Iterator
+
+LOAD = 512
+
+
+class SortedKeys:
+    __slots__ = ("_buckets", "_lasts")
+
+    def __init__(self) -> None:
+        self._buckets: list[list[str]] = []
+        self._lasts: list[str] = []
+        """The last key of each bucket."""
+
+    def add(self, key: str) -> None:
+        """Add a key that is not there yet."""
+        if not self._buckets:
+            self._buckets.append([key])
+            self._lasts.append(key)
+            return
+        at = min(bisect_left(self._lasts, key), len(self._lasts) - 1)
+        bucket = self._buckets[at]
+        insort(bucket, key)
+        if len(bucket) > 2 * LOAD:
+            self._buckets.insert(at + 1, bucket[LOAD:])
+            self._lasts.insert(at, bucket[LOAD - 1])
+            del bucket[LOAD:]
+        self._lasts[at] = self._buckets[at][-1]
+        self._lasts[-1] = self._buckets[-1][-1]
+
+    def remove(self, key: str) -> None:
+        """Remove a key that is there."""
+        at = bisect_left(self._lasts, key)
+        bucket = self._buckets[at]
+        del bucket[bisect_left(bucket, key)]
+        if bucket:
+            self._lasts[at] = bucket[-1]
+        else:
+            del self._buckets[at], self._lasts[at]
+
+    def after(self, key: str, *, inclusive: bool = False) -> Iterator[str]:
+        """The keys after `key` in order; with `inclusive`, `key` itself too."""
+        find = bisect_left if inclusive else bisect_right
+        first = find(self._lasts, key)
+        for at in range(first, len(self._buckets)):
+            bucket = self._buckets[at]
+            yield from bucket[find(bucket, key) :] if at == first else bucket

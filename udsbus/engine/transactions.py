@@ -1,0 +1,72 @@
+"""Transactions: everything is tried on a staging area first, then written at one revision."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from ..messages import Delete, Get, Increment, Set, Transaction, TransactionOperation
+from ..patterns import check_name, check_writable
+from .keyspace import Entry
+from .rules import Numbers, check_reply, check_revision, check_value, incremented
+
+Staged = dict[str, Entry | None]
+"""Key → the entry that it will have; None: it will be gone."""
+
+
+def plan(
+    command: Transaction,
+    entries: Mapping[str, Entry],
+    numbers: Numbers,
+    revision: int,
+    now: float,
+) -> tuple[Staged, list[Any]]:
+    """What the transaction will write at `revision`, and the result of each of its operations.
+
+    Operations see what those before them have written. `entries` holds nothing whose deadline
+    has passed, for the keys concerned. Raises what the single commands raise; then nothing of the
+    transaction happens.
+    """
+    for key, expected in command.checks:
+        check_name(key)
+        check_revision(key, expected, entries.get(key))
+    staged: Staged = {}
+    results: list[Any] = []
+    for operation in command.operations:
+        key = operation.key
+        before = staged[key] if key in staged else entries.get(key)
+        if isinstance(operation, Get):
+            check_name(key)
+            results.append(None if before is None else before[0])
+            continue
+        check_writable(key)
+        after, result = _carry_out(operation, before, numbers, revision, now)
+        if after is not before:
+            staged[key] = after
+        results.append(result)
+    check_reply(results)
+    return staged, results
+
+
+def _carry_out(
+    operation: TransactionOperation,
+    before: Entry | None,
+    numbers: Numbers,
+    revision: int,
+    now: float,
+) -> tuple[Entry | None, Any]:
+    if isinstance(operation, Set):
+        key, value, ttl, if_revision, if_changed = operation
+        check_value(key, value)
+        if if_revision is not None:
+            check_revision(key, if_revision, before)
+        if if_changed and before is not None and before[0] == value:
+            return before, before[1]
+        return (value, revision, None if ttl is None else now + ttl), revision
+    if isinstance(operation, Delete):
+        if operation.if_revision is not None:
+            check_revision(operation.key, operation.if_revision, before)
+        return None, before is not None
+    assert isinstance(operation, Increment)
+    number, value = incremented(operation, before, numbers)
+    return (value, revision, None if before is None else before[2]), number

@@ -1,0 +1,127 @@
+"""Every exception that udsbus raises, in one tree.
+
+    Error
+    ├── BrokerUnavailable      (also a ConnectionError)  no broker answers at the address
+    ├── RequestTimeout         (also a TimeoutError)     the broker did not answer in time
+    ├── Conflict               the state is not what the request expected
+    ├── AccessDenied           (also a PermissionError)  not allowed, whoever asks nicely
+    ├── InvalidRequest         (also a ValueError)       the request itself is wrong
+    │   ├── UnknownMethod      the broker has no such method
+    │   └── UnsupportedValue   (also a TypeError)        a value that cannot be sent or read
+    ├── LimitExceeded          a size or a count above its limit
+    ├── MissedChanges          a subscriber fell out of the change log
+    ├── ProtocolError          the peer does not speak this protocol, or another version of it
+    └── InternalError          a fault of the broker's own; please report it
+
+Numbers and words travel on the wire (docs/protocol.md) and never change their meaning. Each class
+holds its own; `ERRORS` is derived from the tree.
+"""
+
+from __future__ import annotations
+
+from typing import Any, ClassVar, Literal
+
+Fault = Literal["caller", "broker", "state"]
+
+
+class Error(Exception):
+    """Root of the tree. `details` holds what a program may want to read: see each class."""
+
+    number: ClassVar[int] = 0
+    word: ClassVar[str] = "error"
+    fault: ClassVar[Fault] = "broker"
+    """Whose fault it is: the caller's, the broker's, or nobody's (the state of the bus)."""
+
+    def __init__(self, message: str = "", **details: Any) -> None:
+        super().__init__(message)
+        self.details: dict[str, Any] = details
+
+
+class InternalError(Error):
+    """The broker failed to carry out a valid request. Its log has the traceback."""
+
+    number = 1
+    word = "internal"
+
+
+class InvalidRequest(Error, ValueError):
+    """The request is wrong in itself: a malformed key, a missing argument, a wrong type."""
+
+    number = 2
+    word = "invalid_request"
+    fault = "caller"
+
+
+class UnknownMethod(InvalidRequest):
+    """The broker has no method of that name (an older broker, or a typing mistake)."""
+
+    number = 3
+    word = "unknown_method"
+
+
+class UnsupportedValue(InvalidRequest, TypeError):
+    """A value that has no MessagePack form, or stored bytes that are none."""
+
+    number = 4
+    word = "unsupported_value"
+
+
+class Conflict(Error):
+    """A compare-and-swap found another revision. `details`: `key`, `expected`, `revision`."""
+
+    number = 5
+    word = "conflict"
+    fault = "state"
+
+
+class AccessDenied(Error, PermissionError):
+    """The caller may not do that: another user's bus, or a key that belongs to the broker."""
+
+    number = 6
+    word = "access_denied"
+    fault = "caller"
+
+
+class LimitExceeded(Error):
+    """Something is larger than its limit. `details`: `limit` (its name), `maximum`, `actual`."""
+
+    number = 7
+    word = "limit_exceeded"
+    fault = "caller"
+
+
+class ProtocolError(Error):
+    """The peer sent bytes that are not this protocol, or speaks a version unknown here."""
+
+    number = 8
+    word = "protocol_error"
+    fault = "caller"
+
+
+class BrokerUnavailable(Error, ConnectionError):
+    """No broker answers. The message says which socket, what is there, and how to start one."""
+
+    number = 9
+    word = "unavailable"
+
+
+class MissedChanges(Error):
+    """Changes were lost to this subscriber. `details`: `since` and `revision`."""
+
+    number = 10
+    word = "missed_changes"
+    fault = "state"
+
+
+class RequestTimeout(Error, TimeoutError):
+    """No answer within the time-out. Whether a write was carried out is then unknown."""
+
+    number = 11
+    word = "timeout"
+
+
+def _tree(root: type[Error]) -> list[type[Error]]:
+    return [root, *(found for child in root.__subclasses__() for found in _tree(child))]
+
+
+ERRORS: dict[int, type[Error]] = {cls.number: cls for cls in _tree(Error) if cls.number}

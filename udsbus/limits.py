@@ -1,0 +1,123 @@
+"""Every limit and default of udsbus, written once, with its unit and its reason.
+
+`LIMITS` lists those that a peer can run into; `info` and `hello` report it and docs/limits.md
+is checked against it.
+"""
+
+from __future__ import annotations
+
+from typing import Final, NamedTuple
+
+
+class Limit(NamedTuple):
+    """One limit as people read it; the number itself is the module constant of that name."""
+
+    value: int
+    unit: str
+    reason: str
+
+
+LIMITS: dict[str, Limit] = {}
+
+
+def _limit(name: str, value: int, unit: str, reason: str) -> int:
+    LIMITS[name] = Limit(value, unit, reason)
+    return value
+
+
+KIB: Final = 1024
+MIB: Final = 1024 * KIB
+
+# --- what a request may carry ---------------------------------------------------------------
+KEY_BYTES: Final = _limit(
+    "key_bytes", 1024, "bytes of UTF-8",
+    "keys and topics are names; a longer one is almost always data in the wrong place",
+)  # fmt: skip
+VALUE_BYTES: Final = _limit(
+    "value_bytes", 32 * MIB, "encoded bytes",
+    "one value is copied whole at each read; larger data belongs in a file whose path is shared",
+)  # fmt: skip
+FRAME_BYTES: Final = _limit(
+    "frame_bytes", 64 * MIB, "bytes of one message",
+    "bounds what one connection can make the broker hold before a message is complete",
+)  # fmt: skip
+KEYS_PER_REQUEST: Final = _limit(
+    "keys_per_request", 100_000, "keys or operations",
+    "a request is carried out in one go; more would keep the others waiting",
+)  # fmt: skip
+PAGE_KEYS: Final = _limit(
+    "page_keys", 1_000, "keys",
+    "a page of `keys` or `items` is made within one turn, some hundred microseconds",
+)  # fmt: skip
+PAGE_SCAN: Final = _limit(
+    "page_scan", 10_000, "keys looked at",
+    "a pattern that matches little still gives up its turn after this many keys",
+)  # fmt: skip
+PAGE_BYTES: Final = _limit(
+    "page_bytes", 1 * MIB, "bytes of values",
+    "a page of `items` ends here even if it has few keys",
+)  # fmt: skip
+PATTERNS_PER_CONNECTION: Final = _limit(
+    "patterns_per_connection", 100_000, "watches and subscriptions",
+    "each costs the broker some hundred bytes",
+)  # fmt: skip
+NAME_BYTES: Final = _limit(
+    "name_bytes", 256, "bytes of UTF-8", "client names are shown in one line of a table"
+)
+NUMBER_BYTES: Final = _limit(
+    "number_bytes", 64, "encoded bytes",
+    "`increment` decodes the value it finds; no number that people count with is longer",
+)  # fmt: skip
+
+# --- what the broker keeps ------------------------------------------------------------------
+CHANGE_LOG_CHANGES: Final = _limit(
+    "change_log_changes", 16_384, "changes",
+    "a watch that reconnects within this many changes resumes without a gap",
+)  # fmt: skip
+CHANGE_LOG_BYTES: Final = _limit(
+    "change_log_bytes", 16 * MIB, "bytes of keys and values", "bounds the memory of the change log"
+)
+OUTPUT_PAUSE_BYTES: Final = _limit(
+    "output_pause_bytes", 1 * MIB, "bytes of replies not taken",
+    "a connection with more than this waiting is not read until it has caught up",
+)  # fmt: skip
+OUTPUT_CLOSE_BYTES: Final = _limit(
+    "output_close_bytes", 128 * MIB, "bytes not taken",
+    "events beyond this close the connection; the client resumes or is told what it missed",
+)  # fmt: skip
+
+# --- how the turn shares its time (not visible to a peer) -----------------------------------
+RECEIVE_BYTES: Final = 64 * KIB
+"""Bytes read from one connection in one turn: several hundred small requests."""
+REQUESTS_PER_TURN: Final = 512
+"""Requests carried out for one connection in one turn, so that a flood waits for the others."""
+ACCEPTS_PER_TURN: Final = 64
+"""Connections accepted in one turn, so that an accept storm does not stop requests."""
+EXPIRIES_PER_TURN: Final = 1_000
+"""Keys that expire in one turn; the rest follow in the next."""
+LISTEN_BACKLOG: Final = 4096
+"""Asked of `listen`; the kernel cuts it to net.core.somaxconn."""
+SPARE_DESCRIPTORS: Final = 1
+"""Descriptors held back to answer a connection when the process has run out of them."""
+SPIN_SECONDS: Final = 50e-6
+"""How long either side polls before it sleeps. Waking a sleeper costs about as much."""
+DOZE_SECONDS: Final = 0.001
+"""How long the broker sleeps in `epoll_wait` itself before it goes back to the event loop."""
+CHECKPOINT_SECONDS: Final = 0.005
+"""At full load the event loop (signals, timers) gets a look-in this often."""
+DRAIN_SECONDS: Final = 2.0
+"""At shutdown, how long peers have to take the replies that are waiting for them."""
+
+# --- the client -----------------------------------------------------------------------------
+REQUEST_TIMEOUT: Final = 10.0
+"""Seconds a request may take, unless `connect(timeout=...)` says otherwise."""
+RECONNECT_FIRST: Final = 0.01
+"""Seconds before the second attempt to reconnect; doubles, with jitter, up to the next."""
+RECONNECT_MOST: Final = 1.0
+WATCH_BACKLOG: Final = 65_536
+"""Changes a watch holds for a consumer that does not take them; then it starts over from the
+present state, and says so."""
+SUBSCRIPTION_BACKLOG: Final = 65_536
+"""Messages a subscription holds; then the oldest are dropped, and counted."""
+START_SECONDS: Final = 10.0
+"""How long a broker that we start has until it must answer."""

@@ -1,0 +1,201 @@
+"""What travels between the parts of udsbus: commands, what they cause, and why connections end.
+
+One immutable class per message. They are named tuples: made in C, 0.17 µs for one of five fields
+where a frozen slotted dataclass takes 0.61 µs, and every request makes one. Beware that two of
+different classes with equal fields compare equal; nothing here relies on comparing them.
+"""
+
+from __future__ import annotations
+
+from enum import Enum
+from typing import Any, Final, NamedTuple
+
+# --- commands: what a peer may ask; carried out by the engine -------------------------------
+
+
+class Get(NamedTuple):
+    key: str
+
+
+class GetEntry(NamedTuple):
+    key: str
+
+
+class Exists(NamedTuple):
+    key: str
+
+
+class GetMany(NamedTuple):
+    keys: list[str]
+
+
+class Set(NamedTuple):
+    key: str
+    value: bytes
+    ttl: float | None = None
+    if_revision: int | None = None
+    if_changed: bool = False
+
+
+class SetMany(NamedTuple):
+    values: dict[str, bytes]
+    ttl: float | None = None
+
+
+class Delete(NamedTuple):
+    key: str
+    if_revision: int | None = None
+
+
+class Increment(NamedTuple):
+    key: str
+    by: int | float = 1
+
+
+class Expire(NamedTuple):
+    key: str
+    ttl: float
+
+
+class Persist(NamedTuple):
+    key: str
+
+
+class Ttl(NamedTuple):
+    key: str
+
+
+class Keys(NamedTuple):
+    pattern: str
+    after: str | None = None
+    limit: int | None = None
+
+
+class Items(NamedTuple):
+    pattern: str
+    after: str | None = None
+    limit: int | None = None
+
+
+class Count(NamedTuple):
+    pattern: str
+    after: str | None = None
+
+
+class Transaction(NamedTuple):
+    checks: list[tuple[str, int]]
+    """(key, revision) pairs; revision 0 means that the key must not exist."""
+    operations: list[Get | Set | Delete | Increment]
+
+
+class Watch(NamedTuple):
+    pattern: str
+    from_revision: int | None = None
+
+
+class Unwatch(NamedTuple):
+    watch: int
+
+
+class Subscribe(NamedTuple):
+    patterns: list[str]
+
+
+class Unsubscribe(NamedTuple):
+    subscription: int
+
+
+class Publish(NamedTuple):
+    topic: str
+    message: bytes
+
+
+class Hello(NamedTuple):
+    version: int
+    name: str | None = None
+
+
+class Ping(NamedTuple):
+    pass
+
+
+class Info(NamedTuple):
+    pass
+
+
+TransactionOperation = Get | Set | Delete | Increment
+EngineCommand = (
+    Get | GetEntry | Exists | GetMany | Set | SetMany | Delete | Increment | Expire | Persist
+    | Ttl | Keys | Items | Count | Transaction | Watch | Unwatch | Subscribe | Unsubscribe | Publish
+)  # fmt: skip
+Command = EngineCommand | Hello | Ping | Info
+
+# --- effects: what carrying out commands has caused -----------------------------------------
+
+CREATED: Final = "created"
+UPDATED: Final = "updated"
+DELETED: Final = "deleted"
+EXPIRED: Final = "expired"
+
+
+class Change(NamedTuple):
+    """One key has changed. The changes of a transaction share one revision."""
+
+    revision: int
+    kind: str
+    key: str
+    value: bytes | None
+    """The new value; None when the key is gone."""
+    deadline: float | None = None
+    """When the key will expire, on the clock the engine is given."""
+    origin: int = 0
+    """The connection that asked for it; 0 for the broker itself."""
+
+
+class DeadlineMoved(NamedTuple):
+    """`expire` or `persist`: to be journaled, but no change that a watcher is told of."""
+
+    key: str
+    deadline: float | None
+
+
+class Message(NamedTuple):
+    """A published message and the subscribers that it is for."""
+
+    topic: str
+    message: bytes
+    subscribers: tuple[int, ...]
+
+
+Effect = Change | DeadlineMoved | Message
+
+# --- why a connection ends ------------------------------------------------------------------
+
+
+class CloseReason(Enum):
+    """Every reason for which the broker ends a connection: in logs, counters and `closing`."""
+
+    PEER_CLOSED = "peer_closed"
+    """The other side closed it: the ordinary end."""
+    PEER_RESET = "peer_reset"
+    """The kernel reported an error on the socket."""
+    BAD_BYTES = "bad_bytes"
+    """What came in is not MessagePack-RPC."""
+    TOO_LARGE = "too_large"
+    """A message above `frame_bytes`."""
+    WRONG_USER = "wrong_user"
+    """The peer runs under another uid than the broker."""
+    TOO_MANY = "too_many"
+    """The broker has no descriptor left for another connection."""
+    SLOW_READER = "slow_reader"
+    """Events above `output_close_bytes` were waiting for it."""
+    SHUTDOWN = "shutdown"
+    """The broker is stopping."""
+
+
+class Incoming(NamedTuple):
+    """A response or notification, as a client sees it."""
+
+    msgid: int | None
+    error: Any
+    result: Any

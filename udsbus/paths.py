@@ -1,0 +1,74 @@
+"""Where sockets live.
+
+An address is the path of a Unix domain socket: the argument, else `UDSBUS_SOCKET`, else
+`$XDG_RUNTIME_DIR/udsbus/default.sock`, else `/tmp/udsbus-UID/default.sock`. Directories are made
+with mode 0700. Beside the socket stand its lock (`*.lock`) and, for a broker that a client
+started, its log (`*.log`).
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import stat
+
+from .errors import AccessDenied, InvalidRequest
+
+SOCKET_VARIABLE = "UDSBUS_SOCKET"
+SUN_PATH_BYTES = 107
+"""Bytes that fit in `sockaddr_un.sun_path` on Linux, without the closing NUL (macOS: 103)."""
+
+
+def default_address() -> str:
+    """The address that is used when nobody names one."""
+    chosen = os.environ.get(SOCKET_VARIABLE)
+    if chosen:
+        return chosen
+    runtime = os.environ.get("XDG_RUNTIME_DIR")
+    if runtime and os.path.isdir(runtime):
+        return os.path.join(runtime, "udsbus", "default.sock")
+    return os.path.join("/tmp", f"udsbus-{os.getuid()}", "default.sock")
+
+
+def resolve_address(address: str | os.PathLike[str] | None) -> str:
+    """The absolute path for `address`.
+
+    Raises InvalidRequest for one that the kernel cannot take.
+    """
+    path = os.path.abspath(os.path.expanduser(os.fspath(address or default_address())))
+    length = len(os.fsencode(path))
+    if length > SUN_PATH_BYTES:
+        raise InvalidRequest(
+            f"the socket path is {length} bytes long, the kernel takes {SUN_PATH_BYTES}: {path}; "
+            f"choose a shorter one with {SOCKET_VARIABLE} or --socket"
+        )
+    return path
+
+
+def lock_path(address: str) -> str:
+    return address + ".lock"
+
+
+def log_path(address: str) -> str:
+    return address + ".log"
+
+
+def ensure_private_directory(address: str) -> None:
+    """Make the directory of a socket, or refuse one in which others could replace the socket.
+
+    Raises AccessDenied for a directory that another user owns or can write to. A sticky one
+    (`/tmp`) will do: nobody else can rename or remove our files there.
+    """
+    directory = os.path.dirname(address)
+    os.makedirs(os.path.dirname(directory) or "/", exist_ok=True)
+    with contextlib.suppress(FileExistsError):
+        os.mkdir(directory, 0o700)
+    status = os.stat(directory)
+    sticky = bool(status.st_mode & stat.S_ISVTX)
+    if status.st_uid not in (os.getuid(), 0) and not sticky:
+        raise AccessDenied(f"{directory} belongs to uid {status.st_uid}, not to you; use another")
+    if status.st_mode & (stat.S_IWGRP | stat.S_IWOTH) and not sticky:
+        raise AccessDenied(
+            f"others can write to {directory} and could replace the socket there; "
+            f"run: chmod go-w {directory}"
+        )

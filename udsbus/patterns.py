@@ -1,0 +1,102 @@
+"""Keys, topics and the patterns that select them.
+
+A key is one or more segments joined by `/`. In a pattern the segment `*` stands for exactly one
+segment and `**` for any number of them, none included: `a/**` matches `a`, `a/b` and `a/b/c`.
+Names that begin with `$` are the broker's own; as in MQTT, a wildcard in the first place does not
+match them, so that `**` means "everything of ours".
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from .errors import AccessDenied, InvalidRequest, LimitExceeded
+from .limits import KEY_BYTES
+
+RESERVED = "$"
+
+
+def check_name(name: str, what: str = "key") -> None:
+    """Raise InvalidRequest or LimitExceeded unless `name` is a well-formed key or topic."""
+    if "*" in name and any(segment in ("*", "**") for segment in name.split("/")):
+        raise InvalidRequest(f"{what} {name!r} is a pattern; here a single name is needed")
+    _check_segments(name, what)
+
+
+def check_writable(key: str, what: str = "key") -> None:
+    """Like `check_name`, and raise AccessDenied for the broker's own names."""
+    check_name(key, what)
+    if key.startswith(RESERVED):
+        raise AccessDenied(f"{what} {key!r} begins with {RESERVED!r} and is the broker's own")
+
+
+def check_pattern(pattern: str) -> None:
+    """Raise InvalidRequest or LimitExceeded unless `pattern` is well-formed."""
+    _check_segments(pattern, "pattern")
+    for segment in pattern.split("/"):
+        if "*" in segment and segment not in ("*", "**"):
+            raise InvalidRequest(
+                f"pattern {pattern!r}: '*' and '**' stand for whole segments; {segment!r} is mixed"
+            )
+
+
+def _check_segments(name: str, what: str) -> None:
+    size = len(name.encode("utf-8", "surrogatepass"))
+    if size > KEY_BYTES:
+        raise LimitExceeded(
+            f"{what} of {size} bytes; the limit is {KEY_BYTES}: {name[:40]!r}…",
+            limit="key_bytes", maximum=KEY_BYTES, actual=size,
+        )  # fmt: skip
+    if not name or name[0] == "/" or name[-1] == "/" or "//" in name:
+        raise InvalidRequest(f"{what} {name!r} is empty or has an empty segment")
+
+
+def literal_prefix(pattern: str) -> str:
+    """The segments before the first wildcard, joined: every match is that key or lies below it."""
+    if "*" not in pattern:
+        return pattern
+    segments = []
+    for segment in pattern.split("/"):
+        if segment in ("*", "**"):
+            break
+        segments.append(segment)
+    return "/".join(segments)
+
+
+def matcher(pattern: str) -> Callable[[str], bool]:
+    """A test for `pattern`, made once and used for many names. Never backtracks exponentially."""
+    if "*" not in pattern:
+        return pattern.__eq__
+    if pattern == "**":
+        return lambda name: not name.startswith(RESERVED)
+    prefix = literal_prefix(pattern)
+    if prefix and pattern == prefix + "/**":
+        below = prefix + "/"
+        return lambda name: name.startswith(below) or name == prefix
+    segments = pattern.split("/")
+    return lambda name: _matches(segments, name.split("/"))
+
+
+def _matches(pattern: list[str], name: list[str]) -> bool:
+    """Segment-wise glob matching in O(pattern x name).
+
+    On a mismatch only the last `**` is widened by one segment: an earlier one never needs to be,
+    since whatever it could swallow the later one can too.
+    """
+    if pattern[0] in ("*", "**") and name[0].startswith(RESERVED):
+        return False
+    p = n = 0
+    star = resume = -1
+    while n < len(name):
+        if p < len(pattern) and pattern[p] == "**":
+            star, resume = p, n
+            p += 1
+        elif p < len(pattern) and (pattern[p] == "*" or pattern[p] == name[n]):
+            p += 1
+            n += 1
+        elif star >= 0:
+            resume += 1
+            p, n = star + 1, resume
+        else:
+            return False
+    return all(segment == "**" for segment in pattern[p:])

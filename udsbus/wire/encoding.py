@@ -1,0 +1,35 @@
+"""Messages to bytes. Each function returns one whole frame."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import msgpack
+
+from ..errors import Error
+from ..messages import Change, CloseReason
+
+# One packer for the thread of the broker; a client has one for each connection.
+_pack = msgpack.Packer(autoreset=True).pack
+
+
+def encode_error(msgid: int, error: Error) -> bytes:
+    """A response that refuses: `[number, message]`, and the details where the result would be."""
+    details = {"error": error.word, **error.details}
+    return _pack((1, msgid, (error.number, str(error)), details))  # type: ignore[no-any-return]
+
+
+def encode_result(msgid: int, result: Any) -> bytes:
+    return _pack((1, msgid, None, result))  # type: ignore[no-any-return]
+
+
+def encode_change(change: Change) -> bytes:
+    return _pack((2, "change", (change.revision, change.kind, change.key, change.value)))  # type: ignore[no-any-return]
+
+
+def encode_message(topic: str, message: bytes) -> bytes:
+    return _pack((2, "message", (topic, message)))  # type: ignore[no-any-return]
+
+
+def encode_closing(reason: CloseReason, message: str) -> bytes:
+    return _pack((2, "closing", (reason.value, message)))  # type: ignore[no-any-return]

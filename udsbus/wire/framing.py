@@ -1,0 +1,110 @@
+"""MessagePack-RPC framing, sans I/O: bytes in, messages out; messages in, bytes out.
+
+    request       [0, msgid, method, params]
+    response      [1, msgid, error, result]
+    notification  [2, method, params]
+
+stand back to back on a stream, without a length prefix. A `Decoder` is fed what a socket gave and
+returns the messages that are complete. Bytes that are no such message end it: it keeps the
+`cause`, returns what was good before, and takes nothing more. It never raises, because it runs
+inside the broker's loop, where one bad peer must not matter to the others.
+"""
+
+from __future__ import annotations
+
+from reprlib import repr as short_repr
+from typing import Any, Final
+
+import msgpack
+
+from ..limits import FRAME_BYTES, RECEIVE_BYTES
+from ..messages import CloseReason
+
+REQUEST: Final = 0
+RESPONSE: Final = 1
+NOTIFICATION: Final = 2
+
+_unpackb = msgpack.unpackb
+
+
+class Decoder:
+    """Cuts a stream of bytes into messages.
+
+    A receive that holds exactly one message, the rule for a peer that waits for each answer, is
+    decoded by `unpackb` (0.15 µs); the streaming `Unpacker` (0.54 µs for one message, 0.13 µs each
+    for many) takes over when a message arrives in parts or with others.
+    """
+
+    __slots__ = ("_alone", "_fed", "_swollen", "_unpacker", "_whole", "cause", "reason")
+
+    def __init__(self) -> None:
+        self.cause: str | None = None
+        """Why decoding ended, for people; None while all is well."""
+        self.reason = CloseReason.BAD_BYTES
+        self._unpacker: Any = None
+        self._fed = 0
+        self._whole = 0
+        self._alone = True
+        self._swollen = False
+
+    def feed(self, data: bytes) -> list[Any]:
+        """The messages that `data` completes, as lists. Their first item is checked, no more."""
+        if self._alone:
+            try:
+                message = _unpackb(data, strict_map_key=False)
+            except Exception:
+                # Several messages, a part of one, or rubbish: the Unpacker tells which.
+                self._alone = False
+            else:
+                return [message] if self._accept(message) else []
+        return self._feed_stream(data)
+
+    def _feed_stream(self, data: bytes) -> list[Any]:
+        messages: list[Any] = []
+        if self.cause is not None:
+            return messages
+        if self._unpacker is None:
+            self._unpacker = msgpack.Unpacker(
+                strict_map_key=False, max_buffer_size=FRAME_BYTES, read_size=RECEIVE_BYTES
+            )
+            self._fed = self._whole = 0
+        unpacker = self._unpacker
+        tell = unpacker.tell
+        whole = self._whole
+        try:
+            unpacker.feed(data)
+            self._fed += len(data)
+            for message in unpacker:
+                whole = tell()  # after the loop it counts the bytes of a part of a message too
+                if not self._accept(message):
+                    return messages
+                messages.append(message)
+        except msgpack.BufferFull:
+            self.reason = CloseReason.TOO_LARGE
+            self.cause = f"a message is larger than {FRAME_BYTES} bytes"
+        except Exception as error:  # many kinds, depending on what is wrong with the bytes
+            self.cause = f"not MessagePack: {type(error).__name__}: {error}".rstrip(": ")
+        else:
+            self._whole = whole
+            if whole < self._fed:
+                self._swollen = self._swollen or self._fed - whole > 4 * RECEIVE_BYTES
+            else:
+                self._alone = len(messages) == 1
+                if self._swollen:  # its buffer never shrinks
+                    self._unpacker = None
+                    self._swollen = False
+        return messages
+
+    def _accept(self, message: Any) -> bool:
+        if type(message) is list:
+            length = len(message)
+            if length == 4 and (message[0] == REQUEST or message[0] == RESPONSE):
+                return True
+            if length == 3 and message[0] == NOTIFICATION:
+                return True
+        self.cause = (
+            "not MessagePack-RPC: expected [0, msgid, method, params], [1, msgid, error, result] "
+            f"or [2, method, params], got {short_repr(message)}"
+        )
+        self._alone = False
+        return False

@@ -1,0 +1,340 @@
+"""The table of methods: what a request may be called, what it takes and what it returns.
+
+One row a method; the broker's dispatch, the client's method names, the check that
+docs/protocol.md is complete and `udsbus info` all read this table. A request's `params` are the
+positional arguments, then an optional map of options.
+
+Values are MessagePack bytes inside a `bin`, which the broker does not look into. For clients of
+other languages there is a way out: a value that is not `bin` is encoded by the broker, and the
+option `native` makes a read return the object itself (and makes a write encode a `bin` too).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import msgpack
+
+from .. import messages as m
+from ..errors import InvalidRequest, LimitExceeded
+from ..limits import KEYS_PER_REQUEST
+
+PROTOCOL_VERSION = 1
+
+# --- kinds of arguments: each checks one and returns it as the command holds it ---------------
+
+
+def _text(name: str, value: Any) -> Any:
+    if type(value) is not str:
+        raise InvalidRequest(f"{name} must be a string, not {_shown(value)}")
+    return value
+
+
+def _optional_text(name: str, value: Any) -> Any:
+    return None if value is None else _text(name, value)
+
+
+def _integer(name: str, value: Any) -> Any:
+    if type(value) is not int or value < 0:
+        raise InvalidRequest(f"{name} must be a whole number from 0, not {_shown(value)}")
+    return value
+
+
+def _optional_integer(name: str, value: Any) -> Any:
+    return None if value is None else _integer(name, value)
+
+
+def _number(name: str, value: Any) -> Any:
+    if type(value) is not int and type(value) is not float:
+        raise InvalidRequest(f"{name} must be a number, not {_shown(value)}")
+    return value
+
+
+def _seconds(name: str, value: Any) -> Any:
+    if type(value) not in (int, float) or not 0 < value < float("inf"):
+        raise InvalidRequest(f"{name} must be a number of seconds above 0, not {_shown(value)}")
+    return float(value)
+
+
+def _optional_seconds(name: str, value: Any) -> Any:
+    return None if value is None else _seconds(name, value)
+
+
+def _flag(name: str, value: Any) -> Any:
+    if type(value) is not bool:
+        raise InvalidRequest(f"{name} must be true or false, not {_shown(value)}")
+    return value
+
+
+def _value(name: str, value: Any) -> Any:
+    return value if type(value) is bytes else msgpack.packb(value)
+
+
+def _texts(name: str, value: Any) -> Any:
+    for item in _list(name, value):
+        _text(f"each of {name}", item)
+    return value
+
+
+def _values(name: str, value: Any) -> Any:
+    if type(value) is not dict:
+        raise InvalidRequest(f"{name} must be a map of key to value, not {_shown(value)}")
+    _bounded(name, value)
+    return {_text(f"each key of {name}", key): _value(name, item) for key, item in value.items()}
+
+
+def _checks(name: str, value: Any) -> Any:
+    checks = []
+    for item in _list(name, value):
+        if type(item) is not list or len(item) != 2:
+            raise InvalidRequest(f"each of {name} must be [key, revision], not {_shown(item)}")
+        checks.append((_text("key", item[0]), _integer("revision", item[1])))
+    return checks
+
+
+def _operations(name: str, value: Any) -> Any:
+    operations: list[m.TransactionOperation] = []
+    for item in _list(name, value):
+        if type(item) is not list or not item or item[0] not in TRANSACTION_METHODS:
+            allowed = ", ".join(TRANSACTION_METHODS)
+            raise InvalidRequest(
+                f"each of {name} must be [method, argument, …] with one of {allowed}, "
+                f"not {_shown(item)}"
+            )
+        command, _ = METHODS[item[0]].parse(item[1:])
+        operations.append(command)  # type: ignore[arg-type]
+    return operations
+
+
+def _list(name: str, value: Any) -> list[Any]:
+    if type(value) is not list:
+        raise InvalidRequest(f"{name} must be an array, not {_shown(value)}")
+    _bounded(name, value)
+    return value
+
+
+def _bounded(name: str, value: list[Any] | dict[Any, Any]) -> None:
+    if len(value) > KEYS_PER_REQUEST:
+        raise LimitExceeded(
+            f"{name} has {len(value)} items; the limit for one request is {KEYS_PER_REQUEST}",
+            limit="keys_per_request", maximum=KEYS_PER_REQUEST, actual=len(value),
+        )  # fmt: skip
+
+
+def _shown(value: Any) -> str:
+    text = repr(value) if isinstance(value, str | int | float | None) else type(value).__name__
+    return text if len(text) < 60 else text[:60] + "…"
+
+
+# --- what `native` does to a result ---------------------------------------------------------
+
+
+def _native(value: bytes | None) -> Any:
+    return None if value is None else msgpack.unpackb(value, strict_map_key=False)
+
+
+def _native_entry(entry: Any) -> Any:
+    return None if entry is None else (_native(entry[0]), *entry[1:])
+
+
+def _native_list(values: list[bytes | None]) -> Any:
+    return [_native(value) for value in values]
+
+
+def _native_items(page: Any) -> Any:
+    items, after = page
+    return [(key, _native(value), revision) for key, value, revision in items], after
+
+
+# --- the table -------------------------------------------------------------------------------
+
+Check = Callable[[str, Any], Any]
+
+
+class Parameter(NamedTuple):
+    name: str
+    check: Check
+    meaning: str
+
+
+class Method(NamedTuple):
+    """One row: how a request becomes a command."""
+
+    name: str
+    command: type[m.Command]
+    summary: str
+    result: str
+    arguments: tuple[Parameter, ...] = ()
+    options: tuple[Parameter, ...] = ()
+    reads: bool = False
+    """Changes nothing, so that a client may send it again after a lost connection."""
+    to_native: Callable[[Any], Any] | None = None
+    plain: tuple[type, ...] | None = None
+    """If `params` are exactly of these types they are good as they stand (the fast path)."""
+
+    def parse(self, params: list[Any]) -> tuple[m.Command, bool]:
+        """The command that `params` describe, and whether its result is wanted `native`.
+
+        Raises InvalidRequest or LimitExceeded.
+        """
+        arity = len(self.arguments)
+        options: dict[Any, Any] = {}
+        if len(params) == arity + 1 and type(params[arity]) is dict:
+            options = dict(params[arity])
+        elif len(params) != arity:
+            raise InvalidRequest(f"{self.name}: expected {self._usage()}, got {len(params)}")
+        native = _flag("native", options.pop("native", False))
+        fields: dict[str, Any] = {}
+        for parameter, given in zip(self.arguments, params, strict=False):
+            if native and parameter.check is _value:
+                given = msgpack.packb(given)
+            fields[parameter.name] = parameter.check(parameter.name, given)
+        for option in self.options:
+            if option.name in options:
+                fields[option.name] = option.check(option.name, options.pop(option.name))
+        if options:
+            known = ", ".join(option.name for option in self.options) or "none"
+            raise InvalidRequest(
+                f"{self.name}: unknown option {next(iter(options))!r} (known: {known})"
+            )
+        return self.command(**fields), native
+
+    def _usage(self) -> str:
+        names = [parameter.name for parameter in self.arguments]
+        return f"{len(names)} arguments ({', '.join(names)}) and an optional map of options"
+
+
+_KEY = Parameter("key", _text, "key")
+_VALUE = Parameter("value", _value, "encoded value")
+_PATTERN = Parameter("pattern", _text, "pattern of keys")
+_AFTER = Parameter("after", _optional_text, "go on after this key (from the last page)")
+_LIMIT = Parameter("limit", _optional_integer, "keys a page, at most `page_keys`")
+_IF_REVISION = Parameter(
+    "if_revision", _optional_integer, "only if the key is at this revision; 0: only if absent"
+)
+_TTL = Parameter("ttl", _optional_seconds, "seconds until the key expires")
+
+_ROWS = (
+    Method(
+        "hello", m.Hello,
+        "Introduce a client; optional. Refused when the broker does not speak this version.",
+        "map: `version`, `broker` (its release), `bus` (differs after every start), `pid`, "
+        "`revision`, `limits`",
+        (Parameter("version", _integer, "protocol version"),),
+        (Parameter("name", _optional_text, "what to call this client"),),
+        reads=True,
+    ),
+    Method("ping", m.Ping, "Ask whether the broker is there.", "the bus's revision", reads=True),
+    Method(
+        "info", m.Info, "What the broker is and does.",
+        "map: pid, version, address, uptime, revision, connections, counters, limits",
+        reads=True,
+    ),
+    Method(
+        "get", m.Get, "The value of a key.", "the value, nil if absent", (_KEY,),
+        reads=True, to_native=_native, plain=(str,),
+    ),
+    Method(
+        "entry", m.GetEntry, "The value of a key with what is known of it.",
+        "[value, revision, seconds left or nil], nil if absent", (_KEY,),
+        reads=True, to_native=_native_entry, plain=(str,),
+    ),
+    Method(
+        "exists", m.Exists, "Whether a key is there.", "bool", (_KEY,), reads=True, plain=(str,),
+    ),
+    Method(
+        "get_many", m.GetMany, "The values of several keys at one revision.",
+        "array of values in the order of `keys`, nil for an absent one",
+        (Parameter("keys", _texts, "array of keys"),), reads=True, to_native=_native_list,
+    ),
+    Method(
+        "set", m.Set, "Write a key.", "the revision that holds the value", (_KEY, _VALUE),
+        (
+            _TTL, _IF_REVISION,
+            Parameter("if_changed", _flag, "write and tell nothing if the bytes are the same"),
+        ),
+        plain=(str, bytes),
+    ),
+    Method(
+        "set_many", m.SetMany, "Write several keys at one revision.", "the revision",
+        (Parameter("values", _values, "map of key to encoded value"),), (_TTL,),
+    ),
+    Method(
+        "delete", m.Delete, "Remove a key.", "bool: it was there", (_KEY,), (_IF_REVISION,),
+        plain=(str,),
+    ),
+    Method(
+        "increment", m.Increment, "Add to a number; an absent key counts as 0. Keeps the TTL.",
+        "the new number", (_KEY,), (Parameter("by", _number, "what to add, 1 by default"),),
+        plain=(str,),
+    ),
+    Method(
+        "expire", m.Expire, "Give a key a time to live. Not a change: no revision, no event.",
+        "bool: the key is there",
+        (_KEY, Parameter("ttl", _seconds, "seconds from now")),
+    ),
+    Method("persist", m.Persist, "Take a key's time to live away.", "bool: it had one", (_KEY,)),
+    Method("ttl", m.Ttl, "The time a key has left.", "seconds, nil if it has no end or is absent",
+           (_KEY,), reads=True),
+    Method(
+        "keys", m.Keys, "The keys that match, in order, a page at a time.",
+        "[array of keys, the `after` of the next page or nil]", (_PATTERN,), (_AFTER, _LIMIT),
+        reads=True,
+    ),
+    Method(
+        "items", m.Items, "The entries that match, in order of keys, a page at a time.",
+        "[array of [key, value, revision], the `after` of the next page or nil]",
+        (_PATTERN,), (_AFTER, _LIMIT), reads=True, to_native=_native_items,
+    ),
+    Method(
+        "count", m.Count, "How many keys match, counted a page at a time.",
+        "[number in this page, the `after` of the next page or nil]", (_PATTERN,), (_AFTER,),
+        reads=True,
+    ),
+    Method(
+        "transaction", m.Transaction, "Check, read and write atomically, at one revision.",
+        "[revision, array of each operation's result]",
+        (
+            Parameter("checks", _checks, "array of [key, revision]; revision 0: absent"),
+            Parameter("operations", _operations, "array of [method, argument, …, options]"),
+        ),
+    ),
+    Method(
+        "watch", m.Watch, "Be told of every change of the keys that match.",
+        "[watch, revision, changes since `from_revision` (nil: they are no longer known)]",
+        (_PATTERN,), (Parameter("from_revision", _optional_integer, "last revision seen"),),
+        reads=True,
+    ),
+    Method("unwatch", m.Unwatch, "End a watch.", "bool: it was there",
+           (Parameter("watch", _integer, "what `watch` returned"),), reads=True),
+    Method(
+        "subscribe", m.Subscribe, "Receive the messages published to the topics that match.",
+        "subscription",
+        (Parameter("patterns", _texts, "array of patterns of topics"),), reads=True,
+    ),
+    Method("unsubscribe", m.Unsubscribe, "End a subscription.", "bool: it was there",
+           (Parameter("subscription", _integer, "what `subscribe` returned"),), reads=True),
+    Method(
+        "publish", m.Publish, "Send a message to whoever subscribes now.",
+        "number of connections that it was sent to",
+        (Parameter("topic", _text, "topic"), Parameter("message", _value, "encoded message")),
+        plain=(str, bytes),
+    ),
+)  # fmt: skip
+
+METHODS: dict[str, Method] = {row.name: row for row in _ROWS}
+TRANSACTION_METHODS = ("get", "set", "delete", "increment")
+
+NOTIFICATIONS: dict[str, tuple[str, str]] = {
+    "change": (
+        "A key that this connection watches has changed.",
+        "[revision, kind, key, value or nil]",
+    ),
+    "message": ("A message for a subscription of this connection.", "[topic, message]"),
+    "closing": (
+        "The broker is about to end the connection, and why.",
+        "[reason, message]",
+    ),
+}
+"""What the broker sends unasked: name → (meaning, params)."""

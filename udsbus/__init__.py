@@ -1,3 +1,111 @@
-"""udsbus"""
+"""udsbus: shared state, change events and messages for the processes of one machine.
+
+    import udsbus
+
+    client = udsbus.connect()
+    client.set("config/limit", 10)
+    for change in client.watch("config/**"):
+        print(change.key, change.value)
+
+One broker process (`udsbus serve`) owns the state; see README.md.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
 
 __version__ = "0.1.0"
+
+if TYPE_CHECKING:
+    from .client.batches import Pipeline, Result, Transaction
+    from .client.following import Change, Message, Subscription, Watch
+    from .client.requests import Entry
+    from .client.spawning import LocalBroker
+    from .client.sync import Client, connect
+    from .errors import (
+        AccessDenied,
+        BrokerUnavailable,
+        Conflict,
+        Error,
+        InternalError,
+        InvalidRequest,
+        LimitExceeded,
+        MissedChanges,
+        ProtocolError,
+        RequestTimeout,
+        UnknownMethod,
+        UnsupportedValue,
+    )
+
+_WHERE = {
+    "Change": "client.following",
+    "Client": "client.sync",
+    "Entry": "client.requests",
+    "LocalBroker": "client.spawning",
+    "Message": "client.following",
+    "Pipeline": "client.batches",
+    "Result": "client.batches",
+    "Subscription": "client.following",
+    "Transaction": "client.batches",
+    "Watch": "client.following",
+    "connect": "client.sync",
+} | dict.fromkeys(
+    (
+        "AccessDenied",
+        "BrokerUnavailable",
+        "Conflict",
+        "Error",
+        "InternalError",
+        "InvalidRequest",
+        "LimitExceeded",
+        "MissedChanges",
+        "ProtocolError",
+        "RequestTimeout",
+        "UnknownMethod",
+        "UnsupportedValue",
+    ),
+    "errors",
+)
+"""Public name → the module that has it, imported at the first use: the broker and the command
+need little of the client, and a program that imports udsbus may never use it."""
+
+__all__ = [
+    "AccessDenied",
+    "BrokerUnavailable",
+    "Change",
+    "Client",
+    "Conflict",
+    "Entry",
+    "Error",
+    "InternalError",
+    "InvalidRequest",
+    "LimitExceeded",
+    "LocalBroker",
+    "Message",
+    "MissedChanges",
+    "Pipeline",
+    "ProtocolError",
+    "RequestTimeout",
+    "Result",
+    "Subscription",
+    "Transaction",
+    "UnknownMethod",
+    "UnsupportedValue",
+    "Watch",
+    "connect",
+]
+
+
+def __getattr__(name: str) -> object:
+    where = _WHERE.get(name)
+    if where is None:
+        raise AttributeError(f"module 'udsbus' has no attribute {name!r}")
+    from importlib import import_module
+
+    value: object = getattr(import_module(f"udsbus.{where}"), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted([*globals(), *__all__])

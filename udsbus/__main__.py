@@ -1,0 +1,6 @@
+"""`python -m udsbus` is the `udsbus` command."""
+
+from .cli import main
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,66 @@
+"""Functions called for changes, one at a time, in a thread of their own.
+
+Not in the event thread: there a slow function would hold up every other watch, and one that
+starts a watch would wait for itself.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+from collections.abc import Callable
+from queue import SimpleQueue
+
+from .following import Change, Watch
+
+log = logging.getLogger("udsbus.client")
+
+Function = Callable[[Change], object]
+
+
+class Callbacks:
+    def __init__(self) -> None:
+        self._functions: dict[Watch, Function] = {}
+        self._reset()
+
+    def _reset(self) -> None:
+        self._due: SimpleQueue[Watch | None] = SimpleQueue()
+        self._lock = threading.Lock()
+        self._thread: threading.Thread | None = None
+
+    def add(self, watch: Watch, function: Function) -> None:
+        self._functions[watch] = function
+
+    def changes(self, watch: Watch, number: int) -> None:
+        """`number` changes wait in `watch`. Called in the event thread."""
+        with self._lock:
+            if self._thread is None:
+                self._thread = threading.Thread(
+                    target=self._run, name="udsbus-callbacks", daemon=True
+                )
+                self._thread.start()
+        for _ in range(number):
+            self._due.put(watch)
+
+    def close(self) -> None:
+        with self._lock:
+            thread = self._thread
+        self._due.put(None)
+        if thread is not None and thread is not threading.current_thread():
+            thread.join(timeout=1.0)  # a function that hangs is not ours to stop
+
+    def after_fork(self) -> bool:
+        """In a child: start anew. True when there are functions to call."""
+        self._reset()
+        return bool(self._functions)
+
+    def _run(self) -> None:
+        while (watch := self._due.get()) is not None:
+            try:
+                change = watch.get(timeout=0)  # None: it was conflated away, or the watch closed
+                if change is not None:
+                    self._functions[watch](change)
+            except Exception:
+                log.exception(
+                    "on_change(%r): the function failed; the watch goes on", watch.pattern
+                )

@@ -1,0 +1,79 @@
+"""From an address to a connected socket, and from a failure to a message that helps.
+
+A connect to a Unix socket whose listen queue is full must wait for its turn. A non-blocking one
+fails at once with EAGAIN (and asyncio, trio and `settimeout` all make it non-blocking); what waits
+is a blocking one, and SO_SNDTIMEO bounds the wait.
+"""
+
+from __future__ import annotations
+
+import os
+import socket
+import stat
+import struct
+from time import monotonic
+
+from ..errors import AccessDenied, BrokerUnavailable, Error
+
+
+def open_socket(address: str, timeout: float) -> socket.socket:
+    """A connected, non-blocking socket, after at most `timeout` seconds.
+
+    Raises BrokerUnavailable or AccessDenied, saying which socket, what is there and what to do.
+    """
+    until = monotonic() + timeout
+    sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+    try:
+        while True:
+            left = max(until - monotonic(), 0.001)
+            wait = struct.pack("ll", int(left), int(left % 1 * 1e6))
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDTIMEO, wait)
+            sock.connect(address)
+            try:
+                sock.getpeername()
+            except OSError:
+                continue  # a signal came: Python then takes an unconnected Unix socket for connected
+            sock.setblocking(False)
+            return sock
+    except OSError as error:
+        sock.close()
+        raise unavailable(address, error) from None
+    except BaseException:
+        sock.close()
+        raise
+
+
+def unavailable(address: str, cause: OSError) -> Error:
+    """What to tell a person when `address` cannot be connected to."""
+    start = f"start a broker with: udsbus serve --socket {address}"
+    if isinstance(cause, BlockingIOError):
+        return BrokerUnavailable(
+            f"the broker at {address} does not accept connections: its listen queue stayed full; "
+            "it is stopped, or overloaded"
+        )
+    if isinstance(cause, FileNotFoundError):
+        return BrokerUnavailable(
+            f"no broker at {address}: there is no such socket; {start}, "
+            "or let the program do it with connect(autostart=True)"
+        )
+    if isinstance(cause, ConnectionRefusedError):
+        return BrokerUnavailable(
+            f"no broker at {address}: nobody listens there any more ({_describe(address)}); {start}"
+        )
+    if isinstance(cause, PermissionError):
+        return AccessDenied(
+            f"you (uid {os.getuid()}) may not connect to {address} ({_describe(address)}); "
+            "a bus admits only the user who runs its broker"
+        )
+    return BrokerUnavailable(
+        f"cannot connect to {address} ({_describe(address)}): {cause.strerror or cause}; {start}"
+    )
+
+
+def _describe(path: str) -> str:
+    try:
+        status = os.stat(path)
+    except OSError as error:
+        return f"the file cannot be examined: {error.strerror}"
+    what = "a socket" if stat.S_ISSOCK(status.st_mode) else "not a socket but another kind of file"
+    return f"the file is {what} of uid {status.st_uid}, mode {stat.S_IMODE(status.st_mode):04o}"

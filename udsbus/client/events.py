@@ -1,0 +1,294 @@
+"""The event connection of a sync client: one thread that reads what the broker sends unasked.
+
+It starts with the first watch or subscription. Everything about the connection happens in it;
+other threads hand it commands through a queue and a wake-up socket. When the connection is lost
+it reconnects, for as long as it takes, and takes everything up again where it was.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import random
+import select
+import socket
+import threading
+from collections import deque
+from collections.abc import Callable
+from typing import Any
+
+import msgpack
+
+from ..errors import Error, RequestTimeout
+from ..limits import RECEIVE_BYTES, RECONNECT_FIRST, RECONNECT_MOST
+from ..wire.framing import RESPONSE, Decoder
+from . import requests
+from .connecting import open_socket
+from .requests import Call, error_from
+
+log = logging.getLogger("udsbus.client")
+
+Answer = Callable[[Any], None]
+
+
+class Follower:
+    """What the event thread keeps going: a watch or a subscription. Called in that thread only."""
+
+    def __init__(self) -> None:
+        self.started = threading.Event()
+        """Set when the broker has confirmed it, or refused it."""
+        self.refusal: Error | None = None
+
+    def begin(self, ask: Callable[[Call[Any], Answer], None], same_bus: bool) -> None:
+        """On a connection that has just been made: ask for what is followed."""
+        raise NotImplementedError
+
+    def cease(self) -> Call[Any] | None:
+        """What tells the broker that it is over; None when it does not know of it."""
+        raise NotImplementedError
+
+    def notified(self, kind: str, params: list[Any]) -> None:
+        """A notification of the broker, to be taken or ignored."""
+        raise NotImplementedError
+
+    def refuse(self, error: Error) -> None:
+        if self.started.is_set():
+            log.error("a watch or subscription could not be taken up again: %s", error)
+            self.wake()
+        self.refusal = error
+        self.started.set()
+
+    def wake(self) -> None:
+        """The client is closing: nobody shall wait any longer."""
+        raise NotImplementedError
+
+    def after_fork(self) -> None:
+        """In a child: replace what a thread of the parent may have held."""
+        self.started = threading.Event()
+
+
+class Events:
+    def __init__(self, address: str, name: str | None, timeout: float) -> None:
+        self._address = address
+        self._name = name
+        self._timeout = timeout
+        self._bus: str | None = None
+        """Which start of the broker the followers' revisions belong to."""
+        self.followers: tuple[Follower, ...] = ()
+        """Replaced as a whole, under the lock: the event thread iterates over it."""
+        self._reset()
+
+    def _reset(self) -> None:
+        self._thread: threading.Thread | None = None
+        self._lock = threading.Lock()
+        self._commands: deque[Callable[[], None]] = deque()
+        self._socket: socket.socket | None = None
+        self._wake_read: socket.socket | None = None
+        self._wake_write: socket.socket | None = None
+        self._closing = False
+        self._answers: dict[int, tuple[Answer, Callable[[Error], None] | None]] = {}
+        self._begun: set[Follower] = set()
+        """Those that this very connection was asked for."""
+        self._msgid = 0
+        self._output = bytearray()
+
+    # --- from any thread --------------------------------------------------------------------
+
+    def follow(self, follower: Follower) -> None:
+        """Start following and wait until the broker has confirmed it.
+
+        Raises what the broker refuses it with, RequestTimeout.
+        """
+        with self._lock:
+            self.followers = (*self.followers, follower)
+        self._command(lambda: self._begin(follower, same_bus=True))
+        if not follower.started.wait(self._timeout):
+            self.leave(follower)
+            raise RequestTimeout(f"no answer from the broker within {self._timeout:g} s")
+        if follower.refusal is not None:
+            self.leave(follower)
+            raise follower.refusal
+
+    def leave(self, follower: Follower) -> None:
+        """Stop following. Does not wait."""
+        with self._lock:
+            if follower not in self.followers:
+                return
+            self.followers = tuple(each for each in self.followers if each is not follower)
+        follower.wake()
+        if self._thread is not None:
+            self._command(lambda: self._cease(follower))
+
+    def close(self) -> None:
+        """End the thread and wake whoever waits. May be called in a callback."""
+        with self._lock:
+            self._closing = True
+            followers, self.followers = self.followers, ()
+            thread = self._thread
+        for follower in followers:
+            follower.wake()
+        if thread is not None and thread is not threading.current_thread():
+            self._wake()
+            thread.join(self._timeout)
+
+    def after_fork(self) -> None:
+        """In a child: nothing of the parent's connection is ours, not even its thread."""
+        for inherited in (self._socket, self._wake_read, self._wake_write):
+            if inherited is not None:
+                inherited.close()
+        self._reset()
+        for follower in self.followers:
+            follower.after_fork()
+
+    def ensure_running(self) -> None:
+        """Start the thread if it is not there: at the first use, and in a child after a fork."""
+        with self._lock:
+            if self._thread is not None or self._closing:
+                return
+            self._wake_read, self._wake_write = socket.socketpair()
+            self._wake_read.setblocking(False)
+            self._wake_write.setblocking(False)
+            self._thread = threading.Thread(target=self._run, name="udsbus-events", daemon=True)
+            self._thread.start()
+
+    def _command(self, command: Callable[[], None]) -> None:
+        self.ensure_running()
+        self._commands.append(command)
+        self._wake()
+
+    def _wake(self) -> None:
+        if self._wake_write is not None:
+            with contextlib.suppress(OSError):  # full: it will wake up anyway
+                self._wake_write.send(b"!")
+
+    # --- in the event thread ----------------------------------------------------------------
+
+    def _run(self) -> None:
+        delay = 0.0
+        while not self._closing:
+            try:
+                self._connect()
+                delay = 0.0
+                self._serve()
+            except (Error, OSError) as error:
+                if self._closing:
+                    break
+                log.log(
+                    logging.DEBUG if delay else logging.WARNING,
+                    "events of %s interrupted: %s", self._address, error,
+                )  # fmt: skip
+            except Exception:
+                log.exception("events of %s: unexpected failure; reconnecting", self._address)
+            finally:
+                self._disconnect()
+            delay = min(max(RECONNECT_FIRST, delay * 2), RECONNECT_MOST)
+            self._pause(delay * random.uniform(0.5, 1.5))
+        for wake in (self._wake_read, self._wake_write):
+            if wake is not None:
+                wake.close()
+
+    def _pause(self, seconds: float) -> None:
+        """Wait, but not for a client that is being closed."""
+        assert self._wake_read is not None
+        if not self._closing:
+            poll = select.poll()
+            poll.register(self._wake_read, select.POLLIN)
+            poll.poll(seconds * 1000)
+            with contextlib.suppress(BlockingIOError):
+                self._wake_read.recv(4096)
+
+    def _connect(self) -> None:
+        self._socket = open_socket(self._address, self._timeout)
+        self._decoder = Decoder()
+        self._answers.clear()
+        self._begun.clear()
+        self._output.clear()
+        self._ask(requests.hello(self._name), self._greeted)
+
+    def _greeted(self, hello: Any) -> None:
+        same_bus = self._bus in (None, hello["bus"])
+        self._bus = hello["bus"]
+        for follower in self.followers:
+            self._begin(follower, same_bus)
+
+    def _begin(self, follower: Follower, same_bus: bool) -> None:
+        if follower in self._begun or follower not in self.followers:
+            return
+        self._begun.add(follower)
+
+        def ask(call: Call[Any], answer: Answer) -> None:
+            self._ask(call, answer, follower.refuse)
+
+        follower.begin(ask, same_bus)
+
+    def _cease(self, follower: Follower) -> None:
+        if follower in self._begun:
+            self._begun.discard(follower)
+            call = follower.cease()
+            if call is not None:
+                self._ask(call, lambda _: None)
+
+    def _ask(
+        self, call: Call[Any], answer: Answer, refused: Callable[[Error], None] | None = None
+    ) -> None:
+        self._msgid = (self._msgid + 1) & 0xFFFF_FFFF
+        self._answers[self._msgid] = answer, refused
+        self._output += msgpack.packb((0, self._msgid, call.method, call.params))
+
+    def _disconnect(self) -> None:
+        if self._socket is not None:
+            self._socket.close()
+            self._socket = None
+
+    def _serve(self) -> None:
+        """Read and route until the connection ends."""
+        assert self._socket is not None
+        assert self._wake_read is not None
+        sock, wake = self._socket, self._wake_read
+        poll = select.poll()
+        poll.register(wake, select.POLLIN)
+        while not self._closing:
+            self._flush()
+            poll.register(sock, select.POLLIN | (select.POLLOUT if self._output else 0))
+            for fd, events in poll.poll():
+                if fd == wake.fileno():
+                    with contextlib.suppress(BlockingIOError):
+                        wake.recv(4096)
+                    while self._commands:
+                        self._commands.popleft()()
+                elif events & ~select.POLLOUT:
+                    self._receive(sock)
+
+    def _flush(self) -> None:
+        assert self._socket is not None
+        if self._output:
+            with contextlib.suppress(BlockingIOError):
+                del self._output[: self._socket.send(self._output)]
+
+    def _receive(self, sock: socket.socket) -> None:
+        try:
+            data = sock.recv(RECEIVE_BYTES)
+        except BlockingIOError:
+            return
+        if not data:
+            raise ConnectionResetError("the broker closed the connection")
+        for message in self._decoder.feed(data):
+            if message[0] == RESPONSE:
+                self._answered(message)
+            elif message[1] == "closing":
+                log.info("%s closes the event connection: %s", self._address, message[2][1])
+            else:
+                for follower in self.followers:
+                    follower.notified(message[1], message[2])
+        if self._decoder.cause is not None:
+            raise ConnectionResetError(f"the broker sent something else: {self._decoder.cause}")
+
+    def _answered(self, message: list[Any]) -> None:
+        _, msgid, error, result = message
+        answer, refused = self._answers.pop(msgid)
+        if error is None:
+            answer(result)
+        elif refused is not None:
+            refused(error_from(error, result))
+        else:
+            raise error_from(error, result)

@@ -1,0 +1,209 @@
+"""What a sync client's user holds: watches and subscriptions."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from typing import Any, Literal, NamedTuple
+
+from ..errors import InvalidRequest
+from ..limits import SUBSCRIPTION_BACKLOG, WATCH_BACKLOG
+from ..patterns import check_pattern, matcher
+from ..wire.values import decode
+from . import requests
+from .backlog import Backlog
+from .events import Answer, Events, Follower
+from .requests import Call
+from .watching import RawChange, Step, WatchCore
+
+Kind = Literal["created", "updated", "deleted", "expired", "present"]
+
+
+class Change(NamedTuple):
+    """One key has changed."""
+
+    revision: int
+    kind: Kind
+    """`created`, `updated`, `deleted`, `expired`; `present` for a key of the initial state, or of
+    the state told after changes were missed."""
+    key: str
+    value: Any
+    """The new value; None when the key is gone."""
+
+
+class Message(NamedTuple):
+    """A published message."""
+
+    topic: str
+    value: Any
+
+
+class Watch(Follower):
+    """The changes of the keys that match a pattern, in order, without a gap.
+
+    Iterate over it, or call `get`. A lost connection is taken up again by itself; when changes
+    were missed meanwhile, the present state follows (`kind == "present"`, and `deleted` for keys
+    that are gone) and `started_over` counts it. When you take changes more slowly than they come,
+    you get the newest of each key and `skipped` counts the others.
+    """
+
+    def __init__(
+        self,
+        events: Events,
+        core: WatchCore,
+        conflate: bool,
+        on_changes: Callable[[Watch, int], None] | None,
+    ) -> None:
+        super().__init__()
+        self._events = events
+        self._core = core
+        self._backlog = Backlog[RawChange](WATCH_BACKLOG, lambda change: change.key, conflate)
+        self._on_changes = on_changes
+
+    @property
+    def pattern(self) -> str:
+        return self._core.pattern
+
+    @property
+    def started_over(self) -> int:
+        """How often changes were missed and the present state was told instead."""
+        return self._core.started_over
+
+    @property
+    def skipped(self) -> int:
+        """How many changes were left out for a newer one of the same key."""
+        return self._backlog.skipped
+
+    def get(self, timeout: float | None = None) -> Change | None:
+        """The next change; None when none comes within `timeout` seconds or the watch is closed.
+
+        Raises UnsupportedValue for a value that cannot be read; the watch goes on.
+        """
+        self._events.ensure_running()
+        change = self._backlog.take(timeout)
+        if change is None:
+            return None
+        revision, kind, key, value = change
+        return Change(revision, kind, key, None if value is None else decode(value))  # type: ignore[arg-type]
+
+    def __iter__(self) -> Iterator[Change]:
+        """The changes as they come, until the watch or its client is closed."""
+        while (change := self.get()) is not None:
+            yield change
+
+    def close(self) -> None:
+        """End it: nobody waits any longer, and the broker sends no more."""
+        self._events.leave(self)
+
+    def __enter__(self) -> Watch:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    # --- called by the event thread -----------------------------------------------------------
+
+    def begin(self, ask: Callable[[Call[Any], Answer], None], same_bus: bool) -> None:
+        def go_on(step: Step) -> None:
+            self._tell(step.changes)
+            if step.next is not None:
+                ask(step.next, lambda page: go_on(self._core.listed(page)))
+            elif self._core.live:
+                self.started.set()
+
+        ask(self._core.start(same_bus=same_bus), lambda answer: go_on(self._core.started(answer)))
+
+    def cease(self) -> Call[Any] | None:
+        return None if self._core.number is None else requests.unwatch(self._core.number)
+
+    def notified(self, kind: str, params: list[Any]) -> None:
+        if kind == "change" and self._core.matches(params[2]):
+            self._tell(self._core.change(RawChange(*params[:4])))
+
+    def wake(self) -> None:
+        self._backlog.close()
+
+    def after_fork(self) -> None:
+        super().after_fork()
+        self._backlog.after_fork()
+
+    def _tell(self, changes: list[RawChange]) -> None:
+        if changes:
+            self._backlog.put(changes)
+            if self._on_changes is not None:
+                self._on_changes(self, len(changes))
+
+
+class Subscription(Follower):
+    """The messages published to the topics that match, from now on.
+
+    Iterate over it, or call `get`. Messages are not kept by the broker: what is published while
+    the connection is lost is missed, and `interruptions` counts how often that may have happened.
+    When you take messages more slowly than they come, the oldest are dropped: see `dropped`.
+    """
+
+    def __init__(self, events: Events, patterns: tuple[str, ...]) -> None:
+        super().__init__()
+        if not patterns:
+            raise InvalidRequest("subscribe to at least one pattern of topics")
+        for pattern in patterns:
+            check_pattern(pattern)
+        self.patterns = patterns
+        self.interruptions = 0
+        self._events = events
+        self._matchers = [matcher(pattern) for pattern in patterns]
+        self._backlog = Backlog[tuple[str, bytes]](SUBSCRIPTION_BACKLOG)
+        self._number: int | None = None
+
+    @property
+    def dropped(self) -> int:
+        """How many messages were dropped because they were not taken in time."""
+        return self._backlog.skipped
+
+    def get(self, timeout: float | None = None) -> Message | None:
+        """The next message; None when none comes within `timeout` seconds or it is closed.
+
+        Raises UnsupportedValue for one that cannot be read; the subscription goes on.
+        """
+        self._events.ensure_running()
+        message = self._backlog.take(timeout)
+        return None if message is None else Message(message[0], decode(message[1]))
+
+    def __iter__(self) -> Iterator[Message]:
+        """The messages as they come, until the subscription or its client is closed."""
+        while (message := self.get()) is not None:
+            yield message
+
+    def close(self) -> None:
+        """End it: nobody waits any longer, and the broker sends no more."""
+        self._events.leave(self)
+
+    def __enter__(self) -> Subscription:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    # --- called by the event thread -----------------------------------------------------------
+
+    def begin(self, ask: Callable[[Call[Any], Answer], None], same_bus: bool) -> None:
+        def answered(number: int) -> None:
+            if self._number is not None:
+                self.interruptions += 1
+            self._number = number
+            self.started.set()
+
+        ask(requests.subscribe(self.patterns), answered)
+
+    def cease(self) -> Call[Any] | None:
+        return None if self._number is None else requests.unsubscribe(self._number)
+
+    def notified(self, kind: str, params: list[Any]) -> None:
+        if kind == "message" and any(matches(params[0]) for matches in self._matchers):
+            self._backlog.put([(params[0], params[1])])
+
+    def wake(self) -> None:
+        self._backlog.close()
+
+    def after_fork(self) -> None:
+        super().after_fork()
+        self._backlog.after_fork()

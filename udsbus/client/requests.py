@@ -1,0 +1,212 @@
+"""Each request of a client described once: what to send and how to read the answer. Pure.
+
+The sync and the async client present these as methods; neither knows more about a request than
+the `Call` it gets from here.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any, Generic, NamedTuple, TypeVar
+
+from ..errors import ERRORS, Error
+from ..wire.methods import METHODS, PROTOCOL_VERSION
+from ..wire.values import decode, encode
+
+T = TypeVar("T")
+
+
+class Call(NamedTuple, Generic[T]):
+    """One request: its method, its params, and what its result means."""
+
+    method: str
+    params: tuple[Any, ...]
+    read: Callable[[Any], T]
+
+    @property
+    def repeatable(self) -> bool:
+        """Whether it may be sent again when nobody knows if it was carried out."""
+        return METHODS[self.method].reads
+
+
+class Entry(NamedTuple):
+    """A value with what the broker knows of it."""
+
+    value: Any
+    revision: int
+    """The revision that wrote it, for `if_revision`."""
+    ttl: float | None
+    """Seconds until it expires, as of the answer; None: it does not."""
+
+
+def error_from(error: Any, details: Any) -> Error:
+    """The exception for an error response."""
+    number, message = error
+    raised = ERRORS.get(number, Error)(message)
+    if isinstance(details, dict):
+        raised.details.update({key: value for key, value in details.items() if key != "error"})
+    return raised
+
+
+def _as_is(result: Any) -> Any:
+    return result
+
+
+def _options(**options: Any) -> tuple[dict[str, Any], ...]:
+    """The map of the options that are given, or nothing at all."""
+    given = {name: value for name, value in options.items() if value is not None}
+    return (given,) if given else ()
+
+
+# --- values ----------------------------------------------------------------------------------
+
+
+def get(key: str, default: Any = None) -> Call[Any]:
+    return Call("get", (key,), lambda value: default if value is None else decode(value))
+
+
+def entry(key: str) -> Call[Entry | None]:
+    return Call("entry", (key,), _read_entry)
+
+
+def _read_entry(result: Any) -> Entry | None:
+    return None if result is None else Entry(decode(result[0]), result[1], result[2])
+
+
+def exists(key: str) -> Call[bool]:
+    return Call("exists", (key,), _as_is)
+
+
+def get_many(keys: Iterable[str]) -> Call[dict[str, Any]]:
+    wanted = list(keys)
+    return Call(
+        "get_many",
+        (wanted,),
+        lambda values: {
+            key: decode(value)
+            for key, value in zip(wanted, values, strict=True)
+            if value is not None
+        },
+    )
+
+
+def set(  # noqa: A001  (named like the method that it describes)
+    key: str,
+    value: Any,
+    ttl: float | None = None,
+    if_revision: int | None = None,
+    if_changed: bool = False,
+) -> Call[int]:
+    if ttl is None and if_revision is None and not if_changed:
+        return Call("set", (key, encode(value)), _as_is)
+    options = _options(ttl=ttl, if_revision=if_revision, if_changed=if_changed or None)
+    return Call("set", (key, encode(value), *options), _as_is)
+
+
+def set_many(values: Mapping[str, Any], ttl: float | None = None) -> Call[int]:
+    encoded = {key: encode(value) for key, value in values.items()}
+    return Call("set_many", (encoded, *_options(ttl=ttl)), _as_is)
+
+
+def delete(key: str, if_revision: int | None = None) -> Call[bool]:
+    return Call("delete", (key, *_options(if_revision=if_revision)), _as_is)
+
+
+def increment(key: str, by: int | float = 1) -> Call[Any]:
+    return Call("increment", (key, {"by": by}) if by != 1 else (key,), _as_is)
+
+
+def expire(key: str, ttl: float) -> Call[bool]:
+    return Call("expire", (key, ttl), _as_is)
+
+
+def persist(key: str) -> Call[bool]:
+    return Call("persist", (key,), _as_is)
+
+
+def ttl(key: str) -> Call[float | None]:
+    return Call("ttl", (key,), _as_is)
+
+
+# --- pages -----------------------------------------------------------------------------------
+
+
+class Page(NamedTuple, Generic[T]):
+    items: T
+    after: str | None
+    """Where the next page begins; None: this was the last."""
+
+
+def keys_page(pattern: str, after: str | None = None) -> Call[Page[list[str]]]:
+    return Call("keys", (pattern, *_options(after=after)), lambda page: Page(*page))
+
+
+def items_page(pattern: str, after: str | None = None) -> Call[Page[list[tuple[str, Any]]]]:
+    return Call("items", (pattern, *_options(after=after)), _read_items)
+
+
+def _read_items(page: Any) -> Page[list[tuple[str, Any]]]:
+    return Page([(key, decode(value)) for key, value, _ in page[0]], page[1])
+
+
+def raw_items_page(pattern: str, after: str | None) -> Call[Any]:
+    """A page of (key, encoded value, revision), for watches."""
+    return Call("items", (pattern, *_options(after=after)), _as_is)
+
+
+def count_page(pattern: str, after: str | None = None) -> Call[Page[int]]:
+    return Call("count", (pattern, *_options(after=after)), lambda page: Page(*page))
+
+
+# --- transactions ----------------------------------------------------------------------------
+
+
+def transaction(checks: list[tuple[str, int]], operations: list[Call[Any]]) -> Call[Any]:
+    """(revision, result of each operation)."""
+
+    def read(answer: Any) -> tuple[int, list[Any]]:
+        revision, results = answer
+        return revision, [
+            operation.read(result) for operation, result in zip(operations, results, strict=True)
+        ]
+
+    params = [[operation.method, *operation.params] for operation in operations]
+    return Call("transaction", (checks, params), read)
+
+
+# --- changes and messages --------------------------------------------------------------------
+
+
+def watch(pattern: str, from_revision: int | None) -> Call[Any]:
+    return Call("watch", (pattern, *_options(from_revision=from_revision)), _as_is)
+
+
+def unwatch(number: int) -> Call[bool]:
+    return Call("unwatch", (number,), _as_is)
+
+
+def subscribe(patterns: Iterable[str]) -> Call[int]:
+    return Call("subscribe", (list(patterns),), _as_is)
+
+
+def unsubscribe(number: int) -> Call[bool]:
+    return Call("unsubscribe", (number,), _as_is)
+
+
+def publish(topic: str, message: Any) -> Call[int]:
+    return Call("publish", (topic, encode(message)), _as_is)
+
+
+# --- the broker ------------------------------------------------------------------------------
+
+
+def hello(name: str | None) -> Call[dict[str, Any]]:
+    return Call("hello", (PROTOCOL_VERSION, *_options(name=name)), _as_is)
+
+
+def ping() -> Call[int]:
+    return Call("ping", (), _as_is)
+
+
+def info() -> Call[dict[str, Any]]:
+    return Call("info", (), _as_is)

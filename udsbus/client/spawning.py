@@ -1,0 +1,155 @@
+"""Brokers that a program starts for itself: a private one, or a shared one on demand."""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import shutil
+import socket
+import subprocess
+import sys
+import tempfile
+from typing import TYPE_CHECKING
+
+from ..errors import BrokerUnavailable
+from ..limits import REQUEST_TIMEOUT, START_SECONDS
+from ..paths import ensure_private_directory, log_path
+
+if TYPE_CHECKING:
+    from .sync import Client
+
+READY = b"ready\n"
+
+
+class LocalBroker:
+    """A private broker for this program and its children, like `multiprocessing.Manager()`.
+
+        with udsbus.LocalBroker() as broker:
+            client = broker.connect()
+
+    Hand `broker.address` to the children, or let them inherit a client through a fork. The broker
+    ends with the block, and also when this program and all those forked from it are gone without
+    a word.
+    """
+
+    def __init__(self) -> None:
+        self._directory: str | None = None
+        self._process: subprocess.Popen[bytes] | None = None
+        self._lifeline: socket.socket | None = None
+        self._owner = 0
+        self.address = ""
+        """The path of its socket, while it runs."""
+
+    @property
+    def pid(self) -> int:
+        """The process id of the broker."""
+        if self._process is None:
+            raise BrokerUnavailable("this local broker is not running")
+        return self._process.pid
+
+    def start(self) -> LocalBroker:
+        """Start it. It answers when this returns. Raises BrokerUnavailable if it does not start."""
+        self._directory = tempfile.mkdtemp(prefix="udsbus-")
+        self.address = os.path.join(self._directory, "bus.sock")
+        self._owner = os.getpid()
+        try:
+            self._process, self._lifeline = _start(self.address, "--lifeline-fd")
+        except BaseException:
+            shutil.rmtree(self._directory, ignore_errors=True)
+            raise
+        return self
+
+    def stop(self) -> None:
+        """Stop it, as SIGTERM does. In a forked child it does nothing: the parent owns it."""
+        if self._process is None or os.getpid() != self._owner:
+            return
+        process, self._process = self._process, None
+        if self._lifeline is not None:
+            self._lifeline.close()
+        process.terminate()
+        try:
+            process.wait(START_SECONDS)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            process.wait()
+        if self._directory is not None:
+            shutil.rmtree(self._directory, ignore_errors=True)
+
+    def connect(self, *, name: str | None = None, timeout: float = REQUEST_TIMEOUT) -> Client:
+        """A client of it: `udsbus.connect` with its address."""
+        from .sync import Client  # which imports this module, for autostart
+
+        return Client(self.address, name=name, timeout=timeout)
+
+    def __enter__(self) -> LocalBroker:
+        return self.start()
+
+    def __exit__(self, *_: object) -> None:
+        self.stop()
+
+
+def autostart_broker(address: str) -> None:
+    """Start a shared broker unless one serves `address`. It stays when this process ends.
+
+    Of many processes that do this at once, one starts it while the others wait. Raises
+    BrokerUnavailable, with what the broker said, if it does not start.
+    """
+    if _answers(address):
+        return
+    ensure_private_directory(address)
+    gate = os.open(address + ".starting", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    try:
+        fcntl.flock(gate, fcntl.LOCK_EX)
+        if not _answers(address):
+            process, lifeline = _start(address, "--detach", "--ready-fd")
+            lifeline.close()
+            process.wait()  # it has left a broker behind that is nobody's child
+    finally:
+        os.close(gate)
+
+
+def _answers(address: str) -> bool:
+    with socket.socket(socket.AF_UNIX) as sock:
+        try:
+            sock.setblocking(False)
+            sock.connect(address)
+        except BlockingIOError:
+            return True  # its listen queue is full: there is a broker, and a busy one
+        except OSError:
+            return False
+        return True
+
+
+def _start(address: str, *options: str) -> tuple[subprocess.Popen[bytes], socket.socket]:
+    """Run `udsbus serve` with `options`, the last of which takes a descriptor.
+
+    Out of reach of the terminal's Ctrl-C; its log goes to a file beside the socket. Returns when
+    it serves, with our end of the descriptor.
+    """
+    ours, theirs = socket.socketpair()
+    with theirs, open(log_path(address), "ab") as output:
+        said_before = output.tell()
+        command = [sys.executable, "-m", "udsbus", "serve", "--socket", address, *options]
+        process = subprocess.Popen(
+            [*command, str(theirs.fileno())],
+            pass_fds=[theirs.fileno()],
+            stdin=subprocess.DEVNULL,
+            stdout=output,
+            stderr=output,
+            start_new_session=True,
+        )
+    ours.settimeout(START_SECONDS)
+    reason = "it ended at once"
+    try:
+        if ours.recv(len(READY)) == READY:
+            ours.setblocking(True)
+            return process, ours
+    except TimeoutError:
+        reason = f"it did not answer within {START_SECONDS:g} s"
+        process.kill()
+    ours.close()
+    process.wait()
+    with open(log_path(address), "rb") as output:
+        output.seek(said_before)
+        reason = output.read().decode(errors="replace").strip() or reason
+    raise BrokerUnavailable(f"a broker for {address} did not start: {reason}")

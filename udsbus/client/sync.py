@@ -1,0 +1,415 @@
+"""The sync client.
+
+Each thread has a connection of its own, so there is no lock and no reader thread between a
+request and its answer. Watches and subscriptions share one more connection and one background
+thread, which start with the first of them (`events.py`).
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import random
+import threading
+import time
+import weakref
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any, TypeVar, overload
+
+from ..errors import BrokerUnavailable, Conflict, Error, InvalidRequest
+from ..limits import RECONNECT_FIRST, RECONNECT_MOST, REQUEST_TIMEOUT
+from ..paths import resolve_address
+from . import requests
+from .batches import Pipeline, Transaction
+from .callbacks import Callbacks, Function
+from .connecting import open_socket
+from .connection import Connection, ConnectionEnded
+from .events import Events
+from .following import Subscription, Watch
+from .requests import Call, Entry, Page
+from .spawning import autostart_broker
+from .watching import WatchCore
+
+T = TypeVar("T")
+
+ATTEMPTS = 3
+"""How often a request is sent when the connection is lost each time."""
+
+
+def connect(
+    address: str | os.PathLike[str] | None = None,
+    *,
+    name: str | None = None,
+    timeout: float = REQUEST_TIMEOUT,
+    autostart: bool = False,
+) -> Client:
+    """Connect to the bus at `address`, the path of its socket.
+
+    Without `address`: `UDSBUS_SOCKET`, else this user's default bus. `name` is what `udsbus info`
+    and the broker's log call this client. `timeout` is how many seconds a request may take.
+    `autostart` starts a broker if none serves the address; however many processes do that at
+    once, one broker is started, and it stays when they are gone.
+
+    Raises BrokerUnavailable, AccessDenied.
+    """
+    return Client(address, name=name, timeout=timeout, autostart=autostart)
+
+
+class Client:
+    """A client of one bus. May be used by many threads, and after a fork in the child too.
+
+    Every method raises BrokerUnavailable when the broker is gone and does not come back within
+    the time-out, RequestTimeout when it does not answer, and InvalidRequest, LimitExceeded or
+    AccessDenied when it refuses. Usable as a context manager, which closes it.
+    """
+
+    def __init__(
+        self,
+        address: str | os.PathLike[str] | None = None,
+        *,
+        name: str | None = None,
+        timeout: float = REQUEST_TIMEOUT,
+        autostart: bool = False,
+    ) -> None:
+        if not timeout > 0:
+            raise InvalidRequest(f"timeout must be a number of seconds above 0, not {timeout!r}")
+        self.address = resolve_address(address)
+        """The path of the socket."""
+        self.timeout = timeout
+        """Seconds that a request may take."""
+        self.name = name
+        self._autostart = autostart
+        self._closed = False
+        self._own = threading.local()
+        self._connections: weakref.WeakSet[Connection] = weakref.WeakSet()
+        self._events = Events(self.address, name, timeout)
+        self._callbacks = Callbacks()
+        if autostart:
+            autostart_broker(self.address)
+        self._own.connection = self._connect()
+        _clients.add(self)
+
+    # --- values -----------------------------------------------------------------------------
+
+    def get(self, key: str, default: Any = None) -> Any:
+        """The value of `key`; `default` if it is absent."""
+        return self._call(requests.get(key, default))
+
+    def entry(self, key: str) -> Entry | None:
+        """The value of `key` with its revision and the time it has left; None if absent."""
+        return self._call(requests.entry(key))
+
+    def exists(self, key: str) -> bool:
+        """Whether `key` is there."""
+        return self._call(requests.exists(key))
+
+    def get_many(self, keys: Iterable[str]) -> dict[str, Any]:
+        """The values of those of `keys` that are there, all at one revision."""
+        return self._call(requests.get_many(keys))
+
+    def set(
+        self,
+        key: str,
+        value: Any,
+        *,
+        ttl: float | None = None,
+        if_revision: int | None = None,
+        if_changed: bool = False,
+    ) -> int:
+        """Write `key` and return the revision that holds the value.
+
+        `ttl`: it expires after so many seconds; without, it stays, and an earlier time to live is
+        gone. `if_revision`: only if the key is at that revision (0: only if it is absent), else
+        Conflict is raised. `if_changed`: if the encoded bytes are the same, nothing is written,
+        nobody is told, and the revision that holds them is returned.
+
+        Raises UnsupportedValue for a value that cannot be sent; docs/values.md lists what can.
+        """
+        return self._call(requests.set(key, value, ttl, if_revision, if_changed))
+
+    def set_many(self, values: Mapping[str, Any], *, ttl: float | None = None) -> int:
+        """Write several keys atomically, at one revision, which is returned."""
+        return self._call(requests.set_many(values, ttl))
+
+    def delete(self, key: str, *, if_revision: int | None = None) -> bool:
+        """Remove `key`. True if it was there. Raises Conflict like `set`."""
+        return self._call(requests.delete(key, if_revision))
+
+    @overload
+    def increment(self, key: str, by: int = 1) -> int: ...
+    @overload
+    def increment(self, key: str, by: float) -> float: ...
+    def increment(self, key: str, by: int | float = 1) -> int | float:
+        """Add `by` to the number in `key` and return the sum. An absent key counts as 0.
+
+        Atomic, however many processes do it. Raises InvalidRequest if `key` holds no number.
+        """
+        number: int | float = self._call(requests.increment(key, by))
+        return number
+
+    def expire(self, key: str, ttl: float) -> bool:
+        """Let `key` expire in `ttl` seconds. False if it is absent."""
+        return self._call(requests.expire(key, ttl))
+
+    def persist(self, key: str) -> bool:
+        """Take the time to live of `key` away. True if it had one."""
+        return self._call(requests.persist(key))
+
+    def ttl(self, key: str) -> float | None:
+        """The seconds that `key` has left; None if it does not expire, or is absent."""
+        return self._call(requests.ttl(key))
+
+    def update(self, key: str, function: Callable[[Any], T], default: Any = None) -> T:
+        """Replace the value of `key` by `function` of it, never losing another's update.
+
+        `function` gets `default` if the key is absent. It is called again when somebody else was
+        quicker, so it should do nothing but compute. A time to live is kept as it is. Returns the
+        new value.
+        """
+        while True:
+            entry = self.entry(key)
+            value = function(default if entry is None else entry.value)
+            revision, ttl = (0, None) if entry is None else (entry.revision, entry.ttl)
+            with contextlib.suppress(Conflict):
+                self.set(key, value, if_revision=revision, ttl=ttl)
+                return value
+
+    def keys(self, pattern: str = "**") -> list[str]:
+        """The keys that match, in order.
+
+        Fetched in pages: a key that is there all the while is there once, one that comes or goes
+        meanwhile may or may not be.
+        """
+        return self._pages(lambda after: requests.keys_page(pattern, after))
+
+    def items(self, pattern: str = "**") -> list[tuple[str, Any]]:
+        """The (key, value) pairs that match, in order of keys; fetched like `keys`."""
+        return self._pages(lambda after: requests.items_page(pattern, after))
+
+    def count(self, pattern: str = "**") -> int:
+        """How many keys match."""
+        total, after = 0, None
+        while True:
+            number, after = self._call(requests.count_page(pattern, after))
+            total += number
+            if after is None:
+                return total
+
+    # --- many at once -----------------------------------------------------------------------
+
+    def transaction(self) -> Transaction:
+        """Checks, reads and writes that happen together or not at all; a context manager."""
+        return Transaction(self._call)
+
+    def pipeline(self) -> Pipeline:
+        """Requests sent together, carried out one after the other; a context manager."""
+        return Pipeline(self._call_many)
+
+    # --- changes and messages ---------------------------------------------------------------
+
+    def watch(
+        self,
+        pattern: str,
+        *,
+        from_revision: int | None = None,
+        initial: bool = False,
+        conflate: bool = False,
+    ) -> Watch:
+        """Follow the changes of the keys that match, from now on; or from after `from_revision`.
+
+        `initial`: first tell what is there (`kind == "present"`), then what changes, without a gap
+        or a double. `conflate`: of changes not taken yet, only the newest of each key.
+        """
+        return self._watch(pattern, from_revision, initial, conflate)
+
+    @overload
+    def on_change(self, pattern: str, *, initial: bool = ...) -> Callable[[Function], Function]: ...
+    @overload
+    def on_change(self, pattern: str, function: Function, *, initial: bool = ...) -> Watch: ...
+    def on_change(
+        self, pattern: str, function: Function | None = None, *, initial: bool = False
+    ) -> Watch | Callable[[Function], Function]:
+        """Call a function with each `Change` of the keys that match; a decorator.
+
+            @client.on_change("config/**")
+            def reload(change): ...
+
+        The functions of a client are called one at a time, in a thread of their own, and may use
+        the client. An exception is logged and the watch goes on. With `function` it returns the
+        Watch, to close it.
+        """
+        if function is not None:
+            return self._watch(pattern, None, initial, False, function)
+
+        def decorate(function: Function) -> Function:
+            self._watch(pattern, None, initial, False, function)
+            return function
+
+        return decorate
+
+    def publish(self, topic: str, message: Any) -> int:
+        """Send a message to whoever subscribes to `topic` now. Returns how many clients do."""
+        return self._call(requests.publish(topic, message))
+
+    def subscribe(self, *patterns: str) -> Subscription:
+        """Receive the messages published from now on to the topics that match."""
+        self._check_open()
+        subscription = Subscription(self._events, patterns)
+        self._events.follow(subscription)
+        return subscription
+
+    # --- about ------------------------------------------------------------------------------
+
+    def ping(self) -> float:
+        """Ask whether the broker is there. Returns the seconds that it took to answer."""
+        began = time.perf_counter()
+        self._call(requests.ping())
+        return time.perf_counter() - began
+
+    def revision(self) -> int:
+        """The revision of the bus: how many writes it has seen."""
+        return self._call(requests.ping())
+
+    def info(self) -> dict[str, Any]:
+        """What the broker is and does: pid, version, address, uptime (seconds), revision,
+        connections, counters, limits."""
+        return self._call(requests.info())
+
+    def close(self) -> None:
+        """Close every connection and end every watch. May be called twice, and in a callback."""
+        self._closed = True
+        _clients.discard(self)
+        self._events.close()
+        self._callbacks.close()
+        for connection in list(self._connections):
+            connection.interrupt()
+
+    def __enter__(self) -> Client:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def __repr__(self) -> str:
+        state = "closed" if self._closed else "open"
+        return f"<udsbus.Client {self.address} ({state})>"
+
+    # --- inside -----------------------------------------------------------------------------
+
+    def _call(self, call: Call[T]) -> T:
+        """The way of every request."""
+        connection = getattr(self._own, "connection", None)
+        if connection is None or not connection.ready:
+            connection = self._usable(connection)
+        for _ in range(ATTEMPTS):
+            try:
+                return call.read(connection.request(call, self.timeout))
+            except ConnectionEnded as ended:
+                if ended.sent and not call.repeatable:
+                    raise self._uncertain(ended) from None
+                last = ended
+            connection = self._own.connection = self._reconnect()
+        raise BrokerUnavailable(f"{self.address}: the connection was lost {ATTEMPTS} times: {last}")
+
+    def _call_many(self, calls: list[Call[Any]]) -> list[Any]:
+        """The responses to a pipeline. Nothing is sent twice."""
+        connection = getattr(self._own, "connection", None)
+        if connection is None or not connection.ready:
+            connection = self._usable(connection)
+        try:
+            return connection.request_many(calls, self.timeout)
+        except ConnectionEnded as ended:
+            raise self._uncertain(ended) from None
+
+    def _pages(self, page_after: Callable[[str | None], Call[Page[list[T]]]]) -> list[T]:
+        found: list[T] = []
+        after: str | None = None
+        while True:
+            items, after = self._call(page_after(after))
+            found += items
+            if after is None:
+                return found
+
+    def _watch(
+        self,
+        pattern: str,
+        from_revision: int | None,
+        initial: bool,
+        conflate: bool,
+        function: Function | None = None,
+    ) -> Watch:
+        self._check_open()
+        if initial and from_revision is not None:
+            raise InvalidRequest("a watch begins with the initial state or from a revision")
+        core = WatchCore(pattern, from_revision=from_revision, initial=initial)
+        told = self._callbacks.changes if function is not None else None
+        watch = Watch(self._events, core, conflate, told)
+        if function is not None:
+            self._callbacks.add(watch, function)
+        self._events.follow(watch)
+        return watch
+
+    def _usable(self, connection: Connection | None) -> Connection:
+        """A connection for this thread, when it has none that is ready."""
+        if connection is not None and not connection.closed:
+            # In the middle of an exchange: this is a signal handler, or a destructor. It gets a
+            # connection of its own, for one request.
+            return self._connect()
+        self._own.connection = self._reconnect()
+        return self._own.connection  # type: ignore[no-any-return]
+
+    def _connect(self) -> Connection:
+        connection = Connection(open_socket(self.address, self.timeout))
+        self._connections.add(connection)
+        try:
+            connection.request(requests.hello(self.name), self.timeout)
+        except ConnectionEnded as ended:
+            raise BrokerUnavailable(f"{self.address}: {ended}") from None
+        return connection
+
+    def _reconnect(self) -> Connection:
+        """A new connection; while there is no broker, try again until the time-out."""
+        until = time.monotonic() + self.timeout
+        delay = RECONNECT_FIRST
+        while True:
+            self._check_open()
+            try:
+                if self._autostart:
+                    autostart_broker(self.address)
+                return self._connect()
+            except BrokerUnavailable:
+                if time.monotonic() + delay > until:
+                    raise
+            time.sleep(delay * random.uniform(0.5, 1.5))
+            delay = min(2 * delay, RECONNECT_MOST)
+
+    def _uncertain(self, ended: ConnectionEnded) -> Error:
+        return BrokerUnavailable(
+            f"{self.address}: {ended} before it answered; nobody knows whether the request was "
+            "carried out, so it was not sent again"
+        )
+
+    def _check_open(self) -> None:
+        if self._closed:
+            raise InvalidRequest("this client is closed")
+
+    def _after_fork(self) -> None:
+        """In a child: leave the parent's connections alone, start our own when needed."""
+        self._own = threading.local()
+        for connection in list(self._connections):
+            connection.close()
+        self._connections = weakref.WeakSet()
+        self._events.after_fork()
+        if self._callbacks.after_fork():
+            self._events.ensure_running()
+
+
+_clients: weakref.WeakSet[Client] = weakref.WeakSet()
+
+
+def _after_fork() -> None:
+    for client in list(_clients):
+        client._after_fork()
+
+
+os.register_at_fork(after_in_child=_after_fork)

@@ -14,7 +14,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-__version__ = "0.1.0"
+from .version import __version__
 
 if TYPE_CHECKING:
     from .client.batches import Pipeline, Result, Transaction
@@ -92,6 +92,7 @@ __all__ = [
     "UnknownMethod",
     "UnsupportedValue",
     "Watch",
+    "__version__",
     "connect",
 ]
 

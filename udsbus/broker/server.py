@@ -16,12 +16,12 @@ from typing import Any, Literal, NamedTuple
 import anyio
 import anyio.abc
 
-from .. import __version__
 from .. import messages as m
 from ..engine import Engine
 from ..errors import LimitExceeded, ProtocolError
 from ..journal import MemoryJournal
 from ..limits import LIMITS, NAME_BYTES
+from ..version import __version__
 from ..wire import values
 from ..wire.methods import PROTOCOL_VERSION
 from .connection import Connection

@@ -17,7 +17,7 @@ from ..errors import AccessDenied, BrokerUnavailable, Error
 
 
 def open_socket(address: str, timeout: float) -> socket.socket:
-    """A connected, non-blocking socket, after at most `timeout` seconds.
+    """A connected, blocking socket, after at most `timeout` seconds.
 
     Raises BrokerUnavailable or AccessDenied, saying which socket, what is there and what to do.
     """
@@ -25,15 +25,13 @@ def open_socket(address: str, timeout: float) -> socket.socket:
     sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
     try:
         while True:
-            left = max(until - monotonic(), 0.001)
-            wait = struct.pack("ll", int(left), int(left % 1 * 1e6))
-            sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDTIMEO, wait)
+            left = timeval(until - monotonic())
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDTIMEO, left)
             sock.connect(address)
             try:
                 sock.getpeername()
             except OSError:
-                continue  # a signal came: Python then takes an unconnected Unix socket for connected
-            sock.setblocking(False)
+                continue  # a signal came, and Python took the unconnected socket for connected
             return sock
     except OSError as error:
         sock.close()
@@ -41,6 +39,12 @@ def open_socket(address: str, timeout: float) -> socket.socket:
     except BaseException:
         sock.close()
         raise
+
+
+def timeval(seconds: float) -> bytes:
+    """`seconds` for SO_SNDTIMEO and SO_RCVTIMEO, at least a microsecond: 0 would mean for ever."""
+    microseconds = max(1, int(seconds * 1_000_000))
+    return struct.pack("ll", *divmod(microseconds, 1_000_000))
 
 
 def unavailable(address: str, cause: OSError) -> Error:

@@ -15,6 +15,7 @@ from ..errors import ProtocolError, RequestTimeout
 from ..limits import RECEIVE_BYTES, SPIN_SECONDS
 from ..spinning import Spinning
 from ..wire.framing import RESPONSE, Decoder
+from .connecting import timeval
 from .requests import Call, error_from
 
 SEND_CHUNK = 256 * 1024
@@ -36,11 +37,14 @@ class Connection:
     answer that came later would be taken for that of the next request."""
 
     def __init__(self, sock: socket.socket) -> None:
+        """`sock` is connected and blocking. Its time-outs are the kernel's (SO_RCVTIMEO): one
+        system call waits and receives, where Python's own would poll first."""
         self.ready = True
         """Open, and not in the middle of an exchange (as when a signal handler calls)."""
         self._socket = sock
-        self._send = sock.send
+        self._send_all = sock.sendall
         self._recv = sock.recv
+        self._timeout = 0.0
         self._decoder = Decoder()
         self._pack = msgpack.Packer(autoreset=True).pack
         self._msgid = 0
@@ -58,17 +62,16 @@ class Connection:
         try:
             self.ready = False
             self._msgid = msgid = (self._msgid + 1) & 0xFFFF_FFFF
+            if timeout != self._timeout:
+                self._set_timeout(timeout)
             frame = self._pack((0, msgid, call.method, call.params))
             try:
-                sent = self._send(frame)
+                self._send_all(frame)
             except BlockingIOError:
-                sent = 0
+                raise RequestTimeout(f"the broker takes no request since {timeout:g} s") from None
             except OSError:
                 raise ConnectionEnded(False, self._last_words()) from None
-            if sent != len(frame):
-                response = self._exchange(memoryview(frame)[sent:], 1, timeout)[0]
-            else:
-                response = self._response(timeout)
+            response = self._response()
             if response[1] != msgid:
                 raise ProtocolError(f"the answer is to request {response[1]!r}, not {msgid}")
             self.ready = True
@@ -119,29 +122,32 @@ class Connection:
         with contextlib.suppress(Exception):  # a thread that ends leaves its connection behind
             self._socket.close()
 
+    def _set_timeout(self, seconds: float) -> None:
+        for option in (socket.SO_RCVTIMEO, socket.SO_SNDTIMEO):
+            self._socket.setsockopt(socket.SOL_SOCKET, option, timeval(seconds))
+        self._timeout = seconds
+
     # --- waiting ----------------------------------------------------------------------------
 
-    def _response(self, timeout: float) -> list[Any]:
+    def _response(self) -> list[Any]:
         """The next response."""
         while True:
-            self._wait(timeout)
+            if self._spinning.worthwhile():
+                self._spin()
             for message in self._receive():
                 if message[0] == RESPONSE:
                     return message  # type: ignore[no-any-return]
                 self._notified(message)
 
-    def _wait(self, timeout: float) -> None:
+    def _spin(self) -> None:
+        """Poll a little: it is quicker than to be woken up."""
         poll = self._poll
-        spinning = self._spinning
-        if spinning.worthwhile():
-            until = monotonic() + SPIN_SECONDS
-            while monotonic() < until:
-                if poll(0):
-                    spinning.hit()
-                    return
-            spinning.miss()
-        if not poll(timeout * 1000):
-            raise RequestTimeout(f"no answer from the broker within {timeout:g} s")
+        until = monotonic() + SPIN_SECONDS
+        while monotonic() < until:
+            if poll(0):
+                self._spinning.hit()
+                return
+        self._spinning.miss()
 
     def _exchange(self, data: memoryview, expected: int, timeout: float) -> list[Any]:
         """Send `data` and collect as many responses. Both at once: a broker whose replies are not
@@ -154,7 +160,7 @@ class Connection:
             left = until - monotonic()
             if data:
                 try:
-                    data = data[self._send(data[:SEND_CHUNK]) :]
+                    data = data[self._socket.send(data[:SEND_CHUNK], socket.MSG_DONTWAIT) :]
                 except BlockingIOError:
                     pass
                 except OSError:
@@ -173,10 +179,12 @@ class Connection:
         return responses
 
     def _receive(self) -> list[Any]:
+        """The messages that complete the next receive, for which it waits up to the time-out."""
         try:
             data = self._recv(RECEIVE_BYTES)
         except BlockingIOError:
-            return []
+            message = f"no answer from the broker within {self._timeout:g} s"
+            raise RequestTimeout(message) from None
         except OSError:
             raise ConnectionEnded(True, self._told) from None
         if not data:

@@ -199,6 +199,7 @@ class Events:
 
     def _connect(self) -> None:
         self._socket = open_socket(self._address, self._timeout)
+        self._socket.setblocking(False)
         self._decoder = Decoder()
         self._answers.clear()
         self._begun.clear()

@@ -103,7 +103,7 @@ SPIN_SECONDS: Final = 50e-6
 """How long either side polls before it sleeps. Waking a sleeper costs about as much."""
 DOZE_SECONDS: Final = 0.001
 """How long the broker sleeps in `epoll_wait` itself before it goes back to the event loop."""
-CHECKPOINT_SECONDS: Final = 0.005
+CHECKPOINT_SECONDS: Final = 0.01
 """At full load the event loop (signals, timers) gets a look-in this often."""
 DRAIN_SECONDS: Final = 2.0
 """At shutdown, how long peers have to take the replies that are waiting for them."""

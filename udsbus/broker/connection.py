@@ -4,20 +4,13 @@ from __future__ import annotations
 
 import socket
 from collections import deque
-from typing import Any, NamedTuple
+from typing import Any
 
 from ..limits import OUTPUT_PAUSE_BYTES, RECEIVE_BYTES
 from ..messages import CloseReason
+from ..peers import Peer
 from ..wire.framing import Decoder
 from .hub import READ, WRITE, Hub
-
-
-class Peer(NamedTuple):
-    """Who is at the other end, from the kernel. `pid` is 0 where the kernel does not say."""
-
-    pid: int
-    uid: int
-    gid: int
 
 
 class Connection:

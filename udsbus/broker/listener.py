@@ -7,14 +7,13 @@ import errno
 import fcntl
 import os
 import socket
-import struct
 
 from ..errors import AccessDenied, BrokerUnavailable
 from ..limits import LISTEN_BACKLOG
 from ..messages import CloseReason
 from ..paths import ensure_private_directory, lock_path
+from ..peers import Peer, peer_credentials
 from ..wire.encoding import encode_closing
-from .connection import Peer
 
 
 class Claim:
@@ -127,14 +126,3 @@ def _dismiss(sock: socket.socket, reason: CloseReason, message: str) -> None:
     with contextlib.suppress(OSError):
         sock.send(encode_closing(reason, message))
     sock.close()
-
-
-def peer_credentials(sock: socket.socket) -> Peer:
-    """Who connected, from the kernel: SO_PEERCRED; on macOS and BSD LOCAL_PEERCRED, without pid."""
-    if hasattr(socket, "SO_PEERCRED"):
-        data = sock.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, struct.calcsize("3i"))
-        return Peer(*struct.unpack("3i", data))
-    # struct xucred: version, uid, number of groups, (padding), groups
-    data = sock.getsockopt(0, 1, 76)
-    _, uid, _, gid = struct.unpack_from("IIhxxI", data)
-    return Peer(0, uid, gid)

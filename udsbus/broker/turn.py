@@ -251,7 +251,9 @@ class Turn:
             reply = self._carry_out(connection, messages[0], now)
             if reply is not None:
                 output.append(reply)
-            connection.requests = []
+            if connection.requests:
+                connection.requests = []
+            self._statistics.requests += 1
         else:
             size = done = 0
             for message in messages[:REQUESTS_PER_TURN]:
@@ -262,6 +264,7 @@ class Turn:
                     size += len(reply)
                     if size > OUTPUT_PAUSE_BYTES:
                         break
+            self._statistics.requests += done
             connection.requests = messages[done:]
             if connection.requests:
                 self._unfinished.append(connection)
@@ -282,7 +285,6 @@ class Turn:
             _, name, params = message
         else:
             return None  # a response to a question that nobody asked
-        self._statistics.requests += 1
         try:
             try:
                 method = METHODS[name]

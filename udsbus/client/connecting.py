@@ -14,6 +14,7 @@ import struct
 from time import monotonic
 
 from ..errors import AccessDenied, BrokerUnavailable, Error
+from ..peers import peer_credentials
 
 
 def open_socket(address: str, timeout: float) -> socket.socket:
@@ -32,13 +33,27 @@ def open_socket(address: str, timeout: float) -> socket.socket:
                 sock.getpeername()
             except OSError:
                 continue  # a signal came, and Python took the unconnected socket for connected
+            _check_owner(address, sock)
             return sock
+    except AccessDenied:
+        sock.close()
+        raise
     except OSError as error:
         sock.close()
         raise unavailable(address, error) from None
     except BaseException:
         sock.close()
         raise
+
+
+def _check_owner(address: str, sock: socket.socket) -> None:
+    """Never trust another user's broker: in a directory like /tmp anyone may lie in wait."""
+    uid = peer_credentials(sock).uid
+    if uid not in (os.getuid(), 0):
+        raise AccessDenied(
+            f"{address} is served by uid {uid}, not by you (uid {os.getuid()}); "
+            "choose another address with UDSBUS_SOCKET or --socket"
+        )
 
 
 def timeval(seconds: float) -> bytes:

@@ -65,8 +65,8 @@ NAME_BYTES: Final = _limit(
     "name_bytes", 256, "bytes of UTF-8", "client names are shown in one line of a table"
 )
 NUMBER_BYTES: Final = _limit(
-    "number_bytes", 64, "encoded bytes",
-    "`increment` decodes the value it finds; no number that people count with is longer",
+    "number_bytes", 9, "encoded bytes",
+    "`increment` counts in 64-bit integers and floats, which is what every client can read",
 )  # fmt: skip
 
 # --- what the broker keeps ------------------------------------------------------------------

@@ -1,6 +1,6 @@
 """Keys, topics and the patterns that select them.
 
-A key is one or more segments joined by `/`. In a pattern the segment `*` stands for exactly one
+A key is one or more segments joined by `/`, without `*`. In a pattern the segment `*` stands for exactly one
 segment and `**` for any number of them, none included: `a/**` matches `a`, `a/b` and `a/b/c`.
 Names that begin with `$` are the broker's own; as in MQTT, a wildcard in the first place does not
 match them, so that `**` means "everything of ours".
@@ -16,18 +16,25 @@ from .limits import KEY_BYTES
 RESERVED = "$"
 
 
+def _shown(name: str) -> str:
+    """In an error message: never all of a long one."""
+    return repr(name) if len(name) < 100 else f"{name[:60]!r}…"
+
+
 def check_name(name: str, what: str = "key") -> None:
     """Raise InvalidRequest or LimitExceeded unless `name` is a well-formed key or topic."""
-    if "*" in name and any(segment in ("*", "**") for segment in name.split("/")):
-        raise InvalidRequest(f"{what} {name!r} is a pattern; here a single name is needed")
     _check_segments(name, what)
+    if "*" in name:
+        raise InvalidRequest(
+            f"{what} {_shown(name)} contains '*', which only patterns do; here a single name is needed"
+        )
 
 
 def check_writable(key: str, what: str = "key") -> None:
     """Like `check_name`, and raise AccessDenied for the broker's own names."""
     check_name(key, what)
     if key.startswith(RESERVED):
-        raise AccessDenied(f"{what} {key!r} begins with {RESERVED!r} and is the broker's own")
+        raise AccessDenied(f"{what} {_shown(key)} begins with {RESERVED!r} and is the broker's own")
 
 
 def check_pattern(pattern: str) -> None:
@@ -36,7 +43,7 @@ def check_pattern(pattern: str) -> None:
     for segment in pattern.split("/"):
         if "*" in segment and segment not in ("*", "**"):
             raise InvalidRequest(
-                f"pattern {pattern!r}: '*' and '**' stand for whole segments; {segment!r} is mixed"
+                f"pattern {_shown(pattern)}: '*' and '**' stand for whole segments; {_shown(segment)} is mixed"
             )
 
 
@@ -44,11 +51,11 @@ def _check_segments(name: str, what: str) -> None:
     size = len(name.encode("utf-8", "surrogatepass"))
     if size > KEY_BYTES:
         raise LimitExceeded(
-            f"{what} of {size} bytes; the limit is {KEY_BYTES}: {name[:40]!r}…",
+            f"{what} of {size} bytes; the limit is {KEY_BYTES}: {_shown(name)}",
             limit="key_bytes", maximum=KEY_BYTES, actual=size,
         )  # fmt: skip
     if not name or name[0] == "/" or name[-1] == "/" or "//" in name:
-        raise InvalidRequest(f"{what} {name!r} is empty or has an empty segment")
+        raise InvalidRequest(f"{what} {_shown(name)} is empty or has an empty segment")
 
 
 def literal_prefix(pattern: str) -> str:

@@ -21,10 +21,8 @@ from ..engine import Engine
 from ..errors import LimitExceeded, ProtocolError
 from ..journal import MemoryJournal
 from ..limits import LIMITS, NAME_BYTES
-from ..version import __version__
+from ..version import PROTOCOL_VERSION, __version__
 from ..wire import values
-from ..wire.methods import PROTOCOL_VERSION
-from .connection import Connection
 from .hub import Hub, best_hub
 from .listener import Listener
 from .statistics import Statistics
@@ -97,19 +95,20 @@ class Broker:
 
     # --- commands about the broker itself ---------------------------------------------------
 
-    def _hello(self, connection: Connection, command: m.Hello) -> dict[str, Any]:
-        if command.version != PROTOCOL_VERSION:
+    def _hello(self, number: int, now: float, version: int, name: str | None) -> dict[str, Any]:
+        if version != PROTOCOL_VERSION:
             raise ProtocolError(
                 f"this broker (udsbus {__version__}) speaks protocol version {PROTOCOL_VERSION}, "
-                f"not {command.version}; use the same release of udsbus on both sides",
+                f"not {version}; use the same release of udsbus on both sides",
                 version=PROTOCOL_VERSION,
             )
-        if command.name is not None and len(command.name.encode()) > NAME_BYTES:
+        size = 0 if name is None else len(name.encode())
+        if size > NAME_BYTES:
             raise LimitExceeded(
-                f"a client name of {len(command.name.encode())} bytes; the limit is {NAME_BYTES}",
-                limit="name_bytes", maximum=NAME_BYTES, actual=len(command.name.encode()),
+                f"a client name of {size} bytes; the limit is {NAME_BYTES}",
+                limit="name_bytes", maximum=NAME_BYTES, actual=size,
             )  # fmt: skip
-        connection.name = command.name
+        self.turn.connections[number].name = name
         return {
             "version": PROTOCOL_VERSION,
             "broker": __version__,
@@ -119,10 +118,10 @@ class Broker:
             "limits": {name: limit.value for name, limit in LIMITS.items()},
         }
 
-    def _ping(self, connection: Connection, command: m.Ping) -> int:
+    def _ping(self, number: int, now: float) -> int:
         return self._engine.revision
 
-    def _info(self, connection: Connection, command: m.Info) -> dict[str, Any]:
+    def _info(self, number: int, now: float) -> dict[str, Any]:
         engine = self._engine
         return {
             "version": __version__,

@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable
+from reprlib import repr as short_repr
 from time import monotonic
 from typing import Any
 
@@ -45,7 +46,7 @@ from ..wire.encoding import (
     encode_result,
 )
 from ..wire.framing import NOTIFICATION, REQUEST
-from ..wire.methods import METHODS
+from ..wire.methods import METHODS, Method
 from .connection import Connection
 from .hub import HANGUP, READ, WRITE, Hub
 from .listener import Listener
@@ -53,8 +54,8 @@ from .statistics import Statistics
 
 log = logging.getLogger("udsbus.broker")
 
-OwnCommand = Callable[[Connection, Any], Any]
-"""A command that is about the broker and not about the state: hello, ping, info."""
+Handler = Callable[..., Any]
+"""Carries out a command, called with (connection's number, now, *command)."""
 
 
 class Turn:
@@ -64,7 +65,7 @@ class Turn:
         journal: Journal,
         listener: Listener,
         hub: Hub,
-        own_commands: dict[type[Command], OwnCommand],
+        own_commands: dict[type[Command], Handler],
         statistics: Statistics,
     ) -> None:
         self.connections: dict[int, Connection] = {}
@@ -73,7 +74,12 @@ class Turn:
         self._journal = journal
         self._listener = listener
         self._hub = hub
-        self._own = own_commands
+        handlers = engine.handlers | own_commands
+        self._routes: dict[str, tuple[int, Handler, Method]] = {
+            name: (method.plain, handlers[method.command], method)
+            for name, method in METHODS.items()
+        }
+        """Method name → what `_carry_out` needs of it, looked up once instead of each time."""
         self._statistics = statistics
         self._by_fd: dict[int, Connection] = {}
         self._next_number = 1
@@ -278,38 +284,39 @@ class Turn:
 
     def _carry_out(self, connection: Connection, message: list[Any], now: float) -> bytes | None:
         """One request to its response; None for a notification."""
-        if message[0] == REQUEST:
+        kind = message[0]
+        if kind == REQUEST:
             _, msgid, name, params = message
-        elif message[0] == NOTIFICATION:
-            msgid = None
+        elif kind == NOTIFICATION:
             _, name, params = message
         else:
             return None  # a response to a question that nobody asked
         try:
-            try:
-                method = METHODS[name]
-            except (KeyError, TypeError):
-                raise UnknownMethod(f"there is no method {name!r:.60}") from None
-            if type(params) is list and tuple(map(type, params)) == method.plain:
-                command: Any = method.command(*params)
-                native = False
+            route = self._routes.get(name) if type(name) is str else None
+            if route is None:
+                raise UnknownMethod(f"there is no method {short_repr(name)}")
+            plain, handler, method = route
+            if (
+                plain
+                and type(params) is list
+                and len(params) == plain
+                and type(params[0]) is str
+                and (plain == 1 or type(params[1]) is bytes)
+            ):
+                result = handler(connection.number, now, *params)
             else:
                 command, native = method.parse(params)
-            own = self._own.get(method.command)
-            if own is not None:
-                result = own(connection, command)
-            else:
-                result = self._engine.execute(connection.number, command, now)
-            if native and method.to_native is not None:
-                result = method.to_native(result)
-            return None if msgid is None else encode_result(msgid, result)
+                result = handler(connection.number, now, *command)
+                if native and method.to_native is not None:
+                    result = method.to_native(result)
+            return encode_result(msgid, result) if kind == REQUEST else None
         except Error as error:
             refusal = error
         except Exception:
-            log.exception("request %r:.60 of connection %d failed", name, connection.number)
+            log.exception("a %s of connection %d failed", short_repr(name), connection.number)
             refusal = InternalError("the broker failed to carry this out; its log says more")
         self._statistics.refused += 1
-        return None if msgid is None else encode_error(msgid, refusal)
+        return encode_error(msgid, refusal) if kind == REQUEST else None
 
     def _expire(self, now: float) -> None:
         deadline = self._engine.next_deadline()
@@ -324,16 +331,19 @@ class Turn:
     def _fan_out(self, effects: list[Effect]) -> None:
         """Queue each change and message, encoded once, for those who asked for it."""
         watches = self._engine.watches
-        statistics = self._statistics
+        watched = len(watches) > 0
+        changes = 0
         for effect in effects:
-            if isinstance(effect, Change):
-                statistics.changes += 1
-                subscribers = watches.find(effect.key) if watches else ()
-                if subscribers:
-                    self._tell(subscribers, encode_change(effect))
-            elif isinstance(effect, Message):
-                statistics.messages += 1
+            if type(effect) is Change:
+                changes += 1
+                if watched:
+                    subscribers = watches.find(effect.key)
+                    if subscribers:
+                        self._tell(subscribers, encode_change(effect))
+            elif type(effect) is Message:
+                self._statistics.messages += 1
                 self._tell(effect.subscribers, encode_message(effect.topic, effect.message))
+        self._statistics.changes += changes
 
     def _tell(self, subscribers: tuple[int, ...], frame: bytes) -> None:
         for number in subscribers:
@@ -393,7 +403,8 @@ class Turn:
         self._hub.remove(self._listener.socket.fileno())
         self._listener.close()
         for connection in list(self.connections.values()):
-            self._end(connection, CloseReason.SHUTDOWN, "the broker is stopping")
+            if connection.linger_until is None:
+                self._end(connection, CloseReason.SHUTDOWN, "the broker is stopping")
         self._finish()
         until = monotonic() + DRAIN_SECONDS
         self._close_ended(monotonic())

@@ -2,19 +2,35 @@
 
 from __future__ import annotations
 
+import os
+import signal
+import sys
 from importlib import import_module
+from typing import NoReturn
 
 import click
 
-from .. import __version__
 from ..errors import Error
-from .options import socket_option
-from .outcomes import exit_code_of
+from ..version import __version__
+from .options import MARK, socket_option
+from .outcomes import DONE, MEANINGS, REFUSED, USAGE, exit_code_of
+from .output import abandon_stdout, complain, shown
 
 COMMANDS = {
     "serve": "serving",
+    "get": "values",
+    "set": "values",
+    "delete": "values",
+    "keys": "values",
+    "watch": "changes",
+    "publish": "messages",
+    "subscribe": "messages",
+    "ping": "about",
+    "info": "about",
+    "demo": "demo",
+    "completion": "completing",
 }
-"""Subcommand → the module in this package that has it, as a function of the same name."""
+"""Subcommand → the module in this package that has it, as `<subcommand>_command`."""
 
 
 class LazyGroup(click.Group):
@@ -25,21 +41,107 @@ class LazyGroup(click.Group):
         where = COMMANDS.get(name)
         if where is None:
             return None
-        command: click.Command = getattr(import_module(f"{__package__}.{where}"), name)
+        module = import_module(f"{__package__}.{where}")
+        command: click.Command = getattr(module, f"{name}_command")
         return command
 
+    def invoke(self, ctx: click.Context) -> object:
+        # Before click turns them into exit codes of its own.
+        try:
+            code = super().invoke(ctx)
+            if sys.stdout is not None:
+                sys.stdout.flush()
+        except BrokenPipeError:
+            raise _Ended(signal.SIGPIPE) from None
+        except KeyboardInterrupt:
+            raise _Ended(signal.SIGINT) from None
+        return code
 
-@click.group(cls=LazyGroup, context_settings={"help_option_names": ["-h", "--help"]})
+
+class _Ended(BaseException):
+    """The end that a signal would have made, had Python not taken it."""
+
+    def __init__(self, number: signal.Signals) -> None:
+        self.number = number
+
+
+EPILOG = "\b\nExit codes:\n" + "\n".join(f"{code:>5}  {what}" for code, what in MEANINGS.items())
+
+
+@click.group(
+    cls=LazyGroup,
+    invoke_without_command=True,
+    subcommand_metavar="COMMAND [ARGS]...",
+    context_settings={"help_option_names": ["-h", "--help"]},
+    epilog=EPILOG,
+)
 @click.version_option(__version__, prog_name="udsbus")
 @socket_option
-def udsbus() -> None:
-    """Shared state, change events and messages for the processes of one machine."""
+@click.pass_context
+def udsbus(ctx: click.Context) -> int | None:
+    """Shared state, change events and messages for the processes of one machine.
+
+    Start with: udsbus demo
+    """
+    if ctx.invoked_subcommand is None:
+        click.echo(ctx.get_help(), err=True)
+        return USAGE
+    return None
 
 
 def main() -> None:
     """Run the command. Exit codes: see outcomes.py."""
+    sys.setrecursionlimit(20_000)  # a value may be nested more deeply than any program
+    for stream in (sys.stdout, sys.stderr):
+        if stream is not None:
+            stream.reconfigure(errors="backslashreplace")  # type: ignore[union-attr]
     try:
-        udsbus()
+        code = _run()
+    except _Ended as ended:
+        # Die of it, as other tools do: only then does a shell stop its loop at a Ctrl-C.
+        abandon_stdout()
+        signal.signal(ended.number, signal.SIG_DFL)
+        os.kill(os.getpid(), ended.number)
+        raise SystemExit(128 + ended.number) from None
+    _exit(code)
+
+
+def _exit(code: int) -> NoReturn:
+    """At once: taking the interpreter apart would be a tenth of all that `udsbus get` does."""
+    for stream in (sys.stdout, sys.stderr):
+        if stream is not None:
+            stream.flush()
+    os._exit(code)
+
+
+def _run() -> int:
+    try:
+        return udsbus.main(prog_name="udsbus", standalone_mode=False) or DONE
+    except click.ClickException as error:
+        complain(_usage(error))
+        return USAGE
     except Error as error:
-        click.echo(f"udsbus: {error}", err=True)
-        raise SystemExit(exit_code_of(error)) from None
+        complain(str(error))
+        return exit_code_of(error)
+    except click.Abort:
+        raise _Ended(signal.SIGINT) from None
+    except OSError as error:
+        complain(f"cannot go on: {error}")
+        abandon_stdout()
+        return REFUSED
+    except Exception:
+        # Python would exit with 1, which here means "absent".
+        import traceback
+
+        complain("this is a fault of udsbus itself; please report it with what follows")
+        sys.stderr.write(shown(traceback.format_exc(), keep="\n"))
+        return REFUSED
+
+
+def _usage(error: click.ClickException) -> str:
+    message = " ".join(error.format_message().replace(MARK, "").split())
+    message = message[:1].lower() + message[1:]
+    context = getattr(error, "ctx", None)
+    if context is None:
+        return message
+    return f"{message.removesuffix('.')}; see: {context.command_path} --help"

@@ -1,15 +1,133 @@
-"""Options that several commands share."""
+"""Options, arguments and types that several commands share."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
+from ..limits import REQUEST_TIMEOUT
 from ..paths import resolve_address
 
+if TYPE_CHECKING:
+    from click.shell_completion import CompletionItem
+
+    TextType = click.ParamType[str]
+    NumberType = click.ParamType[float]
+    IntegerType = click.ParamType[int]
+else:
+    # Which older releases of click cannot subscript.
+    TextType = NumberType = IntegerType = click.ParamType
+
 F = TypeVar("F", bound=Callable[..., Any])
+
+MARK = "\0"
+"""Before an argument that begins with `-` and is none the less no option. Cannot be typed."""
+
+
+class Command(click.Command):
+    """Takes `-5` for a value: no option of ours begins with a digit."""
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        takes_value = {
+            name
+            for param in self.params
+            if isinstance(param, click.Option) and not param.is_flag and not param.count
+            for name in param.opts
+        }
+        before = ["", *args]
+        marked = [
+            MARK + arg if _like_number(arg) and previous not in takes_value else arg
+            for previous, arg in zip(before, args, strict=False)
+        ]
+        return super().parse_args(ctx, marked)
+
+
+def _like_number(arg: str) -> bool:
+    return arg[:1] == "-" and (arg[1:2].isdigit() or arg[1:2] == ".")
+
+
+class Text(TextType):
+    """Text as it was typed."""
+
+    name = "text"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> str:
+        return str(value).removeprefix(MARK)
+
+
+class Name(Text):
+    """A key, topic or pattern; completed with the keys that are there."""
+
+    name = "name"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> str:
+        name = super().convert(value, param, ctx)
+        try:
+            name.encode()
+        except UnicodeEncodeError:
+            self.fail(f"{name!r} is not UTF-8", param, ctx)
+        return name
+
+    def shell_complete(
+        self, ctx: click.Context, param: click.Parameter, incomplete: str
+    ) -> list[CompletionItem]:
+        from click.shell_completion import CompletionItem
+
+        from .completing import keys_like
+
+        return [CompletionItem(key) for key in keys_like(incomplete, ctx)]
+
+
+class Seconds(NumberType):
+    name = "seconds"
+
+    def __init__(self, most: float = 1e9) -> None:
+        self.most = most
+
+    def convert(
+        self, value: Any, param: click.Parameter | None, ctx: click.Context | None
+    ) -> float:
+        try:
+            seconds = float(value)
+        except ValueError:
+            seconds = 0.0
+        if not 0 < seconds <= self.most:
+            self.fail(f"{value!r} is not a number of seconds above 0", param, ctx)
+        return seconds
+
+
+class Whole(IntegerType):
+    """A whole number from `least` to what travels on the wire."""
+
+    name = "number"
+
+    def __init__(self, least: int) -> None:
+        self.least = least
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> int:
+        try:
+            number = int(value)
+        except ValueError:
+            number = -1
+        if not self.least <= number < 2**64:
+            self.fail(f"{value!r} is not a whole number from {self.least}", param, ctx)
+        return number
+
+
+TIMEOUT = Seconds(1e6)
+"""What `poll` can wait for, in milliseconds, is a C int."""
+REVISION = Whole(0)
+COUNT = Whole(1)
+
+
+def _remembered(name: str) -> Callable[[click.Context, click.Parameter, Any], None]:
+    def remember(ctx: click.Context, _: click.Parameter, value: Any) -> None:
+        if value is not None:
+            ctx.meta[f"udsbus.{name}"] = value
+
+    return remember
 
 
 def socket_option(function: F) -> F:
@@ -17,17 +135,56 @@ def socket_option(function: F) -> F:
     return click.option(
         "--socket",
         metavar="PATH",
+        type=click.Path(),
         expose_value=False,
-        callback=_remember_address,
+        callback=_remembered("address"),
         help="Socket of the bus.  [default: $UDSBUS_SOCKET, else this user's default bus]",
     )(function)
 
 
-def _remember_address(ctx: click.Context, _: click.Parameter, value: str | None) -> None:
-    if value is not None:
-        ctx.meta["udsbus.address"] = value
-
-
-def address() -> str:
+def address(ctx: click.Context | None = None) -> str:
     """The address that the options and the environment name."""
-    return resolve_address(click.get_current_context().meta.get("udsbus.address"))
+    context = ctx or click.get_current_context()
+    return resolve_address(context.meta.get("udsbus.address"))
+
+
+def timeout_option(function: F) -> F:
+    """`--timeout SECONDS` that a request may take."""
+    return click.option(
+        "--timeout",
+        metavar="SECONDS",
+        type=TIMEOUT,
+        expose_value=False,
+        callback=_remembered("timeout"),
+        help=f"Wait so long for the broker's answer.  [default: {REQUEST_TIMEOUT:g}]",
+    )(function)
+
+
+def timeout() -> float:
+    chosen: float = click.get_current_context().meta.get("udsbus.timeout", REQUEST_TIMEOUT)
+    return chosen
+
+
+def value_options(function: F) -> F:
+    """`--json` and `--raw`: how the argument that holds a value is read (inputs.py)."""
+    for option in (
+        click.option("--raw", is_flag=True, help="Take it as text, whatever it looks like."),
+        click.option("--json", "as_json", is_flag=True, help="Insist on JSON."),
+    ):
+        function = option(function)
+    return function
+
+
+def following_options(function: F) -> F:
+    """When `watch` and `subscribe` end, and what they print."""
+    for option in (
+        click.option("-v", "--verbose", is_flag=True, help="Say on stderr when it has begun."),
+        click.option("--json", "as_json", is_flag=True, help="Print an object on each line."),
+        click.option(
+            "--timeout", metavar="SECONDS", type=TIMEOUT,
+            help="Stop after so long: exit code 4 if fewer than --count came, or none at all.",
+        ),
+        click.option("--count", metavar="N", type=COUNT, help="Stop after N."),
+    ):  # fmt: skip
+        function = option(function)
+    return function

@@ -11,14 +11,17 @@ REFUSED = 3
 TIMED_OUT = 4
 NO_BROKER = 69
 """EX_UNAVAILABLE of sysexits.h."""
+INTERRUPTED = 130
+"""What a shell makes of a death by SIGINT; nothing here exits with this number itself."""
 
 MEANINGS = {
     DONE: "done",
     ABSENT: "absent, or not got",
     USAGE: "wrong usage",
-    REFUSED: "refused by the broker",
+    REFUSED: "refused, or failed",
     TIMED_OUT: "timed out",
     NO_BROKER: "no broker",
+    INTERRUPTED: "interrupted with Ctrl-C",
 }
 
 

@@ -32,8 +32,19 @@ class Result(Generic[T]):
             raise InvalidRequest("the result is there when the with block has ended")
         return self._value  # type: ignore[return-value]
 
-    def _settle(self, value: T | None, error: Error | None) -> None:
-        self._value, self._error, self._call = value, error, None
+    def _read(self, answer: Any) -> Error | None:
+        """Take the broker's answer. Returns the error if it cannot be read."""
+        assert self._call is not None
+        try:
+            self._value = self._call.read(answer)
+        except Error as unreadable:
+            self._error = unreadable
+        self._call = None
+        return self._error
+
+    def _refuse(self, error: Error) -> Error:
+        self._error, self._call = error, None
+        return error
 
     def __repr__(self) -> str:
         if self._call is not None:
@@ -51,7 +62,8 @@ class Transaction:
         print(t.revision, orders.value)
 
     It is sent when the with block ends; a block left by an exception sends nothing. Raises
-    Conflict if a check fails. Later operations see what earlier ones have written.
+    Conflict if a check fails. Later operations see what earlier ones have written. A value read
+    that is no value raises UnsupportedValue where you look at it; the writes are done.
     """
 
     def __init__(self, send: Callable[[Call[Any]], Any]) -> None:
@@ -105,7 +117,7 @@ class Transaction:
             call = requests.transaction(self._checks, self._calls)
             self.revision, values = self._send(call)
             for result, value in zip(self._results, values, strict=True):
-                result._settle(value, None)
+                result._read(value)
 
 
 class Pipeline:
@@ -183,18 +195,13 @@ class Pipeline:
             return
         first: Error | None = None
         responses = self._send(self._calls)
-        pairs = zip(self._results, self._calls, responses, strict=True)
-        for number, (result, call, (_, _, refusal, value)) in enumerate(pairs, 1):
+        pairs = zip(self._results, responses, strict=True)
+        for number, (result, (_, _, refusal, value)) in enumerate(pairs, 1):
             if refusal is None:
-                try:
-                    result._settle(call.read(value), None)
-                    continue
-                except Error as unreadable:
-                    failed = unreadable
+                failed = result._read(value)
             else:
-                failed = error_from(refusal, value)
-            result._settle(None, failed)
-            if first is None:
+                failed = result._refuse(error_from(refusal, value))
+            if failed is not None and first is None:
                 failed.add_note(f"request {number} of {len(self._calls)} in the pipeline")
                 first = failed
         if first is not None:

@@ -11,7 +11,7 @@ import os
 import socket
 import stat
 import struct
-from time import monotonic
+from time import monotonic, time_ns
 
 from ..errors import AccessDenied, BrokerUnavailable, Error
 from ..peers import peer_credentials
@@ -87,6 +87,15 @@ def unavailable(address: str, cause: OSError) -> Error:
     return BrokerUnavailable(
         f"cannot connect to {address} ({_describe(address)}): {cause.strerror or cause}; {start}"
     )
+
+
+def jittered(seconds: float) -> float:
+    """Between half and one and a half of `seconds`, so that clients do not return in step.
+
+    From the clock, whose nanoseconds differ between processes: importing `random` takes longer
+    than a command-line `get`.
+    """
+    return seconds * (0.5 + time_ns() % 1_000_003 / 1_000_003)
 
 
 def _describe(path: str) -> str:

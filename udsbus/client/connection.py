@@ -113,10 +113,14 @@ class Connection:
         self._socket.close()
 
     def interrupt(self) -> None:
-        """For another thread: end whatever exchange is going on. Closing here would let the
-        descriptor's number go to another file while its thread still waits for it."""
-        with contextlib.suppress(OSError):
-            self._socket.shutdown(socket.SHUT_RDWR)
+        """For any thread: close it, or end the exchange that is going on, whose thread then closes
+        it. Closing here would let the descriptor's number go to another file while that thread
+        still waits for it."""
+        if self.ready:
+            self.close()
+        else:
+            with contextlib.suppress(OSError):
+                self._socket.shutdown(socket.SHUT_RDWR)
 
     def __del__(self) -> None:
         with contextlib.suppress(Exception):  # a thread that ends leaves its connection behind

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import contextlib
 import logging
-import random
 import select
 import socket
 import threading
@@ -23,7 +22,7 @@ from ..errors import Error, RequestTimeout
 from ..limits import RECEIVE_BYTES, RECONNECT_FIRST, RECONNECT_MOST
 from ..wire.framing import RESPONSE, Decoder
 from . import requests
-from .connecting import open_socket
+from .connecting import jittered, open_socket
 from .requests import Call, error_from
 
 log = logging.getLogger("udsbus.client")
@@ -182,7 +181,7 @@ class Events:
             finally:
                 self._disconnect()
             delay = min(max(RECONNECT_FIRST, delay * 2), RECONNECT_MOST)
-            self._pause(delay * random.uniform(0.5, 1.5))
+            self._pause(jittered(delay))
         for wake in (self._wake_read, self._wake_write):
             if wake is not None:
                 wake.close()

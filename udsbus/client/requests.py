@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterable, Mapping
 from typing import Any, Generic, NamedTuple, TypeVar
 
 from ..errors import ERRORS, Error
-from ..wire.methods import METHODS, PROTOCOL_VERSION
+from ..version import PROTOCOL_VERSION
 from ..wire.values import decode, encode
 
 T = TypeVar("T")
@@ -26,6 +26,8 @@ class Call(NamedTuple, Generic[T]):
     @property
     def repeatable(self) -> bool:
         """Whether it may be sent again when nobody knows if it was carried out."""
+        from ..wire.methods import METHODS  # seldom needed, and as large as all the rest here
+
         return METHODS[self.method].reads
 
 
@@ -162,16 +164,9 @@ def count_page(pattern: str, after: str | None = None) -> Call[Page[int]]:
 
 
 def transaction(checks: list[tuple[str, int]], operations: list[Call[Any]]) -> Call[Any]:
-    """(revision, result of each operation)."""
-
-    def read(answer: Any) -> tuple[int, list[Any]]:
-        revision, results = answer
-        return revision, [
-            operation.read(result) for operation, result in zip(operations, results, strict=True)
-        ]
-
+    """(revision, result of each operation, still to be read by that)."""
     params = [[operation.method, *operation.params] for operation in operations]
-    return Call("transaction", (checks, params), read)
+    return Call("transaction", (checks, params), _as_is)
 
 
 # --- changes and messages --------------------------------------------------------------------

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import contextlib
 import os
-import random
 import threading
 import time
 import weakref
@@ -22,12 +21,11 @@ from ..paths import resolve_address
 from . import requests
 from .batches import Pipeline, Transaction
 from .callbacks import Callbacks, Function
-from .connecting import open_socket
+from .connecting import jittered, open_socket
 from .connection import Connection, ConnectionEnded
 from .events import Events
 from .following import Subscription, Watch
 from .requests import Call, Entry, Page
-from .spawning import autostart_broker
 from .watching import WatchCore
 
 T = TypeVar("T")
@@ -85,7 +83,7 @@ class Client:
         self._events = Events(self.address, name, timeout)
         self._callbacks = Callbacks()
         if autostart:
-            autostart_broker(self.address)
+            self._start_broker()
         self._own.connection = self._connect()
         _clients.add(self)
 
@@ -375,13 +373,18 @@ class Client:
             self._check_open()
             try:
                 if self._autostart:
-                    autostart_broker(self.address)
+                    self._start_broker()
                 return self._connect()
             except BrokerUnavailable:
                 if time.monotonic() + delay > until:
                     raise
-            time.sleep(delay * random.uniform(0.5, 1.5))
+            time.sleep(jittered(delay))
             delay = min(2 * delay, RECONNECT_MOST)
+
+    def _start_broker(self) -> None:
+        from .spawning import autostart_broker  # most programs never start one
+
+        autostart_broker(self.address)
 
     def _uncertain(self, ended: ConnectionEnded) -> Error:
         return BrokerUnavailable(

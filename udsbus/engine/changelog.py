@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 
 from ..limits import CHANGE_LOG_BYTES, CHANGE_LOG_CHANGES
 from ..messages import Change
@@ -27,15 +27,18 @@ class ChangeLog:
     def __len__(self) -> int:
         return len(self._changes)
 
-    def append(self, change: Change) -> None:
-        changes = self._changes
-        changes.append(change)
-        value = change.value
-        self._bytes += len(change.key) + (len(value) if value is not None else 0)
-        while len(changes) > self._max_changes or self._bytes > self._max_bytes:
-            oldest = changes.popleft()
-            self._bytes -= len(oldest.key) + (len(oldest.value) if oldest.value is not None else 0)
-            self.forgotten = oldest.revision
+    def extend(self, changes: Iterable[Change]) -> None:
+        """Enter the changes of a turn, and forget as many of the oldest as there are too many."""
+        kept = self._changes
+        size = self._bytes
+        for change in changes:
+            _, _, key, value, _, _ = change
+            size += len(key) if value is None else len(key) + len(value)
+            kept.append(change)
+        while len(kept) > self._max_changes or size > self._max_bytes:
+            self.forgotten, _, key, value, _, _ = kept.popleft()
+            size -= len(key) if value is None else len(key) + len(value)
+        self._bytes = size
 
     def since(self, revision: int, matches: Callable[[str], bool]) -> list[Change] | None:
         """The matching changes after `revision` in order; None when some are forgotten."""

@@ -35,6 +35,10 @@ class Deadlines:
             self._heap = [(when, name) for name, when in self._scheduled.items()]
             heapify(self._heap)
 
+    def forget(self, key: str) -> None:
+        """The key is gone. Its heap entry goes when it comes up, or with the next rebuild."""
+        self._scheduled.pop(key, None)
+
     def next(self) -> float | None:
         """When to look next; None when nothing will expire."""
         return self._heap[0][0] if self._heap else None

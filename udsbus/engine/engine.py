@@ -19,13 +19,16 @@ from typing import Any
 
 from .. import messages as m
 from ..errors import LimitExceeded
-from ..limits import EXPIRIES_PER_TURN, PATTERNS_PER_CONNECTION
+from ..limits import EXPIRIES_PER_TURN, PATTERNS_PER_CONNECTION, VALUE_BYTES
 from ..patterns import check_name, check_pattern, check_writable, matcher
 from .changelog import ChangeLog
 from .interest import Interest
 from .keyspace import Entry, Keyspace
 from .rules import Numbers, check_reply, check_revision, check_value, incremented
 from .transactions import plan
+
+_new: Any = tuple.__new__
+"""Makes a named tuple without its Python-level `__new__`, in half the time."""
 
 
 class Engine:
@@ -40,10 +43,13 @@ class Engine:
         self._numbers = numbers
         self._entries = self.keyspace.entries
         self._effects: list[m.Effect] = []
+        self._logged = 0
+        """How many of the effects are in the change log; the rest is entered all at once."""
         self._next_id = 1
         self._patterns: dict[int, dict[int, tuple[Interest, list[str]]]] = {}
         """Connection → its watches and subscriptions by number."""
-        self._handlers: dict[type, Callable[[int, Any, float], Any]] = {
+        self._pattern_counts: dict[int, int] = {}
+        self.handlers: dict[type, Callable[..., Any]] = {
             m.Get: self._get,
             m.GetEntry: self._get_entry,
             m.Exists: self._exists,
@@ -65,6 +71,8 @@ class Engine:
             m.Unsubscribe: self._unsubscribe,
             m.Publish: self._publish,
         }
+        """What carries out each command: called with (origin, now, *command). A caller that has
+        the fields of a command need not make one."""
 
     # --- in and out -------------------------------------------------------------------------
 
@@ -74,13 +82,15 @@ class Engine:
         Returns what docs/protocol.md says of the method. Raises an Error that refuses; then
         nothing has changed.
         """
-        return self._handlers[type(command)](origin, command, now)
+        return self.handlers[type(command)](origin, now, *command)
 
     def take_effects(self) -> list[m.Effect]:
         """What has happened since the last call, in order."""
         effects = self._effects
         if effects:
+            self._log_effects()
             self._effects = []
+            self._logged = 0
         return effects
 
     def next_deadline(self) -> float | None:
@@ -107,6 +117,7 @@ class Engine:
 
     def disconnect(self, origin: int) -> None:
         """Forget what belongs to a connection that is gone."""
+        self._pattern_counts.pop(origin, None)
         for interest, patterns in self._patterns.pop(origin, {}).values():
             for pattern in patterns:
                 interest.remove(pattern, origin)
@@ -116,19 +127,19 @@ class Engine:
     def _write(
         self, key: str, value: bytes, deadline: float | None, revision: int, origin: int
     ) -> None:
-        kind = m.UPDATED if key in self._entries else m.CREATED
-        self.keyspace.put(key, (value, revision, deadline))
+        kind = m.UPDATED if self.keyspace.put(key, (value, revision, deadline)) else m.CREATED
         self.revision = revision
-        change = m.Change(revision, kind, key, value, deadline, origin)
-        self.log.append(change)
-        self._effects.append(change)
+        self._effects.append(_new(m.Change, (revision, kind, key, value, deadline, origin)))
 
     def _remove(self, key: str, kind: str, origin: int, revision: int | None = None) -> None:
         self.keyspace.drop(key)
         self.revision = revision if revision is not None else self.revision + 1
-        change = m.Change(self.revision, kind, key, None, None, origin)
-        self.log.append(change)
-        self._effects.append(change)
+        self._effects.append(m.Change(self.revision, kind, key, None, None, origin))
+
+    def _log_effects(self) -> None:
+        logged, self._logged = self._logged, len(self._effects)
+        effects = self._effects[logged:] if logged else self._effects
+        self.log.extend(effect for effect in effects if type(effect) is m.Change)
 
     def _current(self, key: str, now: float) -> Entry | None:
         """The entry as a write must see it: one whose deadline has passed is expired first."""
@@ -140,57 +151,68 @@ class Engine:
 
     # --- reads ------------------------------------------------------------------------------
 
-    def _get(self, origin: int, command: m.Get, now: float) -> bytes | None:
-        entry = self._entries.get(command.key)
+    def _get(self, origin: int, now: float, key: str) -> bytes | None:
+        entry = self._entries.get(key)
         if entry is None:
-            check_name(command.key)
+            check_name(key)
             return None
         if entry[2] is not None and entry[2] <= now:
             return None
         return entry[0]
 
     def _get_entry(
-        self, origin: int, command: m.GetEntry, now: float
+        self, origin: int, now: float, key: str
     ) -> tuple[bytes, int, float | None] | None:
-        entry = self.keyspace.live(command.key, now)
+        entry = self.keyspace.live(key, now)
         if entry is None:
-            check_name(command.key)
+            check_name(key)
             return None
         value, revision, deadline = entry
         return value, revision, None if deadline is None else deadline - now
 
-    def _exists(self, origin: int, command: m.Exists, now: float) -> bool:
-        return self._get(origin, m.Get(command.key), now) is not None
+    def _exists(self, origin: int, now: float, key: str) -> bool:
+        return self._get(origin, now, key) is not None
 
-    def _get_many(self, origin: int, command: m.GetMany, now: float) -> list[bytes | None]:
-        values = [self._get(origin, m.Get(key), now) for key in command.keys]
+    def _get_many(self, origin: int, now: float, keys: list[str]) -> list[bytes | None]:
+        values = [self._get(origin, now, key) for key in keys]
         check_reply(values)
         return values
 
-    def _ttl(self, origin: int, command: m.Ttl, now: float) -> float | None:
-        entry = self._get_entry(origin, m.GetEntry(command.key), now)
+    def _ttl(self, origin: int, now: float, key: str) -> float | None:
+        entry = self._get_entry(origin, now, key)
         return None if entry is None else entry[2]
 
-    def _keys(self, origin: int, command: m.Keys, now: float) -> tuple[list[str], str | None]:
-        pattern, after, limit = command
+    def _keys(
+        self, origin: int, now: float, pattern: str, after: str | None, limit: int | None
+    ) -> tuple[list[str], str | None]:
         found, next_after = self.keyspace.page(pattern, after, limit, now, sized=False)
         return [key for key, _ in found], next_after
 
     def _items(
-        self, origin: int, command: m.Items, now: float
+        self, origin: int, now: float, pattern: str, after: str | None, limit: int | None
     ) -> tuple[list[tuple[str, bytes, int]], str | None]:
-        pattern, after, limit = command
         found, next_after = self.keyspace.page(pattern, after, limit, now, sized=True)
         return [(key, entry[0], entry[1]) for key, entry in found], next_after
 
-    def _count(self, origin: int, command: m.Count, now: float) -> tuple[int, str | None]:
-        return self.keyspace.count(command.pattern, command.after, now)
+    def _count(
+        self, origin: int, now: float, pattern: str, after: str | None
+    ) -> tuple[int, str | None]:
+        return self.keyspace.count(pattern, after, now)
 
     # --- writes -----------------------------------------------------------------------------
 
-    def _set(self, origin: int, command: m.Set, now: float) -> int:
-        key, value, ttl, if_revision, if_changed = command
-        check_value(key, value)
+    def _set(
+        self,
+        origin: int,
+        now: float,
+        key: str,
+        value: bytes,
+        ttl: float | None = None,
+        if_revision: int | None = None,
+        if_changed: bool = False,
+    ) -> int:
+        if not 0 < len(value) <= VALUE_BYTES:
+            check_value(key, value)
         entry = self._current(key, now)
         if entry is None:
             check_writable(key)
@@ -202,46 +224,47 @@ class Engine:
         self._write(key, value, None if ttl is None else now + ttl, revision, origin)
         return revision
 
-    def _set_many(self, origin: int, command: m.SetMany, now: float) -> int:
-        for key, value in command.values.items():
+    def _set_many(
+        self, origin: int, now: float, values: dict[str, bytes], ttl: float | None
+    ) -> int:
+        for key, value in values.items():
             check_writable(key)
             check_value(key, value)
-        for key in command.values:
+        for key in values:
             self._current(key, now)
-        revision = self.revision + 1 if command.values else self.revision
-        deadline = None if command.ttl is None else now + command.ttl
-        for key, value in command.values.items():
+        revision = self.revision + 1 if values else self.revision
+        deadline = None if ttl is None else now + ttl
+        for key, value in values.items():
             self._write(key, value, deadline, revision, origin)
         return revision
 
-    def _delete(self, origin: int, command: m.Delete, now: float) -> bool:
-        key = command.key
+    def _delete(self, origin: int, now: float, key: str, if_revision: int | None = None) -> bool:
         entry = self._current(key, now)
         if entry is None:
             check_writable(key)
-        if command.if_revision is not None:
-            check_revision(key, command.if_revision, entry)
+        if if_revision is not None:
+            check_revision(key, if_revision, entry)
         if entry is None:
             return False
         self._remove(key, m.DELETED, origin)
         return True
 
-    def _increment(self, origin: int, command: m.Increment, now: float) -> Any:
-        entry = self._current(command.key, now)
+    def _increment(self, origin: int, now: float, key: str, by: int | float = 1) -> Any:
+        entry = self._current(key, now)
         if entry is None:
-            check_writable(command.key)
-        number, value = incremented(command, entry, self._numbers)
+            check_writable(key)
+        number, value = incremented(key, by, entry, self._numbers)
         deadline = None if entry is None else entry[2]
-        self._write(command.key, value, deadline, self.revision + 1, origin)
+        self._write(key, value, deadline, self.revision + 1, origin)
         return number
 
-    def _expire(self, origin: int, command: m.Expire, now: float) -> bool:
-        return self._move_deadline(command.key, now + command.ttl, now)
+    def _expire(self, origin: int, now: float, key: str, ttl: float) -> bool:
+        return self._move_deadline(key, now + ttl, now)
 
-    def _persist(self, origin: int, command: m.Persist, now: float) -> bool:
-        entry = self.keyspace.live(command.key, now)
+    def _persist(self, origin: int, now: float, key: str) -> bool:
+        entry = self.keyspace.live(key, now)
         had_deadline = entry is not None and entry[2] is not None
-        self._move_deadline(command.key, None, now)
+        self._move_deadline(key, None, now)
         return had_deadline
 
     def _move_deadline(self, key: str, deadline: float | None, now: float) -> bool:
@@ -254,14 +277,18 @@ class Engine:
         return True
 
     def _transaction(
-        self, origin: int, command: m.Transaction, now: float
+        self,
+        origin: int,
+        now: float,
+        checks: list[tuple[str, int]],
+        operations: list[m.TransactionOperation],
     ) -> tuple[int, list[Any]]:
-        for key, _ in command.checks:
+        for key, _ in checks:
             self._current(key, now)
-        for operation in command.operations:
+        for operation in operations:
             self._current(operation.key, now)
         revision = self.revision + 1
-        staged, results = plan(command, self._entries, self._numbers, revision, now)
+        staged, results = plan(checks, operations, self._entries, self._numbers, revision, now)
         for key, entry in staged.items():
             if entry is not None:
                 self._write(key, entry[0], entry[2], revision, origin)
@@ -272,32 +299,31 @@ class Engine:
     # --- who wants to know ------------------------------------------------------------------
 
     def _watch(
-        self, origin: int, command: m.Watch, now: float
+        self, origin: int, now: float, pattern: str, from_revision: int | None
     ) -> tuple[int, int, list[tuple[int, str, str, bytes | None]] | None]:
-        pattern, from_revision = command
         check_pattern(pattern)
         missed: list[m.Change] | None = []
         if from_revision is not None:
             missed = None
             if from_revision <= self.revision:
+                self._log_effects()
                 missed = self.log.since(from_revision, matcher(pattern))
         watch = self._register(origin, self.watches, [pattern])
         changes = missed if missed is None else [change[:4] for change in missed]
         return watch, self.revision, changes
 
-    def _unwatch(self, origin: int, command: m.Unwatch, now: float) -> bool:
-        return self._unregister(origin, self.watches, command.watch)
+    def _unwatch(self, origin: int, now: float, watch: int) -> bool:
+        return self._unregister(origin, self.watches, watch)
 
-    def _subscribe(self, origin: int, command: m.Subscribe, now: float) -> int:
-        for pattern in command.patterns:
+    def _subscribe(self, origin: int, now: float, patterns: list[str]) -> int:
+        for pattern in patterns:
             check_pattern(pattern)
-        return self._register(origin, self.subscriptions, command.patterns)
+        return self._register(origin, self.subscriptions, patterns)
 
-    def _unsubscribe(self, origin: int, command: m.Unsubscribe, now: float) -> bool:
-        return self._unregister(origin, self.subscriptions, command.subscription)
+    def _unsubscribe(self, origin: int, now: float, subscription: int) -> bool:
+        return self._unregister(origin, self.subscriptions, subscription)
 
-    def _publish(self, origin: int, command: m.Publish, now: float) -> int:
-        topic, message = command
+    def _publish(self, origin: int, now: float, topic: str, message: bytes) -> int:
         check_writable(topic, "topic")
         check_value(topic, message)
         subscribers = self.subscriptions.find(topic)
@@ -307,13 +333,14 @@ class Engine:
 
     def _register(self, origin: int, interest: Interest, patterns: list[str]) -> int:
         registered = self._patterns.setdefault(origin, {})
-        if len(registered) >= PATTERNS_PER_CONNECTION:
+        total = self._pattern_counts.get(origin, 0) + len(patterns)
+        if total > PATTERNS_PER_CONNECTION:
             raise LimitExceeded(
-                f"this connection has {len(registered)} watches and subscriptions, the most there "
-                "may be",
-                limit="patterns_per_connection", maximum=PATTERNS_PER_CONNECTION,
-                actual=len(registered) + 1,
+                f"this connection would watch and subscribe to {total} patterns; the most there "
+                f"may be is {PATTERNS_PER_CONNECTION}",
+                limit="patterns_per_connection", maximum=PATTERNS_PER_CONNECTION, actual=total,
             )  # fmt: skip
+        self._pattern_counts[origin] = total
         number = self._next_id
         self._next_id += 1
         registered[number] = interest, patterns
@@ -325,6 +352,8 @@ class Engine:
         registered = self._patterns.get(origin, {})
         if number not in registered or registered[number][0] is not interest:
             return False
-        for pattern in registered.pop(number)[1]:
+        patterns = registered.pop(number)[1]
+        self._pattern_counts[origin] -= len(patterns)
+        for pattern in patterns:
             interest.remove(pattern, origin)
         return True

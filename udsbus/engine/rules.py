@@ -7,7 +7,6 @@ from typing import Any, Protocol
 
 from ..errors import Conflict, InvalidRequest, LimitExceeded
 from ..limits import FRAME_BYTES, NUMBER_BYTES, VALUE_BYTES
-from ..messages import Increment
 from .keyspace import Entry
 
 _REPLY_BYTES = FRAME_BYTES - 1024 * 1024
@@ -55,7 +54,9 @@ def check_reply(values: Iterable[Any]) -> None:
         )  # fmt: skip
 
 
-def incremented(command: Increment, entry: Entry | None, numbers: Numbers) -> tuple[Any, bytes]:
+def incremented(
+    key: str, by: int | float, entry: Entry | None, numbers: Numbers
+) -> tuple[Any, bytes]:
     """The number that `increment` makes, and its encoding.
 
     Raises InvalidRequest if the key holds something else than a number, LimitExceeded if the
@@ -65,13 +66,13 @@ def incremented(command: Increment, entry: Entry | None, numbers: Numbers) -> tu
     if entry is not None:
         number = numbers.decode(entry[0]) if len(entry[0]) <= NUMBER_BYTES else None
         if type(number) is not int and type(number) is not float:
-            raise InvalidRequest(f"{command.key!r} does not hold a number")
-    number += command.by
+            raise InvalidRequest(f"{key!r} does not hold a number")
+    number += by
     value = numbers.encode(number)
     if len(value) > NUMBER_BYTES:
         raise LimitExceeded(
-            f"{command.key!r} would hold a number of {len(value)} bytes; "
-            f"`increment` counts up to {NUMBER_BYTES}",
+            f"{key!r} would hold an integer beyond 64 bits, "
+            "which `increment` does not count to",
             limit="number_bytes", maximum=NUMBER_BYTES, actual=len(value),
         )  # fmt: skip
     return number, value

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from ..messages import Delete, Get, Increment, Set, Transaction, TransactionOperation
+from ..messages import Delete, Get, Increment, Set, TransactionOperation
 from ..patterns import check_name, check_writable
 from .keyspace import Entry
 from .rules import Numbers, check_reply, check_revision, check_value, incremented
@@ -15,7 +15,8 @@ Staged = dict[str, Entry | None]
 
 
 def plan(
-    command: Transaction,
+    checks: list[tuple[str, int]],
+    operations: list[TransactionOperation],
     entries: Mapping[str, Entry],
     numbers: Numbers,
     revision: int,
@@ -27,12 +28,12 @@ def plan(
     has passed, for the keys concerned. Raises what the single commands raise; then nothing of the
     transaction happens.
     """
-    for key, expected in command.checks:
+    for key, expected in checks:
         check_name(key)
         check_revision(key, expected, entries.get(key))
     staged: Staged = {}
     results: list[Any] = []
-    for operation in command.operations:
+    for operation in operations:
         key = operation.key
         before = staged[key] if key in staged else entries.get(key)
         if isinstance(operation, Get):
@@ -68,5 +69,5 @@ def _carry_out(
             check_revision(operation.key, operation.if_revision, before)
         return None, before is not None
     assert isinstance(operation, Increment)
-    number, value = incremented(operation, before, numbers)
+    number, value = incremented(operation.key, operation.by, before, numbers)
     return (value, revision, None if before is None else before[2]), number

@@ -23,6 +23,7 @@ from ..messages import CloseReason
 REQUEST: Final = 0
 RESPONSE: Final = 1
 NOTIFICATION: Final = 2
+MSGID_MOST: Final = 0xFFFF_FFFF
 
 _unpackb = msgpack.unpackb
 
@@ -65,7 +66,7 @@ class Decoder:
             return messages
         if self._unpacker is None:
             self._unpacker = msgpack.Unpacker(
-                strict_map_key=False, max_buffer_size=FRAME_BYTES, read_size=RECEIVE_BYTES
+                strict_map_key=False, max_buffer_size=2 * FRAME_BYTES, read_size=RECEIVE_BYTES
             )
             self._fed = self._whole = 0
         unpacker = self._unpacker
@@ -79,15 +80,17 @@ class Decoder:
                 if not self._accept(message):
                     return messages
                 messages.append(message)
-        except msgpack.BufferFull:
-            self.reason = CloseReason.TOO_LARGE
-            self.cause = f"a message is larger than {FRAME_BYTES} bytes"
         except Exception as error:  # many kinds, depending on what is wrong with the bytes
             self.cause = f"not MessagePack: {type(error).__name__}: {error}".rstrip(": ")
         else:
             self._whole = whole
             if whole < self._fed:
-                self._swollen = self._swollen or self._fed - whole > 4 * RECEIVE_BYTES
+                pending = self._fed - whole
+                self._swollen = self._swollen or pending > 4 * RECEIVE_BYTES
+                if pending > FRAME_BYTES:
+                    self.reason = CloseReason.TOO_LARGE
+                    self.cause = f"a message is larger than {FRAME_BYTES} bytes"
+                    self._unpacker = None
             else:
                 self._alone = len(messages) == 1
                 if self._swollen:  # its buffer never shrinks
@@ -96,12 +99,16 @@ class Decoder:
         return messages
 
     def _accept(self, message: Any) -> bool:
-        if type(message) is list:
-            length = len(message)
-            if length == 4 and (message[0] == REQUEST or message[0] == RESPONSE):
-                return True
-            if length == 3 and message[0] == NOTIFICATION:
-                return True
+        if type(message) is list and message:
+            kind = message[0]
+            if type(kind) is int:
+                length = len(message)
+                if length == 4 and (kind == REQUEST or kind == RESPONSE):
+                    msgid = message[1]
+                    if type(msgid) is int and 0 <= msgid <= MSGID_MOST:
+                        return True
+                elif length == 3 and kind == NOTIFICATION:
+                    return True
         self.cause = (
             "not MessagePack-RPC: expected [0, msgid, method, params], [1, msgid, error, result] "
             f"or [2, method, params], got {short_repr(message)}"

@@ -12,15 +12,14 @@ option `native` makes a read return the object itself (and makes a write encode 
 from __future__ import annotations
 
 from collections.abc import Callable
+from reprlib import repr as short_repr
 from typing import Any, NamedTuple
 
 import msgpack
 
 from .. import messages as m
-from ..errors import InvalidRequest, LimitExceeded
+from ..errors import InvalidRequest, LimitExceeded, UnsupportedValue
 from ..limits import KEYS_PER_REQUEST
-
-PROTOCOL_VERSION = 1
 
 # --- kinds of arguments: each checks one and returns it as the command holds it ---------------
 
@@ -102,7 +101,11 @@ def _operations(name: str, value: Any) -> Any:
                 f"each of {name} must be [method, argument, …] with one of {allowed}, "
                 f"not {_shown(item)}"
             )
-        command, _ = METHODS[item[0]].parse(item[1:])
+        command, native = METHODS[item[0]].parse(item[1:])
+        if native and isinstance(command, m.Get):
+            raise InvalidRequest(
+                "`native` for what is read goes with the transaction's own options"
+            )
         operations.append(command)  # type: ignore[arg-type]
     return operations
 
@@ -123,15 +126,23 @@ def _bounded(name: str, value: list[Any] | dict[Any, Any]) -> None:
 
 
 def _shown(value: Any) -> str:
-    text = repr(value) if isinstance(value, str | int | float | None) else type(value).__name__
-    return text if len(text) < 60 else text[:60] + "…"
+    if isinstance(value, str | int | float | None):
+        return short_repr(value)
+    return type(value).__name__
 
 
 # --- what `native` does to a result ---------------------------------------------------------
 
 
 def _native(value: bytes | None) -> Any:
-    return None if value is None else msgpack.unpackb(value, strict_map_key=False)
+    if value is None:
+        return None
+    try:
+        return msgpack.unpackb(value, strict_map_key=False)
+    except Exception as error:  # msgpack raises many kinds
+        raise UnsupportedValue(
+            f"the stored {len(value)} bytes are no MessagePack: {type(error).__name__}"
+        ) from None
 
 
 def _native_entry(entry: Any) -> Any:
@@ -140,6 +151,11 @@ def _native_entry(entry: Any) -> Any:
 
 def _native_list(values: list[bytes | None]) -> Any:
     return [_native(value) for value in values]
+
+
+def _native_transaction(answer: Any) -> Any:
+    revision, results = answer
+    return revision, [_native(value) if type(value) is bytes else value for value in results]
 
 
 def _native_items(page: Any) -> Any:
@@ -170,8 +186,9 @@ class Method(NamedTuple):
     reads: bool = False
     """Changes nothing, so that a client may send it again after a lost connection."""
     to_native: Callable[[Any], Any] | None = None
-    plain: tuple[type, ...] | None = None
-    """If `params` are exactly of these types they are good as they stand (the fast path)."""
+    plain: int = 0
+    """The fast path: if there are just so many `params`, the first of them a string and the second,
+    if any, a `bin`, they are good as they stand. 0: always parse."""
 
     def parse(self, params: list[Any]) -> tuple[m.Command, bool]:
         """The command that `params` describe, and whether its result is wanted `native`.
@@ -180,15 +197,19 @@ class Method(NamedTuple):
         """
         arity = len(self.arguments)
         options: dict[Any, Any] = {}
+        if type(params) is not list:
+            raise InvalidRequest(f"{self.name}: params must be an array, not {_shown(params)}")
         if len(params) == arity + 1 and type(params[arity]) is dict:
             options = dict(params[arity])
         elif len(params) != arity:
-            raise InvalidRequest(f"{self.name}: expected {self._usage()}, got {len(params)}")
+            raise InvalidRequest(f"{self.name}: expected {self._usage()}; got {len(params)}")
         native = _flag("native", options.pop("native", False))
         fields: dict[str, Any] = {}
         for parameter, given in zip(self.arguments, params, strict=False):
             if native and parameter.check is _value:
                 given = msgpack.packb(given)
+            elif native and parameter.check is _values and type(given) is dict:
+                given = {key: msgpack.packb(value) for key, value in given.items()}
             fields[parameter.name] = parameter.check(parameter.name, given)
         for option in self.options:
             if option.name in options:
@@ -196,13 +217,13 @@ class Method(NamedTuple):
         if options:
             known = ", ".join(option.name for option in self.options) or "none"
             raise InvalidRequest(
-                f"{self.name}: unknown option {next(iter(options))!r} (known: {known})"
+                f"{self.name}: unknown option {_shown(next(iter(options)))} (known: {known})"
             )
         return self.command(**fields), native
 
     def _usage(self) -> str:
-        names = [parameter.name for parameter in self.arguments]
-        return f"{len(names)} arguments ({', '.join(names)}) and an optional map of options"
+        names = ", ".join(parameter.name for parameter in self.arguments) or "none"
+        return f"the arguments {names}, then an optional map of options"
 
 
 _KEY = Parameter("key", _text, "key")
@@ -233,15 +254,15 @@ _ROWS = (
     ),
     Method(
         "get", m.Get, "The value of a key.", "the value, nil if absent", (_KEY,),
-        reads=True, to_native=_native, plain=(str,),
+        reads=True, to_native=_native, plain=1,
     ),
     Method(
         "entry", m.GetEntry, "The value of a key with what is known of it.",
         "[value, revision, seconds left or nil], nil if absent", (_KEY,),
-        reads=True, to_native=_native_entry, plain=(str,),
+        reads=True, to_native=_native_entry, plain=1,
     ),
     Method(
-        "exists", m.Exists, "Whether a key is there.", "bool", (_KEY,), reads=True, plain=(str,),
+        "exists", m.Exists, "Whether a key is there.", "bool", (_KEY,), reads=True, plain=1,
     ),
     Method(
         "get_many", m.GetMany, "The values of several keys at one revision.",
@@ -254,7 +275,7 @@ _ROWS = (
             _TTL, _IF_REVISION,
             Parameter("if_changed", _flag, "write and tell nothing if the bytes are the same"),
         ),
-        plain=(str, bytes),
+        plain=2,
     ),
     Method(
         "set_many", m.SetMany, "Write several keys at one revision.", "the revision",
@@ -262,12 +283,12 @@ _ROWS = (
     ),
     Method(
         "delete", m.Delete, "Remove a key.", "bool: it was there", (_KEY,), (_IF_REVISION,),
-        plain=(str,),
+        plain=1,
     ),
     Method(
         "increment", m.Increment, "Add to a number; an absent key counts as 0. Keeps the TTL.",
         "the new number", (_KEY,), (Parameter("by", _number, "what to add, 1 by default"),),
-        plain=(str,),
+        plain=1,
     ),
     Method(
         "expire", m.Expire, "Give a key a time to live. Not a change: no revision, no event.",
@@ -299,6 +320,7 @@ _ROWS = (
             Parameter("checks", _checks, "array of [key, revision]; revision 0: absent"),
             Parameter("operations", _operations, "array of [method, argument, …, options]"),
         ),
+        to_native=_native_transaction,
     ),
     Method(
         "watch", m.Watch, "Be told of every change of the keys that match.",
@@ -319,7 +341,7 @@ _ROWS = (
         "publish", m.Publish, "Send a message to whoever subscribes now.",
         "number of connections that it was sent to",
         (Parameter("topic", _text, "topic"), Parameter("message", _value, "encoded message")),
-        plain=(str, bytes),
+        plain=2,
     ),
 )  # fmt: skip
 

@@ -57,6 +57,10 @@ EXTENSIONS: tuple[Extension, ...] = (
     Extension(14, "pathlib", "PurePath", str, lambda cls, p: import_module("pathlib").Path(p)),
 )  # fmt: skip
 
+NESTING = 32
+"""Extension types within one another. Each level is another call into msgpack with a large frame on
+the C stack: without a bound, a value could end every process that reads it."""
+
 _BY_CODE = {extension.code: extension for extension in EXTENSIONS}
 _TO_BASE: tuple[tuple[type, Callable[[Any], Any]], ...] = (
     (int, int.__int__),
@@ -93,21 +97,21 @@ def encode(value: Any) -> bytes:
     try:
         if type(value) in _SCALARS:
             return _pack_scalar(value)  # type: ignore[no-any-return]
-        return _packb(value, default=_extend, strict_types=True)  # type: ignore[no-any-return]
+        return _packb(value, default=_EXTENDERS[0], strict_types=True)  # type: ignore[no-any-return]
     except _Unsupported as error:
         culprit = error.value
         raise UnsupportedValue(
             f"a value of type {_type_name(culprit)} cannot be sent "
             f"(at {_place(value, culprit)}): {_advice(culprit)}"
         ) from None
-    except (ValueError, OverflowError, RecursionError) as error:
+    except (ValueError, OverflowError, RecursionError, BufferError) as error:
         raise UnsupportedValue(f"this {_type_name(value)} cannot be sent: {error}") from None
 
 
 def decode(data: bytes) -> Any:
     """The object whose MessagePack form is `data`. Raises UnsupportedValue for anything else."""
     try:
-        return _unpackb(data, ext_hook=_restore, strict_map_key=False)
+        return _unpackb(data, ext_hook=_RESTORERS[0], strict_map_key=False)
     except UnsupportedValue:
         raise
     except Exception as error:  # msgpack raises many kinds, a hostile payload any
@@ -122,27 +126,48 @@ class _Unsupported(Exception):
         self.value = value
 
 
-def _extend(value: Any) -> Any:
-    """Called by msgpack for every object that is not exactly of a MessagePack type."""
-    extension = extension_of(value)
-    if extension is not None and (extension.name != "int" or type(value) is int):
-        return msgpack.ExtType(
-            extension.code,
-            _packb(extension.plain(value), default=_extend, strict_types=True),
-        )
-    if isinstance(value, memoryview):
-        return bytes(value)
-    for base, convert in _TO_BASE:
-        if isinstance(value, base) and type(value) is not base:
-            return convert(value)
-    raise _Unsupported(value)
+def _extender(level: int) -> Callable[[Any], Any]:
+    """What msgpack calls, at this level, for an object that is not exactly of its own types."""
+
+    def extend(value: Any) -> Any:
+        extension = extension_of(value)
+        if extension is not None and (extension.name != "int" or _is_large(value)):
+            if level == NESTING:
+                raise UnsupportedValue(f"more than {NESTING} tuples, sets, … within one another")
+            plain = extension.plain(value)
+            packed = _packb(plain, default=_EXTENDERS[level + 1], strict_types=True)
+            return msgpack.ExtType(extension.code, packed)
+        if isinstance(value, memoryview):
+            return bytes(value)
+        for base, convert in _TO_BASE:
+            if isinstance(value, base) and type(value) is not base:
+                return convert(value)
+        raise _Unsupported(value)
+
+    return extend
 
 
-def _restore(code: int, payload: bytes) -> Any:
-    extension = _BY_CODE.get(code)
-    if extension is None:
-        raise UnsupportedValue(f"extension type {code} is unknown to this version of udsbus")
-    return extension.restore(extension.type, decode(payload))
+def _restorer(level: int) -> Callable[[int, bytes], Any]:
+    """What msgpack calls, at this level, for an extension type."""
+
+    def restore(code: int, payload: bytes) -> Any:
+        extension = _BY_CODE.get(code)
+        if extension is None:
+            raise UnsupportedValue(f"extension type {code} is unknown to this version of udsbus")
+        if level == NESTING:
+            raise UnsupportedValue(f"more than {NESTING} extension types within one another")
+        plain = _unpackb(payload, ext_hook=_RESTORERS[level + 1], strict_map_key=False)
+        return extension.restore(extension.type, plain)
+
+    return restore
+
+
+def _is_large(value: int) -> bool:
+    return not -(2**63) <= value < 2**64
+
+
+_EXTENDERS = [_extender(level) for level in range(NESTING + 1)]
+_RESTORERS = [_restorer(level) for level in range(NESTING + 1)]
 
 
 # --- error messages; nothing below runs while all is well -----------------------------------

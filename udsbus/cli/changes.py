@@ -1,0 +1,83 @@
+"""`udsbus watch`."""
+
+from __future__ import annotations
+
+import sys
+from typing import TYPE_CHECKING
+
+import click
+
+from .options import REVISION, Command, Name, following_options, socket_option
+from .output import is_terminal, json_of, shown
+
+if TYPE_CHECKING:
+    from ..client.following import Change, Watch
+    from ..client.sync import Client
+
+COLORS = {
+    "created": "green",
+    "updated": "cyan",
+    "deleted": "red",
+    "expired": "yellow",
+    "present": "bright_black",
+}
+GONE = ("deleted", "expired")
+
+
+@click.command("watch", cls=Command)
+@click.argument("pattern", type=Name())
+@click.option("--initial", is_flag=True, help="Begin with what is there (`present`).")
+@click.option(
+    "--from-revision", metavar="N", type=REVISION,
+    help="Begin with the changes after revision N; if the broker has forgotten them, with what is "
+    "there.",
+)  # fmt: skip
+@following_options
+@socket_option
+def watch_command(
+    pattern: str,
+    initial: bool,
+    from_revision: int | None,
+    count: int | None,
+    timeout: float | None,
+    as_json: bool,
+    verbose: bool,
+) -> int:
+    """Print the changes of the keys that match PATTERN.
+
+    One a line, as they happen. A line is revision, kind, key and value with tabs between; the
+    value is empty for a key that was deleted or has expired. Wait for a key to be there with:
+    --initial --count 1.
+
+    Runs until Ctrl-C, and through restarts of the broker: if changes were missed, stderr says so
+    and what is there now follows.
+    """
+    if initial and from_revision is not None:
+        raise click.UsageError("--initial and --from-revision exclude each other")
+    from .following import follow
+
+    def start(client: Client) -> Watch:
+        return client.watch(pattern, initial=initial, from_revision=from_revision)
+
+    line = _object if as_json else _row if is_terminal(sys.stdout) else _fields
+    return follow(start, line, count=count, seconds=timeout, verbose=verbose)
+
+
+def _value(change: Change) -> str:
+    return "" if change.kind in GONE else json_of(change.value)
+
+
+def _fields(change: Change) -> str:
+    return f"{change.revision}\t{change.kind}\t{shown(change.key)}\t{_value(change)}"
+
+
+def _row(change: Change) -> str:
+    kind = click.style(f"{change.kind:<8}", fg=COLORS.get(change.kind))
+    return f"{change.revision:>6}  {kind}  {shown(change.key)}  {_value(change)}".rstrip()
+
+
+def _object(change: Change) -> str:
+    fields = change._asdict()
+    if change.kind in GONE:
+        del fields["value"]
+    return json_of(fields)

@@ -1,0 +1,150 @@
+"""The processes on the demo's stage. Whatever happens, none stays and no file is left."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import select
+import signal
+import socket
+import subprocess
+import sys
+from time import monotonic
+from types import FrameType
+from typing import Any
+
+from ..client.spawning import LocalBroker
+from ..client.sync import Client
+from ..errors import Error
+
+PATIENCE_SECONDS = 15.0
+"""A worker that says nothing for so long is taken to have failed."""
+
+
+class DemoFailed(Error):
+    """Something did not go as it must."""
+
+
+class Worker:
+    """A process in a role of demoworkers.py."""
+
+    def __init__(self, role: str, address: str, name: str) -> None:
+        self.name = name
+        self._said = b""
+        self._process = _start(
+            ["udsbus.cli.demoworkers", role, address, name],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+        )
+        self.pid = self._process.pid
+
+    def hear(self) -> list[str]:
+        """The words of its next line. Raises DemoFailed when there is none."""
+        assert self._process.stdout is not None
+        output = self._process.stdout.fileno()
+        until = monotonic() + PATIENCE_SECONDS
+        while b"\n" not in self._said:
+            ready, _, _ = select.select([output], [], [], max(0, until - monotonic()))
+            data = os.read(output, 65536) if ready else b""
+            if not data:
+                raise DemoFailed(f"process {self.name} (pid {self.pid}) says nothing any more")
+            self._said += data
+        line, _, self._said = self._said.partition(b"\n")
+        return line.decode().split()
+
+    def tell(self, word: str) -> None:
+        assert self._process.stdin is not None
+        self._process.stdin.write(f"{word}\n".encode())
+        self._process.stdin.flush()
+
+    def kill(self) -> None:
+        """With SIGKILL: it gets no chance to say goodbye."""
+        self._process.kill()
+        self._process.wait()
+
+    def end(self) -> None:
+        self.kill()
+        for pipe in (self._process.stdin, self._process.stdout):
+            assert pipe is not None
+            pipe.close()
+
+
+class Stage:
+    """A private broker and its workers, ended with the block."""
+
+    def __init__(self) -> None:
+        self.started = 0
+        """Processes started so far."""
+        self.broker = LocalBroker()
+        self._cleanup = contextlib.ExitStack()
+
+    def __enter__(self) -> Stage:
+        # As Ctrl-C does already: let the blocks end.
+        for number in (signal.SIGTERM, signal.SIGHUP):
+            signal.signal(number, _leave)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for number in (signal.SIGTERM, signal.SIGHUP, signal.SIGINT):
+            signal.signal(number, signal.SIG_IGN)
+        self._cleanup.close()
+
+    def start_broker(self) -> None:
+        self.broker.start()
+        self.started += 1
+        self._cleanup.callback(self.broker.stop)
+
+    def connect(self, name: str) -> Client:
+        client = self.broker.connect(name=name)
+        self._cleanup.callback(client.close)
+        return client
+
+    def start(self, role: str, *names: str) -> list[Worker]:
+        """Workers in the same role, one a name; all ready."""
+        workers = []
+        for name in names:
+            worker = Worker(role, self.broker.address, name)
+            self._cleanup.callback(worker.end)
+            self.started += 1
+            workers.append(worker)
+        for worker in workers:
+            worker.hear()
+        return workers
+
+    def stop_broker(self) -> None:
+        """Stop it, but leave its address to the next."""
+        os.kill(self.broker.pid, signal.SIGTERM)
+        os.waitid(os.P_PID, self.broker.pid, os.WEXITED | os.WNOWAIT)  # LocalBroker reaps it
+
+    def start_another_broker(self) -> int:
+        """As `udsbus serve` does, at the same address. Returns its pid."""
+        lifeline, theirs = socket.socketpair()
+        with theirs:
+            command = ["udsbus", "serve", "--socket", self.broker.address, "--lifeline-fd"]
+            log = os.path.join(os.path.dirname(self.broker.address), "second.log")
+            with open(log, "wb") as output:
+                process = _start(
+                    [*command, str(theirs.fileno())],
+                    stdin=subprocess.DEVNULL,
+                    stdout=output,
+                    stderr=output,
+                    pass_fds=[theirs.fileno()],
+                )
+        self.started += 1
+        self._cleanup.callback(process.wait)
+        self._cleanup.callback(process.terminate)
+        self._cleanup.callback(lifeline.close)
+        lifeline.settimeout(PATIENCE_SECONDS)
+        if not lifeline.recv(16):
+            raise DemoFailed("the second broker did not start")
+        return process.pid
+
+
+def _start(module_and_arguments: list[str], **options: Any) -> subprocess.Popen[bytes]:
+    """A Python process in a session of its own, which the terminal's Ctrl-C does not reach."""
+    command = [sys.executable, "-m", *module_and_arguments]
+    return subprocess.Popen(command, start_new_session=True, **options)
+
+
+def _leave(number: int, _: FrameType | None) -> None:
+    raise SystemExit(128 + number)

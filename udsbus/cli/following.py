@@ -1,0 +1,121 @@
+"""What `watch` and `subscribe` share: a line for each thing that comes, until it is time to end."""
+
+from __future__ import annotations
+
+import logging
+import os
+import select
+import stat
+import sys
+import threading
+from collections.abc import Callable
+from time import monotonic
+from typing import Any
+
+from ..client.following import Subscription, Watch
+from ..client.sync import Client
+from ..errors import UnsupportedValue
+from .options import address
+from .outcomes import DONE, TIMED_OUT
+from .output import complain, write
+
+EVENTS = {
+    "started_over": "changes were missed; what is there now follows",
+    "interruptions": "the connection was lost; messages may have been missed meanwhile",
+}
+LOSSES = {
+    "skipped": "{} changes have been left out for newer ones of the same keys: output is too slow",
+    "dropped": "{} messages have been dropped: output is too slow",
+}
+"""Attribute of a watch or subscription → what is said when it grows. Losses go on for as long as
+the reader is slow, so they are told of only when they have doubled."""
+
+
+def _client() -> Client:
+    """A client of the bus that the command's options name, whose log is for people to read."""
+    log = logging.getLogger("udsbus.client")
+    log.addHandler(_Complaints())
+    log.propagate = False
+    return Client(address(), name="udsbus command")
+
+
+class _Complaints(logging.Handler):
+    def emit(self, record: logging.LogRecord) -> None:
+        complain(record.getMessage())
+
+
+def follow(
+    start: Callable[[Client], Watch | Subscription],
+    line: Callable[[Any], str],
+    *,
+    count: int | None,
+    seconds: float | None,
+    verbose: bool,
+) -> int:
+    """Write the line of each item of what `start` gives, at once. Returns the exit code.
+
+    Ends after `count` items, after `seconds`, with Ctrl-C, and when nobody reads any longer.
+    """
+    told: dict[str, int] = {}
+    came = 0
+    try:
+        source = start(_client())
+        until = None if seconds is None else monotonic() + seconds
+        _end_with_reader(source)
+        if verbose:
+            what = (source.pattern,) if isinstance(source, Watch) else source.patterns
+            complain(f"following {' '.join(what)} on {address()}; Ctrl-C ends it")
+        while count is None or came < count:
+            try:
+                item = source.get(None if until is None else max(until - monotonic(), 0))
+            except UnsupportedValue as error:
+                complain(f"something is left out: {error}")
+                continue
+            _tell_gaps(source, told)
+            if item is None:
+                if source.refusal is not None:
+                    raise source.refusal
+                if until is None or monotonic() < until:
+                    raise BrokenPipeError  # by _end_with_reader
+                break
+            write(line(item) + "\n", flush=True)
+            came += 1
+    except KeyboardInterrupt:
+        if count is not None:
+            raise
+        return DONE
+    if came >= (count or 1):
+        return DONE
+    complain(f"timed out after {seconds:g} s: {came} came" + (f" of {count}" if count else ""))
+    return TIMED_OUT
+
+
+def _tell_gaps(source: Watch | Subscription, told: dict[str, int]) -> None:
+    for name, text in EVENTS.items():
+        if getattr(source, name, 0) > told.get(name, 0):
+            told[name] = getattr(source, name)
+            complain(text)
+    for name, text in LOSSES.items():
+        number = getattr(source, name, 0)
+        if number > 2 * told.get(name, 0):
+            told[name] = number
+            complain(text.format(number))
+
+
+def _end_with_reader(source: Watch | Subscription) -> None:
+    """Close `source` when whoever reads our output has gone. Otherwise only the next line would
+    find out, which may be never: `udsbus watch … | head -1` would stay."""
+    if sys.stdout is None:
+        return
+    output = sys.stdout.fileno()
+    mode = os.fstat(output).st_mode
+    if not (stat.S_ISFIFO(mode) or stat.S_ISSOCK(mode)):
+        return
+    poll = select.poll()
+    poll.register(output, 0)  # POLLERR and POLLHUP come unasked
+
+    def wait() -> None:
+        poll.poll()
+        source.close()
+
+    threading.Thread(target=wait, daemon=True).start()

@@ -8,6 +8,7 @@ import signal
 import socket
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -35,17 +36,19 @@ class BrokerProcess:
     ) -> None:
         self.address = str(address)
         self._lifeline, theirs = socket.socketpair()
+        # Not a pipe, which fills up when nobody reads it.
+        self._stderr = tempfile.TemporaryFile()  # noqa: SIM115
+        self._whole_log: str | None = None
         with theirs:
             self.process = subprocess.Popen(
                 [sys.executable, "-c", SERVE, self.address, backend, hub, str(theirs.fileno())],
                 pass_fds=[theirs.fileno()],
-                stderr=subprocess.PIPE,
-                text=True,
+                stderr=self._stderr,
                 **popen,
             )
         self._lifeline.settimeout(20)
         if self._lifeline.recv(6) != b"ready\n":
-            raise RuntimeError(f"the broker did not start: {self.process.communicate()[1]}")
+            raise RuntimeError(f"the broker did not start: {self._end()}")
 
     @property
     def pid(self) -> int:
@@ -54,21 +57,55 @@ class BrokerProcess:
     def connect(self) -> RawClient:
         return RawClient(self.address)
 
+    @contextlib.contextmanager
+    def crowd(self, number: int) -> Iterator[list[RawClient]]:
+        """Many clients, all closed at the end."""
+        with contextlib.ExitStack() as clients:
+            yield [clients.enter_context(self.connect()) for _ in range(number)]
+
     def stop(self, number: int = signal.SIGTERM) -> str:
         """End it with a signal and return what it logged."""
         if self.process.poll() is None:
             self.process.send_signal(number)
-        _, log = self.process.communicate(timeout=20)
-        self._lifeline.close()
-        return str(log)
+        return self._end()
 
     def kill(self) -> None:
         self.stop(signal.SIGKILL)
+
+    def cut_lifeline(self) -> None:
+        """What happens when the program that started the broker is gone."""
+        self._lifeline.close()
+
+    def log(self) -> str:
+        """What it has logged so far."""
+        if self._whole_log is not None:
+            return self._whole_log
+        # Not seek and read: the broker writes at the offset that this descriptor shares with it.
+        file = self._stderr.fileno()
+        return os.pread(file, os.fstat(file).st_size, 0).decode()
+
+    def _end(self) -> str:
+        try:
+            # Popen.wait with a time-out sleeps up to 50 ms at a time.
+            wait_until(lambda: self.process.poll() is not None, "the end of the broker")
+        finally:
+            self._lifeline.close()
+            if self.process.poll() is None:
+                self.process.kill()
+                self.process.wait()
+            self._whole_log = self.log()
+            self._stderr.close()
+        return self._whole_log
 
     def cpu_seconds(self) -> float:
         """User and system time that it has used so far."""
         fields = Path(f"/proc/{self.pid}/stat").read_text().rpartition(")")[2].split()
         return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+
+    def rss_bytes(self) -> int:
+        """Memory that it has resident now."""
+        pages = Path(f"/proc/{self.pid}/statm").read_text().split()[1]
+        return int(pages) * os.sysconf("SC_PAGE_SIZE")
 
 
 class RawClient:
@@ -77,7 +114,11 @@ class RawClient:
     def __init__(self, address: str, timeout: float = 20.0) -> None:
         self.socket = socket.socket(socket.AF_UNIX)
         self.socket.settimeout(timeout)
-        self.socket.connect(address)
+        try:
+            self.socket.connect(address)
+        except OSError:
+            self.socket.close()
+            raise
         self._decoder = Decoder()
         self._messages: list[Any] = []
         self._msgid = 0
@@ -93,6 +134,14 @@ class RawClient:
                 raise EOFError("the broker closed the connection")
             self._messages += self._decoder.feed(data)
         return self._messages.pop(0)
+
+    def rest(self) -> list[Any]:
+        """Every message until the broker closes the connection."""
+        messages = []
+        with contextlib.suppress(EOFError, ConnectionResetError):
+            while True:
+                messages.append(self.receive())
+        return messages
 
     def request(self, method: str, *params: Any) -> Any:
         """Send a request and return its whole response, [1, msgid, error, result]."""

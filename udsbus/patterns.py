@@ -1,7 +1,8 @@
 """Keys, topics and the patterns that select them.
 
-A key is one or more segments joined by `/`, without `*`. In a pattern the segment `*` stands for exactly one
-segment and `**` for any number of them, none included: `a/**` matches `a`, `a/b` and `a/b/c`.
+A key is one or more segments joined by `/`, without `*`. In a pattern the segment `*` stands for
+exactly one segment and `**` for any number of them, none included: `a/**` matches `a`, `a/b` and
+`a/b/c`.
 Names that begin with `$` are the broker's own; as in MQTT, a wildcard in the first place does not
 match them, so that `**` means "everything of ours".
 """
@@ -26,7 +27,8 @@ def check_name(name: str, what: str = "key") -> None:
     _check_segments(name, what)
     if "*" in name:
         raise InvalidRequest(
-            f"{what} {_shown(name)} contains '*', which only patterns do; here a single name is needed"
+            f"{what} {_shown(name)} contains '*', which only patterns do; "
+            "here a single name is needed"
         )
 
 
@@ -43,7 +45,8 @@ def check_pattern(pattern: str) -> None:
     for segment in pattern.split("/"):
         if "*" in segment and segment not in ("*", "**"):
             raise InvalidRequest(
-                f"pattern {_shown(pattern)}: '*' and '**' stand for whole segments; {_shown(segment)} is mixed"
+                f"pattern {_shown(pattern)}: '*' and '**' stand for whole segments; "
+                f"{_shown(segment)} is mixed"
             )
 
 

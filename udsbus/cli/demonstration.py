@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import statistics
 import time
 from collections.abc import Callable
@@ -18,6 +19,7 @@ REQUESTS = 2_000
 
 def demonstrate() -> None:
     """Tell the whole story. Raises Error when something does not go as it must."""
+    logging.getLogger("udsbus.client").disabled = True  # that the broker stops is part of the show
     narrator = Narrator()
     narrator.title("udsbus: shared state and events for the processes of one machine")
     with Stage() as stage:
@@ -108,11 +110,13 @@ def _hand_over(narrator: Narrator, stage: Stage, client: Client) -> None:
         narrator.say("kill -9 A")
         _await(watch, "expired")
         expired = time.monotonic_ns()
-        narrator.say(f"watchers are told `expired` {(expired - killed) / 1e6:.0f} ms later")
+        narrator.say(
+            f"after {(expired - killed) / 1e6:.1f} ms watchers are told that it has expired"
+        )
         [at] = heir.hear()
         owner = _await(watch, "created")
         _expect(owner, heir.name)
-        narrator.say(f"{owner} has it {max(0.0, (int(at) - expired) / 1e6):.1f} ms after that")
+        narrator.say(f"after {(int(at) - killed) / 1e6:.1f} ms {owner} holds it")
 
 
 def _await(watch: Watch, kind: str) -> object:

@@ -9,6 +9,7 @@ import signal
 import socket
 import subprocess
 import sys
+from collections.abc import Iterator
 from time import monotonic
 from types import FrameType
 from typing import Any
@@ -16,6 +17,7 @@ from typing import Any
 from ..client.spawning import LocalBroker
 from ..client.sync import Client
 from ..errors import Error
+from ..paths import log_path
 
 PATIENCE_SECONDS = 15.0
 """A worker that says nothing for so long is taken to have failed."""
@@ -31,11 +33,14 @@ class Worker:
     def __init__(self, role: str, address: str, name: str) -> None:
         self.name = name
         self._said = b""
-        self._process = _start(
-            ["udsbus.cli.demoworkers", role, address, name],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-        )
+        self._errors = log_path(f"{address}-{role}-{name}")
+        with open(self._errors, "wb") as errors:
+            self._process = _start(
+                ["udsbus.cli.demoworkers", role, address, name],
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                stderr=errors,
+            )
         self.pid = self._process.pid
 
     def hear(self) -> list[str]:
@@ -47,15 +52,18 @@ class Worker:
             ready, _, _ = select.select([output], [], [], max(0, until - monotonic()))
             data = os.read(output, 65536) if ready else b""
             if not data:
-                raise DemoFailed(f"process {self.name} (pid {self.pid}) says nothing any more")
+                with open(self._errors, errors="replace") as errors:
+                    reason = (errors.read().splitlines() or ["it just stopped"])[-1]
+                raise DemoFailed(f"process {self.name} (pid {self.pid}) failed: {reason}")
             self._said += data
         line, _, self._said = self._said.partition(b"\n")
         return line.decode().split()
 
     def tell(self, word: str) -> None:
         assert self._process.stdin is not None
-        self._process.stdin.write(f"{word}\n".encode())
-        self._process.stdin.flush()
+        with contextlib.suppress(BrokenPipeError):  # if it is gone, `hear` will say so
+            self._process.stdin.write(f"{word}\n".encode())
+            self._process.stdin.flush()
 
     def kill(self) -> None:
         """With SIGKILL: it gets no chance to say goodbye."""
@@ -66,33 +74,67 @@ class Worker:
         self.kill()
         for pipe in (self._process.stdin, self._process.stdout):
             assert pipe is not None
-            pipe.close()
+            with contextlib.suppress(OSError):
+                pipe.close()
+
+
+SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 
 class Stage:
-    """A private broker and its workers, ended with the block."""
+    """A private broker and its workers, ended with the block.
+
+    SIGINT, SIGTERM and SIGHUP end the block by an exception, except while a process is being
+    started and not yet on the list of those to end: then a moment later.
+    """
 
     def __init__(self) -> None:
         self.started = 0
         """Processes started so far."""
         self.broker = LocalBroker()
         self._cleanup = contextlib.ExitStack()
+        self._starting = False
+        self._signal: int | None = None
 
     def __enter__(self) -> Stage:
-        # As Ctrl-C does already: let the blocks end.
-        for number in (signal.SIGTERM, signal.SIGHUP):
-            signal.signal(number, _leave)
+        for number in SIGNALS:
+            if signal.getsignal(number) is not signal.SIG_IGN:
+                signal.signal(number, self._on_signal)
         return self
 
     def __exit__(self, *_: object) -> None:
-        for number in (signal.SIGTERM, signal.SIGHUP, signal.SIGINT):
-            signal.signal(number, signal.SIG_IGN)
-        self._cleanup.close()
+        try:
+            for number in SIGNALS:
+                signal.signal(number, signal.SIG_IGN)
+        finally:
+            self._cleanup.close()
+
+    def _on_signal(self, number: int, _: FrameType | None) -> None:
+        self._signal = number
+        if not self._starting:
+            self._leave()
+
+    def _leave(self) -> None:
+        if self._signal == signal.SIGINT:
+            raise KeyboardInterrupt
+        if self._signal is not None:
+            raise SystemExit(128 + self._signal)
+
+    @contextlib.contextmanager
+    def _one_more(self) -> Iterator[None]:
+        """While a process is started and the way to end it noted down."""
+        self._starting = True
+        try:
+            yield
+        finally:
+            self._starting = False
+        self.started += 1
+        self._leave()
 
     def start_broker(self) -> None:
-        self.broker.start()
-        self.started += 1
-        self._cleanup.callback(self.broker.stop)
+        with self._one_more():
+            self.broker.start()
+            self._cleanup.callback(self.broker.stop)
 
     def connect(self, name: str) -> Client:
         client = self.broker.connect(name=name)
@@ -103,9 +145,9 @@ class Stage:
         """Workers in the same role, one a name; all ready."""
         workers = []
         for name in names:
-            worker = Worker(role, self.broker.address, name)
-            self._cleanup.callback(worker.end)
-            self.started += 1
+            with self._one_more():
+                worker = Worker(role, self.broker.address, name)
+                self._cleanup.callback(worker.end)
             workers.append(worker)
         for worker in workers:
             worker.hear()
@@ -119,21 +161,18 @@ class Stage:
     def start_another_broker(self) -> int:
         """As `udsbus serve` does, at the same address. Returns its pid."""
         lifeline, theirs = socket.socketpair()
-        with theirs:
-            command = ["udsbus", "serve", "--socket", self.broker.address, "--lifeline-fd"]
-            log = os.path.join(os.path.dirname(self.broker.address), "second.log")
-            with open(log, "wb") as output:
-                process = _start(
-                    [*command, str(theirs.fileno())],
-                    stdin=subprocess.DEVNULL,
-                    stdout=output,
-                    stderr=output,
-                    pass_fds=[theirs.fileno()],
-                )
-        self.started += 1
-        self._cleanup.callback(process.wait)
-        self._cleanup.callback(process.terminate)
-        self._cleanup.callback(lifeline.close)
+        command = ["udsbus", "serve", "--socket", self.broker.address, "--lifeline-fd"]
+        with theirs, open(log_path(self.broker.address), "ab") as log, self._one_more():
+            process = _start(
+                [*command, str(theirs.fileno())],
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=log,
+                pass_fds=[theirs.fileno()],
+            )
+            self._cleanup.callback(process.wait)
+            self._cleanup.callback(process.terminate)
+            self._cleanup.callback(lifeline.close)
         lifeline.settimeout(PATIENCE_SECONDS)
         if not lifeline.recv(16):
             raise DemoFailed("the second broker did not start")
@@ -144,7 +183,3 @@ def _start(module_and_arguments: list[str], **options: Any) -> subprocess.Popen[
     """A Python process in a session of its own, which the terminal's Ctrl-C does not reach."""
     command = [sys.executable, "-m", *module_and_arguments]
     return subprocess.Popen(command, start_new_session=True, **options)
-
-
-def _leave(number: int, _: FrameType | None) -> None:
-    raise SystemExit(128 + number)

@@ -7,7 +7,7 @@ import time
 
 from .output import is_terminal, write
 
-PAUSE_SECONDS = 0.8
+PAUSE_SECONDS = 0.6
 """Between two steps, for a person to read the last one."""
 
 

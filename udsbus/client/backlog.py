@@ -2,21 +2,25 @@
 
 from __future__ import annotations
 
+import contextlib
+import os
 import threading
 from collections import deque
 from collections.abc import Callable
-from time import monotonic
 from typing import Generic, TypeVar
 
 T = TypeVar("T")
 
 
 class Backlog(Generic[T]):
-    """A queue between the event thread and a consumer.
+    """A queue between whoever reads the event connection and a consumer.
 
     In order, up to `limit` items. Beyond it, with `key`, only the newest item of each key is kept
     until the consumer has caught up (*conflation*); without, the oldest items are dropped. Either
     way `skipped` counts what the consumer will not see. `conflate` keeps the newest from the start.
+
+    A consumer that finds nothing waits for `bell`, a descriptor, because it waits for the event
+    connection at the same time (see `Events.take`).
     """
 
     def __init__(
@@ -30,48 +34,79 @@ class Backlog(Generic[T]):
         self._items: deque[T] = deque()
         self._newest: dict[str, T] = {}
         self._conflating = conflate
-        self._condition = threading.Condition(threading.Lock())
+        self._reset()
+
+    def _reset(self) -> None:
+        self._lock = threading.Lock()
+        self._awaited = False
+        self._bell: tuple[int, int] | None = None
 
     def __len__(self) -> int:
         return len(self._items) + len(self._newest)
 
     def put(self, items: list[T]) -> None:
-        with self._condition:
+        with self._lock:
             if self._conflating:
                 self._conflate(items)
             else:
                 self._items.extend(items)
                 if len(self._items) > self._limit:
                     self._overflow()
-            self._condition.notify(len(items))
+            self._ring()
 
-    def take(self, timeout: float | None) -> T | None:
-        """The next item; None when none comes within `timeout` seconds, or after `close`."""
-        until = None if timeout is None else monotonic() + timeout
-        with self._condition:
-            while True:
-                if self._items:
-                    return self._items.popleft()
-                if self._newest:
-                    item = self._newest.pop(next(iter(self._newest)))
-                    self._conflating = self._always or bool(self._newest)
-                    return item
-                if self.closed:
-                    return None
-                left = None if until is None else until - monotonic()
-                if left is not None and left <= 0:
-                    return None
-                self._condition.wait(left)
+    def take(self) -> T | None:
+        """The next item; None when there is none."""
+        with self._lock:
+            if self._items:
+                return self._items.popleft()
+            if self._newest:
+                item = self._newest.pop(next(iter(self._newest)))
+                self._conflating = self._always or bool(self._newest)
+                return item
+            return None
+
+    def await_bell(self) -> int | None:
+        """The descriptor that becomes readable when there is something to take, or it is closed.
+        None when that is so already."""
+        with self._lock:
+            if self._items or self._newest or self.closed:
+                return None
+            if self._bell is None:
+                self._bell = os.pipe()
+                for fd in self._bell:
+                    os.set_blocking(fd, False)
+            if not self._awaited:
+                self._awaited = True
+                with contextlib.suppress(BlockingIOError):
+                    os.read(self._bell[0], 4096)
+            return self._bell[0]
 
     def close(self) -> None:
         """Wake every consumer; what has come in can still be taken."""
-        with self._condition:
+        with self._lock:
             self.closed = True
-            self._condition.notify_all()
+            self._ring()
 
     def after_fork(self) -> None:
-        """The lock may have been held by a thread that does not exist in the child."""
-        self._condition = threading.Condition(threading.Lock())
+        """The lock may have been held by a thread that does not exist in the child, and the bell
+        would be rung for two processes."""
+        self._close_bell()
+        self._reset()
+
+    def __del__(self) -> None:
+        self._close_bell()
+
+    def _ring(self) -> None:
+        if self._awaited and self._bell is not None:
+            self._awaited = False
+            with contextlib.suppress(BlockingIOError):
+                os.write(self._bell[1], b"!")
+
+    def _close_bell(self) -> None:
+        bell, self._bell = self._bell, None
+        for fd in bell or ():
+            with contextlib.suppress(OSError):
+                os.close(fd)
 
     def _overflow(self) -> None:
         if self._key is None:

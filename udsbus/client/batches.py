@@ -135,8 +135,8 @@ class Pipeline:
 
     def __init__(self, send: Callable[[list[Call[Any]]], list[Any]]) -> None:
         self._send = send
-        self._results: list[Result[Any]] = []
         self._calls: list[Call[Any]] = []
+        self._results: list[Result[Any]] = []
 
     def get(self, key: str, default: Any = None) -> Result[Any]:
         return self._add(requests.get(key, default))

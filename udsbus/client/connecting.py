@@ -18,23 +18,25 @@ from ..peers import peer_credentials
 
 
 def open_socket(address: str, timeout: float) -> socket.socket:
-    """A connected, blocking socket, after at most `timeout` seconds.
+    """A connected, non-blocking socket, after at most `timeout` seconds.
 
     Raises BrokerUnavailable or AccessDenied, saying which socket, what is there and what to do.
     """
     until = monotonic() + timeout
     sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
     try:
-        while True:
-            left = timeval(until - monotonic())
-            sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDTIMEO, left)
+        while (left := until - monotonic()) > 0:
+            wait = struct.pack("ll", *divmod(max(1, int(left * 1_000_000)), 1_000_000))
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDTIMEO, wait)
             sock.connect(address)
             try:
                 sock.getpeername()
             except OSError:
                 continue  # a signal came, and Python took the unconnected socket for connected
             _check_owner(address, sock)
+            sock.setblocking(False)
             return sock
+        raise BlockingIOError
     except AccessDenied:
         sock.close()
         raise
@@ -54,12 +56,6 @@ def _check_owner(address: str, sock: socket.socket) -> None:
             f"{address} is served by uid {uid}, not by you (uid {os.getuid()}); "
             "choose another address with UDSBUS_SOCKET or --socket"
         )
-
-
-def timeval(seconds: float) -> bytes:
-    """`seconds` for SO_SNDTIMEO and SO_RCVTIMEO, at least a microsecond: 0 would mean for ever."""
-    microseconds = max(1, int(seconds * 1_000_000))
-    return struct.pack("ll", *divmod(microseconds, 1_000_000))
 
 
 def unavailable(address: str, cause: OSError) -> Error:

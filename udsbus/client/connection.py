@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import select
 import socket
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from time import monotonic
 from typing import Any
 
@@ -14,20 +14,21 @@ import msgpack
 from ..errors import ProtocolError, RequestTimeout
 from ..limits import RECEIVE_BYTES, SPIN_SECONDS
 from ..spinning import Spinning
-from ..wire.framing import RESPONSE, Decoder
-from .connecting import timeval
+from ..wire.framing import MSGID_MOST, RESPONSE, Decoder
 from .requests import Call, error_from
 
+PACK_TOGETHER = 128
+"""Requests of a pipeline that are packed and sent together."""
 SEND_CHUNK = 256 * 1024
 """Bytes handed to the kernel at a time while replies may be coming in."""
 
 
 class ConnectionEnded(Exception):
     """The broker is gone. `sent`: part of the request had left, so it may have been carried out.
-    `told` is what the broker said of it, if it said anything."""
+    `told` is what the broker said of it: (reason, message), if it said anything."""
 
-    def __init__(self, sent: bool, told: str | None) -> None:
-        super().__init__(told or "the connection ended")
+    def __init__(self, sent: bool, told: tuple[str, str] | None) -> None:
+        super().__init__(told[1] if told is not None else "the connection ended")
         self.sent = sent
         self.told = told
 
@@ -37,18 +38,16 @@ class Connection:
     answer that came later would be taken for that of the next request."""
 
     def __init__(self, sock: socket.socket) -> None:
-        """`sock` is connected and blocking. Its time-outs are the kernel's (SO_RCVTIMEO): one
-        system call waits and receives, where Python's own would poll first."""
+        """`sock` is connected and non-blocking."""
         self.ready = True
         """Open, and not in the middle of an exchange (as when a signal handler calls)."""
         self._socket = sock
-        self._send_all = sock.sendall
+        self._send = sock.send
         self._recv = sock.recv
-        self._timeout = 0.0
         self._decoder = Decoder()
         self._pack = msgpack.Packer(autoreset=True).pack
         self._msgid = 0
-        self._told: str | None = None
+        self._told: tuple[str, str] | None = None
         poll = select.poll()
         poll.register(sock.fileno(), select.POLLIN)
         self._poll = poll.poll
@@ -61,17 +60,18 @@ class Connection:
         """
         try:
             self.ready = False
-            self._msgid = msgid = (self._msgid + 1) & 0xFFFF_FFFF
-            if timeout != self._timeout:
-                self._set_timeout(timeout)
+            self._msgid = msgid = (self._msgid + 1) & MSGID_MOST
             frame = self._pack((0, msgid, call.method, call.params))
             try:
-                self._send_all(frame)
+                sent = self._send(frame)
             except BlockingIOError:
-                raise RequestTimeout(f"the broker takes no request since {timeout:g} s") from None
+                sent = 0
             except OSError:
                 raise ConnectionEnded(False, self._last_words()) from None
-            response = self._response()
+            if sent == len(frame):
+                response = self._response(timeout)
+            else:
+                response = self._exchange(iter([frame[sent:]]), 1, timeout)[0]
             if response[1] != msgid:
                 raise ProtocolError(f"the answer is to request {response[1]!r}, not {msgid}")
             self.ready = True
@@ -88,13 +88,8 @@ class Connection:
         try:
             self.ready = False
             first = self._msgid + 1
-            pack = self._pack
-            frames = [
-                pack((0, msgid & 0xFFFF_FFFF, call.method, call.params))
-                for msgid, call in enumerate(calls, first)
-            ]
-            self._msgid = (first + len(frames) - 1) & 0xFFFF_FFFF
-            responses = self._exchange(memoryview(b"".join(frames)), len(frames), timeout)
+            self._msgid = (self._msgid + len(calls)) & MSGID_MOST
+            responses = self._exchange(self._frames(calls, first), len(calls), timeout)
             if responses and responses[-1][1] != self._msgid:
                 raise ProtocolError("the answers are to other requests")
             self.ready = True
@@ -126,52 +121,67 @@ class Connection:
         with contextlib.suppress(Exception):  # a thread that ends leaves its connection behind
             self._socket.close()
 
-    def _set_timeout(self, seconds: float) -> None:
-        for option in (socket.SO_RCVTIMEO, socket.SO_SNDTIMEO):
-            self._socket.setsockopt(socket.SOL_SOCKET, option, timeval(seconds))
-        self._timeout = seconds
-
     # --- waiting ----------------------------------------------------------------------------
 
-    def _response(self) -> list[Any]:
+    def _response(self, timeout: float) -> list[Any]:
         """The next response."""
+        until = monotonic() + timeout
+        if self._spinning.worthwhile():
+            self._spin(until - timeout)
         while True:
-            if self._spinning.worthwhile():
-                self._spin()
+            # SO_RCVTIMEO would save this system call, but every signal would put it off.
+            if not self._poll((until - monotonic()) * 1000) or monotonic() > until:
+                raise RequestTimeout(f"no answer from the broker within {timeout:g} s")
             for message in self._receive():
                 if message[0] == RESPONSE:
                     return message  # type: ignore[no-any-return]
                 self._notified(message)
 
-    def _spin(self) -> None:
+    def _spin(self, now: float) -> None:
         """Poll a little: it is quicker than to be woken up."""
         poll = self._poll
-        until = monotonic() + SPIN_SECONDS
+        until = now + SPIN_SECONDS
         while monotonic() < until:
             if poll(0):
                 self._spinning.hit()
                 return
         self._spinning.miss()
 
-    def _exchange(self, data: memoryview, expected: int, timeout: float) -> list[Any]:
-        """Send `data` and collect as many responses. Both at once: a broker whose replies are not
-        taken does not read on, so sending everything first could wait for ever."""
+    def _frames(self, calls: Sequence[Call[Any]], first: int) -> Iterator[bytes]:
+        """The requests, some at a time: the broker carries out the first ones while we pack."""
+        pack = self._pack
+        for start in range(0, len(calls), PACK_TOGETHER):
+            some = calls[start : start + PACK_TOGETHER]
+            yield b"".join(
+                [
+                    pack((0, msgid & MSGID_MOST, call.method, call.params))
+                    for msgid, call in enumerate(some, first + start)
+                ]
+            )
+
+    def _exchange(self, frames: Iterator[bytes], expected: int, timeout: float) -> list[Any]:
+        """Send `frames` and collect as many responses. Both at once: a broker whose replies are
+        not taken does not read on, so sending everything first could wait for ever."""
         until = monotonic() + timeout
         poller = select.poll()
         poller.register(self._socket.fileno(), select.POLLIN | select.POLLOUT)
         responses: list[Any] = []
+        data = memoryview(next(frames, b""))
+        sent = False
         while len(responses) < expected:
-            left = until - monotonic()
             if data:
                 try:
-                    data = data[self._socket.send(data[:SEND_CHUNK], socket.MSG_DONTWAIT) :]
+                    data = data[self._send(data[:SEND_CHUNK]) :]
+                    sent = True
                 except BlockingIOError:
                     pass
                 except OSError:
-                    raise ConnectionEnded(True, self._last_words()) from None
+                    raise ConnectionEnded(sent, self._last_words()) from None
+                data = data or memoryview(next(frames, b""))
                 if not data:
                     poller.modify(self._socket.fileno(), select.POLLIN)
-            events = poller.poll(max(left, 0.0) * 1000)
+            left = until - monotonic()
+            events = poller.poll(left * 1000) if left > 0 else []
             if not events:
                 raise RequestTimeout(f"no answer from the broker within {timeout:g} s")
             if events[0][1] & ~select.POLLOUT:
@@ -183,12 +193,11 @@ class Connection:
         return responses
 
     def _receive(self) -> list[Any]:
-        """The messages that complete the next receive, for which it waits up to the time-out."""
+        """The messages that complete the next receive."""
         try:
             data = self._recv(RECEIVE_BYTES)
         except BlockingIOError:
-            message = f"no answer from the broker within {self._timeout:g} s"
-            raise RequestTimeout(message) from None
+            return []
         except OSError:
             raise ConnectionEnded(True, self._told) from None
         if not data:
@@ -200,12 +209,12 @@ class Connection:
 
     def _notified(self, message: list[Any]) -> None:
         if message[1] == "closing":
-            self._told = message[2][1]
+            self._told = message[2][0], message[2][1]
 
-    def _last_words(self) -> str | None:
+    def _last_words(self) -> tuple[str, str] | None:
         """What the broker said before it closed the connection under us."""
-        with contextlib.suppress(Exception):
-            while True:
-                for message in self._receive():
+        with contextlib.suppress(ConnectionEnded, ProtocolError):
+            while messages := self._receive():
+                for message in messages:
                     self._notified(message)
         return self._told

@@ -3,6 +3,10 @@
 It starts with the first watch or subscription. Everything about the connection happens in it;
 other threads hand it commands through a queue and a wake-up socket. When the connection is lost
 it reconnects, for as long as it takes, and takes everything up again where it was.
+
+One thing it shares: a thread that waits in `Watch.get` polls the connection too, and whoever of the
+two wakes up first reads it, under a lock. Handing each event from this thread to the consumer would
+cost a second wake-up, which takes longer than all the rest.
 """
 
 from __future__ import annotations
@@ -14,19 +18,22 @@ import socket
 import threading
 from collections import deque
 from collections.abc import Callable
-from typing import Any
+from time import monotonic
+from typing import Any, TypeVar
 
 import msgpack
 
-from ..errors import Error, RequestTimeout
+from ..errors import Error, InvalidRequest, RequestTimeout
 from ..limits import RECEIVE_BYTES, RECONNECT_FIRST, RECONNECT_MOST
 from ..wire.framing import RESPONSE, Decoder
 from . import requests
+from .backlog import Backlog
 from .connecting import jittered, open_socket
 from .requests import Call, error_from
 
 log = logging.getLogger("udsbus.client")
 
+T = TypeVar("T")
 Answer = Callable[[Any], None]
 
 
@@ -85,6 +92,12 @@ class Events:
         self._wake_read: socket.socket | None = None
         self._wake_write: socket.socket | None = None
         self._closing = False
+        self._reading = threading.Lock()
+        """Held by whoever reads the connection and routes what has come."""
+        self._unreachable: Error | None = None
+        """Why there is no connection now."""
+        self._failure: Exception | None = None
+        """Why it cannot be read any more: for the event thread, if another has found out."""
         self._answers: dict[int, tuple[Answer, Callable[[Error], None] | None]] = {}
         self._begun: set[Follower] = set()
         """Those that this very connection was asked for."""
@@ -101,12 +114,16 @@ class Events:
         with self._lock:
             self.followers = (*self.followers, follower)
         self._command(lambda: self._begin(follower, same_bus=True))
-        if not follower.started.wait(self._timeout):
+        try:
+            if not follower.started.wait(self._timeout):
+                raise self._unreachable or RequestTimeout(
+                    f"no answer from the broker within {self._timeout:g} s"
+                )
+            if follower.refusal is not None:
+                raise follower.refusal
+        except BaseException:  # Ctrl-C too leaves nothing behind
             self.leave(follower)
-            raise RequestTimeout(f"no answer from the broker within {self._timeout:g} s")
-        if follower.refusal is not None:
-            self.leave(follower)
-            raise follower.refusal
+            raise
 
     def leave(self, follower: Follower) -> None:
         """Stop following. Does not wait."""
@@ -117,6 +134,41 @@ class Events:
         follower.wake()
         if self._thread is not None:
             self._command(lambda: self._cease(follower))
+
+    def take(self, backlog: Backlog[T], timeout: float | None) -> T | None:
+        """The next item of `backlog`; None when none comes within `timeout` seconds, or it is
+        closed. While it waits, the calling thread reads the connection too."""
+        until = None if timeout is None else monotonic() + timeout
+        while (item := backlog.take()) is None:
+            self.ensure_running()
+            left = None if until is None else until - monotonic()
+            if backlog.closed or (left is not None and left <= 0):
+                return None
+            bell = backlog.await_bell()
+            if bell is None:
+                continue
+            poll = select.poll()
+            poll.register(bell, select.POLLIN)
+            sock = self._socket
+            fd = -1 if sock is None or self._failure is not None else sock.fileno()
+            if fd >= 0:
+                poll.register(fd, select.POLLIN)
+            for ready, _ in poll.poll(None if left is None else left * 1000):
+                if ready == fd:
+                    self._read_aside()
+        return item
+
+    def _read_aside(self) -> None:
+        """Read what has come, in another thread than the event thread."""
+        with self._reading:
+            if self._socket is None or self._failure is not None:
+                return
+            try:
+                self._receive(self._socket)
+            except Exception as failure:
+                self._failure = failure
+            if self._output or self._failure is not None:
+                self._wake()
 
     def close(self) -> None:
         """End the thread and wake whoever waits. May be called in a callback."""
@@ -167,11 +219,14 @@ class Events:
         while not self._closing:
             try:
                 self._connect()
+                self._unreachable = None
                 delay = 0.0
                 self._serve()
             except (Error, OSError) as error:
                 if self._closing:
                     break
+                if isinstance(error, Error):
+                    self._unreachable = error
                 log.log(
                     logging.DEBUG if delay else logging.WARNING,
                     "events of %s interrupted: %s", self._address, error,
@@ -198,8 +253,8 @@ class Events:
 
     def _connect(self) -> None:
         self._socket = open_socket(self._address, self._timeout)
-        self._socket.setblocking(False)
         self._decoder = Decoder()
+        self._failure = None
         self._answers.clear()
         self._begun.clear()
         self._output.clear()
@@ -217,16 +272,28 @@ class Events:
         self._begun.add(follower)
 
         def ask(call: Call[Any], answer: Answer) -> None:
-            self._ask(call, answer, follower.refuse)
+            def answered(result: Any) -> None:
+                answer(result)
+                if follower not in self._begun:
+                    self._tell_ceased(follower)  # it was left before it had an answer
 
-        follower.begin(ask, same_bus)
+            if follower in self._begun:
+                self._ask(call, answered, follower.refuse)
+
+        try:
+            follower.begin(ask, same_bus)
+        except Exception as error:
+            follower.refuse(InvalidRequest(f"this cannot be asked for: {error}"))
 
     def _cease(self, follower: Follower) -> None:
         if follower in self._begun:
             self._begun.discard(follower)
-            call = follower.cease()
-            if call is not None:
-                self._ask(call, lambda _: None)
+            self._tell_ceased(follower)
+
+    def _tell_ceased(self, follower: Follower) -> None:
+        call = follower.cease()
+        if call is not None:
+            self._ask(call, lambda _: None)
 
     def _ask(
         self, call: Call[Any], answer: Answer, refused: Callable[[Error], None] | None = None
@@ -236,9 +303,10 @@ class Events:
         self._output += msgpack.packb((0, self._msgid, call.method, call.params))
 
     def _disconnect(self) -> None:
-        if self._socket is not None:
-            self._socket.close()
-            self._socket = None
+        with self._reading:
+            if self._socket is not None:
+                self._socket.close()
+                self._socket = None
 
     def _serve(self) -> None:
         """Read and route until the connection ends."""
@@ -248,16 +316,23 @@ class Events:
         poll = select.poll()
         poll.register(wake, select.POLLIN)
         while not self._closing:
-            self._flush()
-            poll.register(sock, select.POLLIN | (select.POLLOUT if self._output else 0))
+            with self._reading:
+                if self._failure is not None:
+                    raise self._failure
+                self._flush()
+                output = select.POLLOUT if self._output else 0
+            poll.register(sock, select.POLLIN | output)
             for fd, events in poll.poll():
                 if fd == wake.fileno():
                     with contextlib.suppress(BlockingIOError):
                         wake.recv(4096)
-                    while self._commands:
-                        self._commands.popleft()()
+                    with self._reading:
+                        while self._commands:
+                            self._commands.popleft()()
                 elif events & ~select.POLLOUT:
-                    self._receive(sock)
+                    with self._reading:
+                        if self._failure is None:
+                            self._receive(sock)
 
     def _flush(self) -> None:
         assert self._socket is not None

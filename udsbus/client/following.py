@@ -78,8 +78,7 @@ class Watch(Follower):
 
         Raises UnsupportedValue for a value that cannot be read; the watch goes on.
         """
-        self._events.ensure_running()
-        change = self._backlog.take(timeout)
+        change = self._events.take(self._backlog, timeout)
         if change is None:
             return None
         revision, kind, key, value = change
@@ -164,8 +163,7 @@ class Subscription(Follower):
 
         Raises UnsupportedValue for one that cannot be read; the subscription goes on.
         """
-        self._events.ensure_running()
-        message = self._backlog.take(timeout)
+        message = self._events.take(self._backlog, timeout)
         return None if message is None else Message(message[0], decode(message[1]))
 
     def __iter__(self) -> Iterator[Message]:

@@ -31,6 +31,10 @@ class Call(NamedTuple, Generic[T]):
         return METHODS[self.method].reads
 
 
+_call: Any = tuple.__new__
+"""Makes a `Call` in half the time, for the two methods that are called most."""
+
+
 class Entry(NamedTuple):
     """A value with what the broker knows of it."""
 
@@ -64,7 +68,10 @@ def _options(**options: Any) -> tuple[dict[str, Any], ...]:
 
 
 def get(key: str, default: Any = None) -> Call[Any]:
-    return Call("get", (key,), lambda value: default if value is None else decode(value))
+    call: Call[Any] = _call(
+        Call, ("get", (key,), lambda value: default if value is None else decode(value))
+    )
+    return call
 
 
 def entry(key: str) -> Call[Entry | None]:
@@ -100,7 +107,8 @@ def set(  # noqa: A001  (named like the method that it describes)
     if_changed: bool = False,
 ) -> Call[int]:
     if ttl is None and if_revision is None and not if_changed:
-        return Call("set", (key, encode(value)), _as_is)
+        call: Call[int] = _call(Call, ("set", (key, encode(value)), _as_is))
+        return call
     options = _options(ttl=ttl, if_revision=if_revision, if_changed=if_changed or None)
     return Call("set", (key, encode(value), *options), _as_is)
 

@@ -15,8 +15,9 @@ import weakref
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any, TypeVar, overload
 
-from ..errors import BrokerUnavailable, Conflict, Error, InvalidRequest
+from ..errors import AccessDenied, BrokerUnavailable, Conflict, Error, InvalidRequest
 from ..limits import RECONNECT_FIRST, RECONNECT_MOST, REQUEST_TIMEOUT
+from ..messages import CloseReason
 from ..paths import resolve_address
 from . import requests
 from .batches import Pipeline, Transaction
@@ -317,6 +318,12 @@ class Client:
         try:
             return connection.request_many(calls, self.timeout)
         except ConnectionEnded as ended:
+            if ended.sent:
+                raise self._uncertain(ended) from None
+        connection = self._own.connection = self._reconnect()
+        try:
+            return connection.request_many(calls, self.timeout)
+        except ConnectionEnded as ended:
             raise self._uncertain(ended) from None
 
     def _pages(self, page_after: Callable[[str | None], Call[Page[list[T]]]]) -> list[T]:
@@ -362,7 +369,9 @@ class Client:
         try:
             connection.request(requests.hello(self.name), self.timeout)
         except ConnectionEnded as ended:
-            raise BrokerUnavailable(f"{self.address}: {ended}") from None
+            refused = ended.told is not None and ended.told[0] == CloseReason.WRONG_USER.value
+            error = AccessDenied if refused else BrokerUnavailable
+            raise error(f"{self.address}: {ended}") from None
         return connection
 
     def _reconnect(self) -> Connection:
@@ -376,9 +385,10 @@ class Client:
                     self._start_broker()
                 return self._connect()
             except BrokerUnavailable:
-                if time.monotonic() + delay > until:
+                left = until - time.monotonic()
+                if left <= 0:
                     raise
-            time.sleep(jittered(delay))
+            time.sleep(min(jittered(delay), left))
             delay = min(2 * delay, RECONNECT_MOST)
 
     def _start_broker(self) -> None:

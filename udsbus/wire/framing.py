@@ -25,6 +25,7 @@ RESPONSE: Final = 1
 NOTIFICATION: Final = 2
 MSGID_MOST: Final = 0xFFFF_FFFF
 
+_ABOUT_A_REQUEST = (REQUEST, RESPONSE)
 _unpackb = msgpack.unpackb
 
 
@@ -49,7 +50,7 @@ class Decoder:
         self._swollen = False
 
     def feed(self, data: bytes) -> list[Any]:
-        """The messages that `data` completes, as lists. Their first item is checked, no more."""
+        """The messages that `data` completes: lists of the length and types of the framing."""
         if self._alone:
             try:
                 message = _unpackb(data, strict_map_key=False)
@@ -58,52 +59,50 @@ class Decoder:
                 self._alone = False
             else:
                 return [message] if self._accept(message) else []
-        return self._feed_stream(data)
-
-    def _feed_stream(self, data: bytes) -> list[Any]:
-        messages: list[Any] = []
         if self.cause is not None:
-            return messages
+            return []
         if self._unpacker is None:
             self._unpacker = msgpack.Unpacker(
                 strict_map_key=False, max_buffer_size=2 * FRAME_BYTES, read_size=RECEIVE_BYTES
             )
             self._fed = self._whole = 0
-        unpacker = self._unpacker
-        tell = unpacker.tell
-        whole = self._whole
+        messages: list[Any] = []
         try:
-            unpacker.feed(data)
+            self._unpacker.feed(data)
             self._fed += len(data)
-            for message in unpacker:
-                whole = tell()  # after the loop it counts the bytes of a part of a message too
+            tell = self._unpacker.tell
+            for message in self._unpacker:
                 if not self._accept(message):
                     return messages
                 messages.append(message)
+                self._whole = tell()  # not after the loop: that would count a part of a message
         except Exception as error:  # many kinds, depending on what is wrong with the bytes
             self.cause = f"not MessagePack: {type(error).__name__}: {error}".rstrip(": ")
         else:
-            self._whole = whole
-            if whole < self._fed:
-                pending = self._fed - whole
-                self._swollen = self._swollen or pending > 4 * RECEIVE_BYTES
-                if pending > FRAME_BYTES:
-                    self.reason = CloseReason.TOO_LARGE
-                    self.cause = f"a message is larger than {FRAME_BYTES} bytes"
-                    self._unpacker = None
-            else:
-                self._alone = len(messages) == 1
-                if self._swollen:  # its buffer never shrinks
-                    self._unpacker = None
-                    self._swollen = False
+            self._look_at_rest(len(messages))
         return messages
+
+    def _look_at_rest(self, completed: int) -> None:
+        """Decide how to go on, from how much of a message is waiting for its rest."""
+        waiting = self._fed - self._whole
+        if not waiting:
+            self._alone = completed == 1
+            if self._swollen:  # the Unpacker's buffer never shrinks
+                self._unpacker = None
+                self._swollen = False
+        elif waiting > 4 * RECEIVE_BYTES:
+            self._swollen = True
+            if waiting > FRAME_BYTES:
+                self.reason = CloseReason.TOO_LARGE
+                self.cause = f"a message is larger than {FRAME_BYTES} bytes"
+                self._unpacker = None
 
     def _accept(self, message: Any) -> bool:
         if type(message) is list and message:
             kind = message[0]
             if type(kind) is int:
                 length = len(message)
-                if length == 4 and (kind == REQUEST or kind == RESPONSE):
+                if length == 4 and kind in _ABOUT_A_REQUEST:
                     msgid = message[1]
                     if type(msgid) is int and 0 <= msgid <= MSGID_MOST:
                         return True

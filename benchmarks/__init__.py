@@ -1,0 +1,1 @@
+"""udsbus beside Redis, on this machine: `python -m benchmarks`. See README.md."""

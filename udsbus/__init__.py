@@ -14,7 +14,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from .version import __version__
+from .version import __version__ as __version__
 
 if TYPE_CHECKING:
     from .client.batches import Pipeline, Result, Transaction
@@ -92,7 +92,6 @@ __all__ = [
     "UnknownMethod",
     "UnsupportedValue",
     "Watch",
-    "__version__",
     "connect",
 ]
 
@@ -109,4 +108,4 @@ def __getattr__(name: str) -> object:
 
 
 def __dir__() -> list[str]:
-    return sorted([*globals(), *__all__])
+    return sorted({*globals(), *__all__})

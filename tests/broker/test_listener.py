@@ -118,11 +118,11 @@ def test_another_user_is_turned_away_by_name(any_broker: BrokerProcess) -> None:
 
 
 @as_root
-def test_another_user_has_nothing_carried_out(any_broker: BrokerProcess) -> None:
-    os.chmod(any_broker.address, 0o666)
-    os.chmod(os.path.dirname(any_broker.address), 0o711)
-    with any_broker.connect() as ours:
-        with other_user(), any_broker.connect() as theirs:
+def test_another_user_has_nothing_carried_out(broker: BrokerProcess) -> None:
+    os.chmod(broker.address, 0o666)
+    os.chmod(os.path.dirname(broker.address), 0o711)
+    with broker.connect() as ours:
+        with other_user(), broker.connect() as theirs:
             with contextlib.suppress(BrokenPipeError):
                 theirs.send([2, "set", ["a", b"\x01"]], [0, 1, "set", ["a", b"\x01"]])
             assert [message[1] for message in theirs.rest()] == ["closing"]
@@ -148,13 +148,13 @@ def test_a_living_claim_is_respected_and_named(address: str) -> None:
     Claim(address).release()
 
 
-def test_a_second_broker_is_refused_and_told_who_serves(any_broker: BrokerProcess) -> None:
-    with any_broker.connect() as client:
+def test_a_second_broker_is_refused_and_told_who_serves(broker: BrokerProcess) -> None:
+    with broker.connect() as client:
         for _ in range(2):
-            with pytest.raises(RuntimeError, match=f"living broker, pid {any_broker.pid};"):
-                BrokerProcess(any_broker.address)
+            with pytest.raises(RuntimeError, match=f"living broker, pid {broker.pid};"):
+                BrokerProcess(broker.address)
         assert client.call("ping") == 0
-        with any_broker.connect() as newcomer:
+        with broker.connect() as newcomer:
             assert newcomer.call("ping") == 0
 
 
@@ -164,12 +164,12 @@ def test_a_living_broker_whose_socket_was_removed_is_not_replaced(broker: Broker
         BrokerProcess(broker.address)
 
 
-def test_what_a_killed_broker_left_is_taken_over(any_broker: BrokerProcess) -> None:
-    any_broker.kill()
-    assert os.path.exists(any_broker.address)
+def test_what_a_killed_broker_left_is_taken_over(broker: BrokerProcess) -> None:
+    broker.kill()
+    assert os.path.exists(broker.address)
     with pytest.raises(ConnectionRefusedError):
-        any_broker.connect()
-    with running_broker(any_broker.address) as successor, successor.connect() as client:
+        broker.connect()
+    with running_broker(broker.address) as successor, successor.connect() as client:
         assert client.call("info")["pid"] == successor.pid
 
 
@@ -206,18 +206,18 @@ def test_the_address_is_free_once_the_broker_has_stopped(address: str) -> None:
 # --- what lies at the address ---------------------------------------------------------------
 
 
-def test_a_socket_that_replaced_it_is_left_alone(any_broker: BrokerProcess) -> None:
-    os.unlink(any_broker.address)
+def test_a_socket_that_replaced_it_is_left_alone(broker: BrokerProcess) -> None:
+    os.unlink(broker.address)
     with socket.socket(socket.AF_UNIX) as replacement:
-        replacement.bind(any_broker.address)
-        any_broker.stop()
-        assert os.path.exists(any_broker.address)
+        replacement.bind(broker.address)
+        broker.stop()
+        assert os.path.exists(broker.address)
 
 
-def test_a_socket_that_is_gone_does_not_keep_it_from_stopping(any_broker: BrokerProcess) -> None:
-    os.unlink(any_broker.address)
-    any_broker.stop()
-    assert any_broker.process.returncode == 0
+def test_a_socket_that_is_gone_does_not_keep_it_from_stopping(broker: BrokerProcess) -> None:
+    os.unlink(broker.address)
+    broker.stop()
+    assert broker.process.returncode == 0
 
 
 def test_a_file_that_is_no_socket_is_not_destroyed(address: str) -> None:

@@ -184,9 +184,9 @@ def test_a_subscriber_that_is_closed_for_slowness_can_read_why(
     assert len(stepped.turn.connections) == 1
 
 
-def test_a_slow_subscriber_that_catches_up_misses_nothing(any_broker: BrokerProcess) -> None:
+def test_a_slow_subscriber_that_catches_up_misses_nothing(broker: BrokerProcess) -> None:
     size = MIB
-    with any_broker.connect() as slow, any_broker.connect() as writer:
+    with broker.connect() as slow, broker.connect() as writer:
         slow.call("watch", "a")
         for _ in range(60):
             writer.call("set", "a", bytes(size))

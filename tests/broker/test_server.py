@@ -27,9 +27,9 @@ def test_hello_says_who_answers(any_broker: BrokerProcess) -> None:
 
 
 def test_hello_refuses_another_version_and_the_connection_lives_on(
-    any_broker: BrokerProcess,
+    broker: BrokerProcess,
 ) -> None:
-    with any_broker.connect() as client:
+    with broker.connect() as client:
         for version in (0, PROTOCOL_VERSION + 1, 2**64 - 1):
             number, message, details = client.refused("hello", version)
             assert number == 8
@@ -38,9 +38,9 @@ def test_hello_refuses_another_version_and_the_connection_lives_on(
         assert client.call("hello", PROTOCOL_VERSION)["version"] == PROTOCOL_VERSION
 
 
-@pytest.mark.parametrize("version", [None, "1", 1.0, True, -1])
-def test_hello_wants_a_number(raw: RawClient, version: object) -> None:
-    assert raw.refused("hello", version)[2]["error"] == "invalid_request"
+def test_hello_wants_a_number(raw: RawClient) -> None:
+    for version in (None, "1", 1.0, True, -1):
+        assert raw.refused("hello", version)[2]["error"] == "invalid_request"
 
 
 def test_a_name_has_a_limit_in_bytes(raw: RawClient) -> None:
@@ -55,8 +55,8 @@ def test_a_name_has_a_limit_in_bytes(raw: RawClient) -> None:
     }  # fmt: skip
 
 
-def test_ping_answers_with_the_revision(any_broker: BrokerProcess) -> None:
-    with any_broker.connect() as client:
+def test_ping_answers_with_the_revision(broker: BrokerProcess) -> None:
+    with broker.connect() as client:
         assert client.call("ping") == 0
         client.call("set_many", {"a": b"\x01", "b": b"\x01"})
         client.call("delete", "a")
@@ -88,8 +88,8 @@ def test_info_of_a_new_broker(any_broker: BrokerProcess, request: pytest.Fixture
     }  # fmt: skip
 
 
-def test_info_counts_what_happens(any_broker: BrokerProcess) -> None:
-    with any_broker.connect() as client, any_broker.connect() as other:
+def test_info_counts_what_happens(broker: BrokerProcess) -> None:
+    with broker.connect() as client, broker.connect() as other:
         client.call("watch", "none")
         client.call("subscribe", ["t", "u"])
         client.call("set_many", {"a": b"\x01", "b": b"\x01", "c": b"\x01"})

@@ -152,6 +152,17 @@ def test_a_key_expires_at_its_deadline_and_that_is_a_change(engine: Engine) -> N
     assert engine.next_deadline() is None
 
 
+def test_a_key_that_is_renewed_expires_at_its_last_deadline(engine: Engine) -> None:
+    engine.execute(ME, m.Set("a", b"1", ttl=5.0), 0.0)
+    engine.execute(ME, m.Expire("a", 5.0), 4.0)
+    engine.take_effects()
+    engine.expire_due(5.0)
+    assert changes(engine) == []
+    assert engine.next_deadline() == 9.0
+    engine.expire_due(9.0)
+    assert changes(engine) == [(2, m.EXPIRED, "a")]
+
+
 def test_nobody_sees_a_key_after_its_deadline_even_if_it_is_still_there(engine: Engine) -> None:
     engine.execute(ME, m.Set("a", b"1", ttl=5.0), 0.0)
     assert engine.execute(ME, m.Get("a"), 5.0) is None

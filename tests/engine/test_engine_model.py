@@ -6,7 +6,8 @@ after each step compares what the engine answered, whom it would tell and what i
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple, TypeVar
+from itertools import product
+from typing import Any, NamedTuple
 
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
@@ -18,42 +19,40 @@ from udsbus.errors import Error
 from udsbus.limits import KEY_BYTES, NUMBER_BYTES
 
 from .model import Model, Reasons, Refused, due, matches, wrong_pattern
-from .support import examples, names, new_engine, patterns
+from .support import examples, new_engine
 
 LOG_CHANGES = 8
 LOG_BYTES = 120
 """So little that forgetting happens all the time."""
-
-T = TypeVar("T")
 
 # --- what may be asked ----------------------------------------------------------------------
 
 CURRENT = -1
 """Stands for the revision that the key has by then, in `if_revision` and in checks."""
 
-bad_names = st.sampled_from(["", "/a", "a/", "a//b", "*", "a/**", "a*b", "k" * (KEY_BYTES + 1)])
-bad_patterns = st.sampled_from(["", "/*", "**/", "a//**", "a*", "a/***", "*" * (KEY_BYTES + 1)])
-bad_values = st.sampled_from([b"", b"9" * (NUMBER_BYTES + 1)])
+TOO_LONG = "k" * (KEY_BYTES + 1)
+BAD_NAMES = ["", "/a", "a/", "a//b", "*", "a/**", "a*b", "$a", "$a/b", TOO_LONG]
+BAD_PATTERNS = ["", "/*", "**/", "a//**", "a*", "a/***", TOO_LONG]
+SEGMENTS = ("a", "b", "a-b", "*", "**")
+PATTERNS = ["/".join(some) for most in (1, 2, 3) for some in product(SEGMENTS, repeat=most)]
 
-
-def mostly(usual: st.SearchStrategy[T], *others: st.SearchStrategy[T]) -> st.SearchStrategy[T]:
-    """One of `usual` nine times of ten or so: what is always refused tells little."""
-    return st.one_of(*[usual] * 9, *others)
-
-
-keys = mostly(st.sampled_from(["a", "a/b", "a-b", "b", "b/a/b"]), names, bad_names)
-selections = mostly(patterns, bad_patterns)
-values = mostly(st.sampled_from([b"x", b"1", b"2", b"-2.5", b"9" * (NUMBER_BYTES - 1)]), bad_values)
+# What is refused tells little and is therefore rare. Lists that repeat what is usual, since
+# `one_of` would make nothing of a strategy that it is given twice.
+keys = st.sampled_from(["a", "a/b", "a-b", "b"] * 20 + ["b/a/b", "a/a"] * 5 + BAD_NAMES)
+selections = st.sampled_from(PATTERNS + ["$a", "$a/*"] * 3 + BAD_PATTERNS)
+values = st.sampled_from(
+    [b"x", b"1", b"2", b"-2.5", b"9" * (NUMBER_BYTES - 1)] * 6 + [b"", b"9" * (NUMBER_BYTES + 1)]
+)
 seconds = st.sampled_from([0.25, 0.5, 1.0, 8.0])
-ttls = st.none() | seconds | seconds
-expected = mostly(st.none(), st.sampled_from([CURRENT, CURRENT, CURRENT, 0, 1, 5]))
+ttls = st.sampled_from([None, None, 0.25, 0.5, 1.0, 8.0])
+expected = st.sampled_from([None] * 9 + [CURRENT] * 4 + [0, 1, 5])
 amounts = st.sampled_from([1, 1, -3, 0.5, 10 ** (NUMBER_BYTES - 2), 10**NUMBER_BYTES])
 
 gets = st.builds(m.Get, keys)
 sets = st.builds(m.Set, keys, values, ttls, expected, st.booleans())
 deletes = st.builds(m.Delete, keys, expected)
 increments = st.builds(m.Increment, keys, amounts)
-checks = st.tuples(keys, mostly(st.just(CURRENT), st.sampled_from([0, 1, 3])))
+checks = st.tuples(keys, st.sampled_from([CURRENT] * 9 + [0, 1, 3]))
 reads = st.one_of(
     gets,
     st.builds(m.GetEntry, keys),
@@ -75,6 +74,7 @@ deadlines = st.builds(m.Expire, keys, seconds) | st.builds(m.Persist, keys)
 connections = st.integers(1, 3)
 
 
+Write = m.Set | m.SetMany | m.Delete | m.Increment | m.Transaction
 Effects = tuple[tuple[type, tuple[Any, ...]], ...]
 
 
@@ -147,6 +147,19 @@ class Bus(RuleBasedStateMachine):
     def transact(self, origin: int, command: m.Transaction) -> None:
         self.write(origin, command)
 
+    @rule(origin=connections, command=sets | many | deletes | increments | transactions)
+    def write_too_late(self, origin: int, command: Write) -> None:
+        """To a key that is dead, but whose expiry has not been told yet."""
+        self.now = self.next_end()
+        dead = sorted(due(self.model.rows, self.now))
+        if dead and isinstance(command, m.SetMany):
+            command = command._replace(values={**command.values, dead[0]: b"1"})
+        elif dead and isinstance(command, m.Transaction):
+            command = command._replace(checks=[(dead[0], 0), *command.checks])
+        elif dead and not isinstance(command, m.SetMany | m.Transaction):
+            command = command._replace(key=dead[0])
+        self.write(origin, command)
+
     def write(self, origin: int, command: m.EngineCommand) -> None:
         """At most one revision, and one change for each key, besides expiries."""
         outcome = self.compare(origin, self.resolved(command))
@@ -158,12 +171,15 @@ class Bus(RuleBasedStateMachine):
     def move_deadline(self, origin: int, command: m.EngineCommand) -> None:
         self.compare(origin, command)
 
-    @rule(which=st.integers(0, 3), seconds=seconds)
-    def renew(self, which: int, seconds: float) -> None:
-        """A key that is there gets more time than it had, or less."""
+    @rule(which=st.integers(0, 3), first=seconds, then=seconds)
+    def renew(self, which: int, first: float, then: float) -> None:
+        """A deadline moves before it comes up, and when it would have come, it may be no more."""
         keys = sorted(self.model.live(self.now))
         if keys:
-            self.compare(1, m.Expire(keys[which % len(keys)], seconds))
+            self.compare(1, m.Expire(keys[which % len(keys)], first))
+            self.compare(1, m.Expire(keys[which % len(keys)], then))
+            self.now += min(first, 1.0)
+            self.expire_due()
 
     @rule(origin=connections, command=watches)
     def watch(self, origin: int, command: m.Watch) -> None:
@@ -218,11 +234,13 @@ class Bus(RuleBasedStateMachine):
     @rule(seconds=st.sampled_from([0.0, 0.25, 0.5, 3.0]), looks=st.booleans())
     def time_moves_on(self, seconds: float, looks: bool) -> None:
         """By so much, or just to the next deadline. The broker may be late to look."""
-        ends = [row.deadline for row in self.model.rows.values() if row.deadline is not None]
-        next_end = min((end for end in ends if end > self.now), default=self.now)
-        self.now = self.now + seconds if seconds else next_end
+        self.now = self.now + seconds if seconds else self.next_end()
         if looks:
             self.expire_due()
+
+    def next_end(self) -> float:
+        ends = [row.deadline for row in self.model.rows.values() if row.deadline is not None]
+        return min((end for end in ends if end > self.now), default=self.now)
 
     def expire_due(self) -> None:
         expected = due(self.model.rows, self.now)
@@ -282,7 +300,7 @@ class Bus(RuleBasedStateMachine):
             theirs = any(owner == origin for owner, _ in registered)
             assert self.engine.has_patterns(origin) == theirs
 
-    @rule(revisions_ago=st.integers(-1, 30), pattern=patterns)
+    @rule(revisions_ago=st.integers(-1, 30), pattern=st.sampled_from(PATTERNS))
     def resume(self, revisions_ago: int, pattern: str) -> None:
         """The log gives every matching change since then, or says that it does not know."""
         revision = self.model.revision - revisions_ago

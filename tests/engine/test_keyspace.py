@@ -25,12 +25,14 @@ def all_pages(
     keyspace: Keyspace, pattern: str, limit: int | None = None, now: float = 0.0
 ) -> list[list[str]]:
     pages = []
-    after = None
+    before, after = "", None
     while True:
         page, after = keyspace.page(pattern, after, limit, now, sized=False)
         pages.append([key for key, _ in page])
         if after is None:
             return pages
+        assert after > before, "or we would be here for ever"
+        before = after
 
 
 def all_keys(keyspace: Keyspace, pattern: str, now: float = 0.0) -> list[str]:

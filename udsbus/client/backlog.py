@@ -37,7 +37,7 @@ class Backlog(Generic[T]):
         self._reset()
 
     def _reset(self) -> None:
-        self._lock = threading.Lock()
+        self._lock = threading.RLock()  # a signal handler may close a watch in the midst of this
         self._awaited = False
         self._bell: tuple[int, int] | None = None
 

@@ -25,16 +25,16 @@ class Callbacks:
 
     def _reset(self) -> None:
         self._due: SimpleQueue[Watch | None] = SimpleQueue()
-        self._lock = threading.Lock()
+        self._lock = threading.RLock()  # a signal handler may close the client
         self._thread: threading.Thread | None = None
 
     def add(self, watch: Watch, function: Function) -> None:
         self._functions[watch] = function
 
     def changes(self, watch: Watch, number: int) -> None:
-        """`number` changes wait in `watch`. Called in the event thread."""
+        """`number` more changes wait in `watch`."""
         with self._lock:
-            if self._thread is None:
+            if self._thread is None and number:
                 self._thread = threading.Thread(
                     target=self._run, name="udsbus-callbacks", daemon=True
                 )
@@ -50,8 +50,10 @@ class Callbacks:
             thread.join(timeout=1.0)  # a function that hangs is not ours to stop
 
     def after_fork(self) -> bool:
-        """In a child: start anew. True when there are functions to call."""
+        """In a child: start anew, with what has come already. True if there are functions."""
         self._reset()
+        for watch in self._functions:
+            self.changes(watch, watch.waiting)
         return bool(self._functions)
 
     def _run(self) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import select
 import socket
+import sys
 from collections.abc import Iterator, Sequence
 from time import monotonic
 from typing import Any
@@ -101,6 +102,20 @@ class Connection:
     @property
     def closed(self) -> bool:
         return self._socket.fileno() < 0
+
+    def in_exchange(self) -> bool:
+        """Whether this thread is in the middle of a request on it.
+
+        From the stack: `ready` can stay false when a second interrupt comes while the first one
+        is being handled.
+        """
+        codes = (Connection.request.__code__, Connection.request_many.__code__)
+        frame = sys._getframe(1)
+        while frame is not None:
+            if frame.f_code in codes and frame.f_locals.get("self") is self:
+                return True
+            frame = frame.f_back  # type: ignore[assignment]
+        return False
 
     def close(self) -> None:
         """For the thread that uses it, and for a child after a fork."""

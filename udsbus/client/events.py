@@ -16,6 +16,7 @@ import logging
 import select
 import socket
 import threading
+import weakref
 from collections import deque
 from collections.abc import Callable
 from time import monotonic
@@ -40,10 +41,17 @@ Answer = Callable[[Any], None]
 class Follower:
     """What the event thread keeps going: a watch or a subscription. Called in that thread only."""
 
-    def __init__(self) -> None:
+    def __init__(self, events: Events, owner: object) -> None:
         self.started = threading.Event()
         """Set when the broker has confirmed it, or refused it."""
         self.refusal: Error | None = None
+        self._events = events
+        self._owner = owner  # kept alive for as long as this is followed
+
+    def __del__(self) -> None:
+        """Nobody holds it any more, so nobody can take anything from it."""
+        with contextlib.suppress(Exception):
+            self._events.abandon(id(self), self.cease())
 
     def begin(self, ask: Callable[[Call[Any], Answer], None], same_bus: bool) -> None:
         """On a connection that has just been made: ask for what is followed."""
@@ -80,13 +88,14 @@ class Events:
         self._timeout = timeout
         self._bus: str | None = None
         """Which start of the broker the followers' revisions belong to."""
-        self.followers: tuple[Follower, ...] = ()
-        """Replaced as a whole, under the lock: the event thread iterates over it."""
+        self._followers: dict[int, weakref.ref[Follower]] = {}
+        """By `id`. Replaced as a whole, under the lock: the event thread iterates over it. Weak: a
+        watch that an interrupt kept from ever reaching the program must not live on here."""
         self._reset()
 
     def _reset(self) -> None:
         self._thread: threading.Thread | None = None
-        self._lock = threading.Lock()
+        self._lock = threading.RLock()  # a signal handler may come in the midst of this
         self._commands: deque[Callable[[], None]] = deque()
         self._socket: socket.socket | None = None
         self._wake_read: socket.socket | None = None
@@ -94,13 +103,15 @@ class Events:
         self._closing = False
         self._reading = threading.Lock()
         """Held by whoever reads the connection and routes what has come."""
+        self._reader = 0
+        """Which other thread does so now."""
         self._unreachable: Error | None = None
         """Why there is no connection now."""
         self._failure: Exception | None = None
         """Why it cannot be read any more: for the event thread, if another has found out."""
         self._answers: dict[int, tuple[Answer, Callable[[Error], None] | None]] = {}
-        self._begun: set[Follower] = set()
-        """Those that this very connection was asked for."""
+        self._begun: set[int] = set()
+        """The followers that this very connection was asked for, by `id`."""
         self._msgid = 0
         self._output = bytearray()
 
@@ -111,8 +122,10 @@ class Events:
 
         Raises what the broker refuses it with, RequestTimeout.
         """
+        if self._reader == threading.get_ident():
+            raise InvalidRequest("nothing can be watched from here: this interrupts `Watch.get`")
         with self._lock:
-            self.followers = (*self.followers, follower)
+            self._followers = {**self._followers, id(follower): weakref.ref(follower)}
         self._command(lambda: self._begin(follower, same_bus=True))
         try:
             if not follower.started.wait(self._timeout):
@@ -128,12 +141,16 @@ class Events:
     def leave(self, follower: Follower) -> None:
         """Stop following. Does not wait."""
         with self._lock:
-            if follower not in self.followers:
-                return
-            self.followers = tuple(each for each in self.followers if each is not follower)
+            self._drop(id(follower))
         follower.wake()
         if self._thread is not None:
-            self._command(lambda: self._cease(follower))
+            self._command(lambda: self._cease(id(follower), follower.cease()))
+
+    def abandon(self, number: int, cease: Call[Any] | None) -> None:
+        """A follower is no more. Takes no lock: the collector may call this anywhere."""
+        if self._thread is not None:
+            self._commands.append(lambda: self._cease(number, cease))
+            self._wake()
 
     def take(self, backlog: Backlog[T], timeout: float | None) -> T | None:
         """The next item of `backlog`; None when none comes within `timeout` seconds, or it is
@@ -151,6 +168,8 @@ class Events:
             poll.register(bell, select.POLLIN)
             sock = self._socket
             fd = -1 if sock is None or self._failure is not None else sock.fileno()
+            if self._reader == threading.get_ident():
+                fd = -1  # a signal handler: what it interrupted goes on when it returns
             if fd >= 0:
                 poll.register(fd, select.POLLIN)
             for ready, _ in poll.poll(None if left is None else left * 1000):
@@ -164,9 +183,12 @@ class Events:
             if self._socket is None or self._failure is not None:
                 return
             try:
+                self._reader = threading.get_ident()
                 self._receive(self._socket)
             except Exception as failure:
                 self._failure = failure
+            finally:
+                self._reader = 0
             if self._output or self._failure is not None:
                 self._wake()
 
@@ -174,13 +196,15 @@ class Events:
         """End the thread and wake whoever waits. May be called in a callback."""
         with self._lock:
             self._closing = True
-            followers, self.followers = self.followers, ()
+            followers = self.followers()
+            self._followers = {}
             thread = self._thread
         for follower in followers:
             follower.wake()
         if thread is not None and thread is not threading.current_thread():
             self._wake()
-            thread.join(self._timeout)
+            if self._reader != threading.get_ident():  # a signal handler: it waits for us
+                thread.join(self._timeout)
 
     def after_fork(self) -> None:
         """In a child: nothing of the parent's connection is ours, not even its thread."""
@@ -188,8 +212,16 @@ class Events:
             if inherited is not None:
                 inherited.close()
         self._reset()
-        for follower in self.followers:
+        for follower in self.followers():
             follower.after_fork()
+
+    def followers(self) -> list[Follower]:
+        """Those that are still held by somebody."""
+        found = [reference() for reference in self._followers.values()]
+        return [follower for follower in found if follower is not None]
+
+    def _drop(self, number: int) -> None:
+        self._followers = {each: ref for each, ref in self._followers.items() if each != number}
 
     def ensure_running(self) -> None:
         """Start the thread if it is not there: at the first use, and in a child after a fork."""
@@ -263,21 +295,22 @@ class Events:
     def _greeted(self, hello: Any) -> None:
         same_bus = self._bus in (None, hello["bus"])
         self._bus = hello["bus"]
-        for follower in self.followers:
+        for follower in self.followers():
             self._begin(follower, same_bus)
 
     def _begin(self, follower: Follower, same_bus: bool) -> None:
-        if follower in self._begun or follower not in self.followers:
+        number = id(follower)
+        if number in self._begun or number not in self._followers:
             return
-        self._begun.add(follower)
+        self._begun.add(number)
 
         def ask(call: Call[Any], answer: Answer) -> None:
             def answered(result: Any) -> None:
                 answer(result)
-                if follower not in self._begun:
-                    self._tell_ceased(follower)  # it was left before it had an answer
+                if number not in self._begun:
+                    self._tell_ceased(follower.cease())  # it was left before it had an answer
 
-            if follower in self._begun:
+            if number in self._begun:
                 self._ask(call, answered, follower.refuse)
 
         try:
@@ -285,13 +318,14 @@ class Events:
         except Exception as error:
             follower.refuse(InvalidRequest(f"this cannot be asked for: {error}"))
 
-    def _cease(self, follower: Follower) -> None:
-        if follower in self._begun:
-            self._begun.discard(follower)
-            self._tell_ceased(follower)
+    def _cease(self, number: int, call: Call[Any] | None) -> None:
+        with self._lock:
+            self._drop(number)
+        if number in self._begun:
+            self._begun.discard(number)
+            self._tell_ceased(call)
 
-    def _tell_ceased(self, follower: Follower) -> None:
-        call = follower.cease()
+    def _tell_ceased(self, call: Call[Any] | None) -> None:
         if call is not None:
             self._ask(call, lambda _: None)
 
@@ -353,7 +387,7 @@ class Events:
             elif message[1] == "closing":
                 log.info("%s closes the event connection: %s", self._address, message[2][1])
             else:
-                for follower in self.followers:
+                for follower in self.followers():
                     follower.notified(message[1], message[2])
         if self._decoder.cause is not None:
             raise ConnectionResetError(f"the broker sent something else: {self._decoder.cause}")

@@ -49,13 +49,13 @@ class Watch(Follower):
     def __init__(
         self,
         events: Events,
+        owner: object,
         core: WatchCore,
         conflate: bool,
         on_changes: Callable[[Watch, int], None] | None,
     ) -> None:
-        super().__init__()
-        self._events = events
         self._core = core
+        super().__init__(events, owner)
         self._backlog = Backlog[RawChange](WATCH_BACKLOG, lambda change: change.key, conflate)
         self._on_changes = on_changes
 
@@ -69,6 +69,11 @@ class Watch(Follower):
         return self._core.started_over
 
     @property
+    def waiting(self) -> int:
+        """How many changes have come and were not taken yet."""
+        return len(self._backlog)
+
+    @property
     def skipped(self) -> int:
         """How many changes were left out for a newer one of the same key."""
         return self._backlog.skipped
@@ -76,10 +81,13 @@ class Watch(Follower):
     def get(self, timeout: float | None = None) -> Change | None:
         """The next change; None when none comes within `timeout` seconds or the watch is closed.
 
-        Raises UnsupportedValue for a value that cannot be read; the watch goes on.
+        Raises UnsupportedValue for a value that cannot be read; the watch goes on. When the broker
+        refuses to take it up again after a lost connection, that is raised.
         """
         change = self._events.take(self._backlog, timeout)
         if change is None:
+            if self._backlog.closed and self.refusal is not None:
+                raise self.refusal
             return None
         revision, kind, key, value = change
         return Change(revision, kind, key, None if value is None else decode(value))  # type: ignore[arg-type]
@@ -140,18 +148,17 @@ class Subscription(Follower):
     When you take messages more slowly than they come, the oldest are dropped: see `dropped`.
     """
 
-    def __init__(self, events: Events, patterns: tuple[str, ...]) -> None:
-        super().__init__()
+    def __init__(self, events: Events, owner: object, patterns: tuple[str, ...]) -> None:
+        self._number: int | None = None
+        super().__init__(events, owner)
         if not patterns:
             raise InvalidRequest("subscribe to at least one pattern of topics")
         for pattern in patterns:
             check_pattern(pattern)
         self.patterns = patterns
         self.interruptions = 0
-        self._events = events
         self._matchers = [matcher(pattern) for pattern in patterns]
         self._backlog = Backlog[tuple[str, bytes]](SUBSCRIPTION_BACKLOG)
-        self._number: int | None = None
 
     @property
     def dropped(self) -> int:
@@ -185,11 +192,12 @@ class Subscription(Follower):
 
     def begin(self, ask: Callable[[Call[Any], Answer], None], same_bus: bool) -> None:
         def answered(number: int) -> None:
-            if self._number is not None:
+            if self.started.is_set():
                 self.interruptions += 1
             self._number = number
             self.started.set()
 
+        self._number = None  # the one that it had may be another's on this connection
         ask(requests.subscribe(self.patterns), answered)
 
     def cease(self) -> Call[Any] | None:

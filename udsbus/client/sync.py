@@ -253,7 +253,7 @@ class Client:
     def subscribe(self, *patterns: str) -> Subscription:
         """Receive the messages published from now on to the topics that match."""
         self._check_open()
-        subscription = Subscription(self._events, patterns)
+        subscription = Subscription(self._events, self, patterns)
         self._events.follow(subscription)
         return subscription
 
@@ -348,7 +348,7 @@ class Client:
             raise InvalidRequest("a watch begins with the initial state or from a revision")
         core = WatchCore(pattern, from_revision=from_revision, initial=initial)
         told = self._callbacks.changes if function is not None else None
-        watch = Watch(self._events, core, conflate, told)
+        watch = Watch(self._events, self, core, conflate, told)
         if function is not None:
             self._callbacks.add(watch, function)
         self._events.follow(watch)
@@ -357,9 +357,11 @@ class Client:
     def _usable(self, connection: Connection | None) -> Connection:
         """A connection for this thread, when it has none that is ready."""
         if connection is not None and not connection.closed:
-            # In the middle of an exchange: this is a signal handler, or a destructor. It gets a
-            # connection of its own, for one request.
-            return self._connect()
+            if connection.in_exchange():
+                # This is a signal handler, or a destructor. It gets a connection of its own, for
+                # one request.
+                return self._connect()
+            connection.close()
         self._own.connection = self._reconnect()
         return self._own.connection  # type: ignore[no-any-return]
 

@@ -148,6 +148,26 @@ def test_closed_standard_streams(command: Command, client: udsbus.Client, closed
         assert (done.returncode, done.stdout) == (0, b'"text"\n')
 
 
+@pytest.mark.skipif(not os.path.exists("/dev/full"), reason="needs /dev/full")
+def test_the_exit_code_does_not_depend_on_stderr(command: Command) -> None:
+    with open("/dev/full", "wb") as full:
+        done = subprocess.run([*COMMAND, "get", "absent"], stderr=full, env=command.environ)
+    assert done.returncode == 1
+
+
+def test_a_fault_of_ours_is_not_taken_for_an_absent_key(command: Command) -> None:
+    broken = "import udsbus.cli.asking as a, udsbus.cli as c; a.open_socket = None; c.main()"
+    done = subprocess.run(
+        [sys.executable, "-c", broken, "get", "key"],
+        capture_output=True,
+        text=True,
+        env=command.environ,
+    )
+    assert (done.returncode, done.stdout) == (3, "")
+    assert all(line.startswith("udsbus: ") for line in done.stderr.splitlines())
+    assert "please report it" in done.stderr
+
+
 def test_stdin_that_is_closed(command: Command) -> None:
     done = subprocess.run(
         ["sh", "-c", '"$0" -m udsbus set key - <&-', sys.executable],

@@ -113,6 +113,16 @@ def _end_of(pid: int) -> Iterator[None]:
     assert ended
 
 
+def test_detach_without_standard_streams(lonely: Command) -> None:
+    """Their numbers go to no socket, which the log would otherwise be written into."""
+    script = '"$0" -m udsbus serve --detach --socket "$1" <&- >&- 2>&-'
+    subprocess.run(["sh", "-c", script, sys.executable, lonely.address], env=lonely.environ)
+    pid = int(dict(line.split("\t") for line in lonely.lines("info"))["pid"])
+    with _end_of(pid):
+        assert lonely("set", "key", "1").code == 0
+        assert os.readlink(f"/proc/{pid}/fd/2") == lonely.address + ".log"
+
+
 def test_autostart_uses_detach(lonely: Command) -> None:
     with udsbus.connect(lonely.address, autostart=True) as client:
         pid = client.info()["pid"]

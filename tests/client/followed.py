@@ -26,13 +26,15 @@ Frame = tuple[Call[Any] | None, Any]
 class FollowedBus:
     """Its steps may be taken in any order; `catch_up` then tells whether the watch was right."""
 
-    def __init__(self, pattern: str, *, initial: bool, since: int | None, before: list[str]) -> None:
+    def __init__(
+        self, pattern: str, *, initial: bool, since: int | None, before: list[str]
+    ) -> None:
         self.core = WatchCore(pattern, from_revision=since, initial=initial)
         self._initial = initial
         self._since = since
         self._now = 0.0
         self._values = 0
-        self._told: list[RawChange] = []
+        self.told: list[RawChange] = []
         self._connection = 1
         self._new_engine()
         for key in before:
@@ -115,14 +117,14 @@ class FollowedBus:
         call, content = self._frames.pop(0)
         if call is None:
             if self.core.matches(content[2]):
-                self._told += self.core.change(RawChange(*content))
+                self.told += self.core.change(RawChange(*content))
             return
         step = self.core.started(content) if call.method == "watch" else self.core.listed(content)
         if self.core.live and call.method == "items":
-            self._complete_from, self._told_before = self._answered_at, len(self._told)
+            self._complete_from, self._told_before = self._answered_at, len(self.told)
         elif self.core.live and self._complete_from is None:
             self._complete_from = self._answered_at if self._since is None else self._since
-        self._told += step.changes
+        self.told += step.changes
         self._asked = step.next
 
     def round_trip(self) -> None:
@@ -156,7 +158,7 @@ class FollowedBus:
 
     def _check_state(self) -> None:
         believed: dict[str, bytes] = {}
-        for change in self._told:
+        for change in self.told:
             if change.value is None:
                 believed.pop(change.key, None)
             else:
@@ -164,7 +166,7 @@ class FollowedBus:
         entries = self._engine.keyspace.entries
         truth = {key: entry[0] for key, entry in entries.items() if self.core.matches(key)}
         if not self._initial and not self.core.started_over:  # then it tells of changed keys only
-            changed = {change.key for change in self._told}
+            changed = {change.key for change in self.told}
             truth = {key: value for key, value in truth.items() if key in changed}
         assert believed == truth
 
@@ -174,7 +176,7 @@ class FollowedBus:
         assert since is not None
         told, truth = (
             [change for change in changes if change.revision > since and change.kind != PRESENT]
-            for changes in (self._told[self._told_before :], self._truth)
+            for changes in (self.told[self._told_before :], self._truth)
         )
         assert told == truth
 

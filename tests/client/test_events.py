@@ -147,25 +147,6 @@ def test_a_watch_that_missed_too_much_starts_over(
         assert watch.started_over == 1
 
 
-def test_an_idle_watch_resumes_though_much_happened_elsewhere(
-    client: Client, follower: Client, proxy: Proxy
-) -> None:
-    """It missed nothing: it was there for all that the broker has forgotten."""
-    with follower.watch("a") as watch:
-        client.set("a", 1)
-        take_number(watch, 1)
-        for _ in range(2):
-            with client.pipeline() as p:
-                for number in range(9_000):
-                    p.set("elsewhere", number)
-        proxy.cut()
-        client.set("a", 2)
-        assert [(change.kind, change.value) for change in take(watch, is_value(2))] == [
-            ("updated", 2)
-        ]
-        assert watch.started_over == 0
-
-
 def test_a_subscription_counts_its_interruptions(
     client: Client, follower: Client, proxy: Proxy
 ) -> None:
@@ -337,7 +318,9 @@ def test_unknown_notifications_are_ignored(address: str) -> None:
 
     with FakeBroker(address, answer) as broker, udsbus.connect(address) as client:
         with client.watch("a") as watch:
-            broker.send(notification("ping", 7) + notification("change", 6, "created", "a", b"\x01"))
+            broker.send(
+                notification("ping", 7) + notification("change", 6, "created", "a", b"\x01")
+            )
             assert watch.get(timeout=PATIENCE) == (6, "created", "a", 1)
             broker.send(notification("change", 7, "renamed", "a", b"\x02", "and more"))
             assert watch.get(timeout=PATIENCE) == (7, "renamed", "a", 2)

@@ -403,7 +403,9 @@ def test_messages_of_several_publishers(client: Client, bus: BrokerProcess) -> N
 
     with udsbus.connect(bus.address) as other:
         sources = [client.subscribe("a/*"), other.subscribe("**")]
-        assert in_children(*[lambda number=number: publish(number) for number in range(3)]) == [2] * 3  # type: ignore[misc]
+        assert (
+            in_children(*[lambda number=number: publish(number) for number in range(3)]) == [2] * 3
+        )  # type: ignore[misc]
         received = [[source.get(timeout=PATIENCE) for _ in range(3_000)] for source in sources]
         assert received[0] == received[1]
         for number in range(3):

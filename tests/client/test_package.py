@@ -15,7 +15,9 @@ def modules_after(statement: str) -> set[str]:
     return set(subprocess.run(command, capture_output=True, text=True, check=True).stdout.split())
 
 
-@pytest.mark.parametrize("statement", ["import udsbus", "from udsbus import *", "import udsbus.cli"])
+@pytest.mark.parametrize(
+    "statement", ["import udsbus", "from udsbus import *", "import udsbus.cli"]
+)
 def test_import_brings_no_event_loop(statement: str) -> None:
     modules = modules_after(statement)
     assert not modules & {"anyio", "asyncio", "rich", "trio", "udsbus.broker", "udsbus.engine"}

@@ -89,6 +89,7 @@ def test_interrupts_mix_no_answers_up(bus: BrokerProcess, salvo: int) -> None:
     def work() -> int:
         with udsbus.connect(bus.address, timeout=PATIENCE) as client:
             ask_everything(client)
+            gc.collect()  # what the parent left behind
             descriptors = len(os.listdir("/proc/self/fd"))
             interrupts = Interrupts(salvo, salvo)
             for _ in range(600):
@@ -186,19 +187,3 @@ def test_a_handler_may_close_the_client_of_a_busy_watch(bus: BrokerProcess) -> N
     in_child(work)
     with udsbus.connect(bus.address) as client:
         client.delete("busy")
-
-
-def test_a_handler_may_start_and_end_watches_while_others_start(bus: BrokerProcess) -> None:
-    def work() -> None:
-        with udsbus.connect(bus.address, timeout=PATIENCE) as client:
-
-            def handle(_: int) -> None:
-                with client.watch("handler") as watch:
-                    assert watch.get(timeout=0) is None
-
-            with Ticks(0.003, 100_000, handle) as ticks:
-                while ticks.number < 200:
-                    with client.watch("main") as watch, client.subscribe("main"):
-                        assert watch.get(timeout=0) is None
-
-    in_child(work)

@@ -141,20 +141,16 @@ def test_increment(client: Client) -> None:
     assert client.get("a") == -3.5
 
 
-def test_increment_goes_beyond_64_bits(client: Client) -> None:
+def test_increment_stays_within_64_bits(client: Client) -> None:
     client.set("a", 2**64 - 1)
-    assert client.increment("a") == 2**64
-    assert client.increment("a", -1) == 2**64 - 1
+    with pytest.raises(LimitExceeded, match="beyond 64 bits"):
+        client.increment("a")
+    assert client.increment("a", -1) == 2**64 - 2
 
 
 def test_increment_by_a_float_makes_a_float(client: Client) -> None:
     assert type(client.increment("a", 1.0)) is float
     assert type(client.increment("b", 0.0)) is float
-
-
-def test_increment_by_a_large_number(client: Client) -> None:
-    """A value may be that large, so a sum may be, too."""
-    assert client.increment("a", 2**70) == 2**70
 
 
 @pytest.mark.parametrize("value", ["text", None, True, [1], b"1"])
@@ -368,7 +364,7 @@ def test_malformed_keys(client: Client, key: str) -> None:
 @pytest.mark.parametrize(
     ("attempt", "error", "message"),
     [
-        (lambda c: c.get("a/*"), InvalidRequest, "'a/\\*' is a pattern"),
+        (lambda c: c.get("a/*"), InvalidRequest, "only patterns do"),
         (lambda c: c.get("k" * 2_000), LimitExceeded, "key of 2000 bytes; the limit is 1024"),
         (lambda c: c.get(5), InvalidRequest, "key must be a string, not 5"),
         (lambda c: c.set("$sys/a", 1), AccessDenied, "the broker's own"),
@@ -378,7 +374,7 @@ def test_malformed_keys(client: Client, key: str) -> None:
         (lambda c: c.set("a", 1, if_revision=-1), InvalidRequest, "if_revision must be a whole"),
         (lambda c: c.set("a", object()), UnsupportedValue, "type object cannot be sent"),
         (lambda c: c.set_many({"a": {"b": [1j, open]}}), UnsupportedValue, r"value\['b'\]\[1\]"),
-        (lambda c: c.set_many({"a": 1, "b*/*": 1}), InvalidRequest, "is a pattern"),
+        (lambda c: c.set_many({"a": 1, "b*/*": 1}), InvalidRequest, "only patterns do"),
         (lambda c: c.set("a", bytes(34_000_000)), LimitExceeded, "a value of 34\\d{6} bytes"),
         (lambda c: c.expire("a", -1), InvalidRequest, "ttl must be a number of seconds above 0"),
         (lambda c: c.keys("a*"), InvalidRequest, "stand for whole segments"),
@@ -387,7 +383,7 @@ def test_malformed_keys(client: Client, key: str) -> None:
         (lambda c: c.watch("a", from_revision=1, initial=True), InvalidRequest, "or from a rev"),
         (lambda c: c.subscribe(), InvalidRequest, "at least one pattern"),
         (lambda c: c.subscribe("a", "b*"), InvalidRequest, "stand for whole segments"),
-        (lambda c: c.publish("a/*", 1), InvalidRequest, "topic 'a/\\*' is a pattern"),
+        (lambda c: c.publish("a/*", 1), InvalidRequest, "only patterns do"),
         (lambda c: c.publish("a", object()), UnsupportedValue, "type object cannot be sent"),
     ],
 )

@@ -16,9 +16,6 @@ from .followed import FollowedBus
 
 KEYS = ["a/b", "a/c", "a/d/e", "a", "c"]
 
-Step = tuple[Callable[..., None], ...]
-
-
 def step(function: Callable[..., None], *arguments: Any) -> Any:
     return (function, *arguments)
 
@@ -39,6 +36,9 @@ STEPS: list[Any] = [
 ]
 
 
+LOSS = step(FollowedBus.restart)
+
+
 @settings(
     max_examples=1_500, derandomize=True, deadline=None, phases=[Phase.generate, Phase.shrink],
     report_multiple_bugs=False, suppress_health_check=[HealthCheck.too_slow],
@@ -49,6 +49,7 @@ STEPS: list[Any] = [
     before=st.lists(st.sampled_from(KEYS), max_size=6),
     steps=st.lists(st.sampled_from(STEPS), min_size=5, max_size=30),
 )
+@example("a/**", (True, None), ["a/b", "a/c"], [*[step(FollowedBus.round_trip)] * 2, LOSS])
 def test_following_gives_the_truth(
     pattern: str, begin: tuple[bool, int | None], before: list[str], steps: list[Any]
 ) -> None:
@@ -57,3 +58,37 @@ def test_following_gives_the_truth(
     for function, *arguments in steps:
         function(bus, *arguments)
     bus.catch_up()
+
+
+def test_a_key_that_was_not_told_of_is_not_updated() -> None:
+    """It was, while the keys were listed, and then it was deleted before its page."""
+    bus = FollowedBus("a/*", initial=True, since=None, before=["a/1", "a/2", "a/3"])
+    bus.round_trip()
+    bus.round_trip()
+    bus.set("a/3")
+    bus.delete("a/3")
+    bus.catch_up()
+    kinds = [(change.kind, change.key) for change in bus.told if change.key == "a/3"]
+    assert ("updated", "a/3") not in kinds
+
+
+def test_what_was_told_of_is_told_to_be_gone_on_another_bus() -> None:
+    bus = FollowedBus("a/*", initial=True, since=None, before=["a/1", "a/2"])
+    bus.catch_up()
+    bus.restart()
+    bus.catch_up()
+    assert [(change.kind, change.key) for change in bus.told] == [
+        ("present", "a/1"),
+        ("present", "a/2"),
+        ("deleted", "a/1"),
+        ("deleted", "a/2"),
+    ]
+    assert bus.core.started_over == 1
+
+
+@pytest.mark.parametrize(
+    ("pattern", "error"), [("a/b*", InvalidRequest), ("", InvalidRequest), ("k" * 2_000, LimitExceeded)]
+)
+def test_malformed_patterns(pattern: str, error: type[Exception]) -> None:
+    with pytest.raises(error):
+        WatchCore(pattern, from_revision=None, initial=False)

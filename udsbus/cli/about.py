@@ -52,7 +52,7 @@ def info_command(as_json: bool) -> None:
     if is_terminal(sys.stdout):
         from .tables import print_table
 
-        print_table(("", ""), rows)
+        print_table(("name", "value"), rows)
     else:
         for name, cell in rows:
             write_line(f"{name}\t{cell}")

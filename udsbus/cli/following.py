@@ -61,7 +61,7 @@ def follow(
     try:
         source = start(_client())
         until = None if seconds is None else monotonic() + seconds
-        _end_with_reader(source)
+        unread = _end_with_reader(source)
         if verbose:
             what = (source.pattern,) if isinstance(source, Watch) else source.patterns
             complain(f"following {' '.join(what)} on {address()}; Ctrl-C ends it")
@@ -75,8 +75,8 @@ def follow(
             if item is None:
                 if source.refusal is not None:
                     raise source.refusal
-                if until is None or monotonic() < until:
-                    raise BrokenPipeError  # by _end_with_reader
+                if unread.is_set():
+                    raise BrokenPipeError
                 break
             write(line(item) + "\n", flush=True)
             came += 1
@@ -102,20 +102,23 @@ def _tell_gaps(source: Watch | Subscription, told: dict[str, int]) -> None:
             complain(text.format(number))
 
 
-def _end_with_reader(source: Watch | Subscription) -> None:
-    """Close `source` when whoever reads our output has gone. Otherwise only the next line would
-    find out, which may be never: `udsbus watch … | head -1` would stay."""
+def _end_with_reader(source: Watch | Subscription) -> threading.Event:
+    """Close `source`, and say so, when whoever reads our output has gone. Otherwise only the next
+    line would find out, which may be never: `udsbus watch … | head -1` would stay."""
+    unread = threading.Event()
     if sys.stdout is None:
-        return
+        return unread
     output = sys.stdout.fileno()
     mode = os.fstat(output).st_mode
     if not (stat.S_ISFIFO(mode) or stat.S_ISSOCK(mode)):
-        return
+        return unread
     poll = select.poll()
     poll.register(output, 0)  # POLLERR and POLLHUP come unasked
 
     def wait() -> None:
         poll.poll()
+        unread.set()
         source.close()
 
     threading.Thread(target=wait, daemon=True).start()
+    return unread

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 import sys
@@ -14,7 +15,7 @@ from ..errors import Error
 from ..version import __version__
 from .options import MARK, socket_option
 from .outcomes import DONE, MEANINGS, REFUSED, USAGE, exit_code_of
-from .output import abandon_stdout, complain, shown
+from .output import abandon_stdout, complain
 
 COMMANDS = {
     "serve": "serving",
@@ -92,6 +93,7 @@ def udsbus(ctx: click.Context) -> int | None:
 def main() -> None:
     """Run the command. Exit codes: see outcomes.py."""
     sys.setrecursionlimit(20_000)  # a value may be nested more deeply than any program
+    _fill_standard_descriptors()
     for stream in (sys.stdout, sys.stderr):
         if stream is not None:
             stream.reconfigure(errors="backslashreplace")  # type: ignore[union-attr]
@@ -106,11 +108,21 @@ def main() -> None:
     _exit(code)
 
 
+def _fill_standard_descriptors() -> None:
+    """Where one is closed, a socket would get its number, and what is printed to it."""
+    for standard in range(3):
+        try:
+            os.fstat(standard)
+        except OSError:
+            os.open(os.devnull, os.O_RDWR)  # gets the lowest number that is free
+
+
 def _exit(code: int) -> NoReturn:
     """At once: taking the interpreter apart would be a tenth of all that `udsbus get` does."""
     for stream in (sys.stdout, sys.stderr):
         if stream is not None:
-            stream.flush()
+            with contextlib.suppress(OSError):  # said already, if it can be said at all
+                stream.flush()
     os._exit(code)
 
 
@@ -134,7 +146,8 @@ def _run() -> int:
         import traceback
 
         complain("this is a fault of udsbus itself; please report it with what follows")
-        sys.stderr.write(shown(traceback.format_exc(), keep="\n"))
+        for line in traceback.format_exc().splitlines():
+            complain(line)
         return REFUSED
 
 

@@ -7,6 +7,7 @@ escaped as Python writes it (`\\x1b`). Values are JSON, which escapes in its own
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import os
 import sys
@@ -68,10 +69,11 @@ def write_raw(value: Any) -> None:
 
 
 def complain(message: str) -> None:
-    """Tell a person on stderr, in one line."""
+    """Tell a person on stderr, in one line. The exit code matters more: no error of stderr's."""
     if sys.stderr is not None:
-        sys.stderr.write(f"udsbus: {shown(' '.join(message.splitlines()))}\n")
-        sys.stderr.flush()
+        with contextlib.suppress(OSError):
+            sys.stderr.write(f"udsbus: {shown(' '.join(message.splitlines()))}\n")
+            sys.stderr.flush()
 
 
 def abandon_stdout() -> None:

@@ -118,8 +118,9 @@ class _SafeFormatter(logging.Formatter):
 
 def _leave_terminal(where: str) -> None:
     """Errors until now were for whoever started us; from here on the log is."""
-    sys.stdout.flush()
-    sys.stderr.flush()
+    for stream in (sys.stdout, sys.stderr):
+        if stream is not None:
+            stream.flush()
     log = os.open(log_path(where), os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o600)
     null = os.open(os.devnull, os.O_RDONLY | os.O_CLOEXEC)
     for opened, standard in ((null, 0), (log, 1), (log, 2)):

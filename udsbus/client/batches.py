@@ -63,7 +63,7 @@ class Transaction:
 
     It is sent when the with block ends; a block left by an exception sends nothing. Raises
     Conflict if a check fails. Later operations see what earlier ones have written. A value read
-    that is no value raises UnsupportedValue where you look at it; the writes are done.
+    that is no value raises UnsupportedValue at the end; the writes are done nevertheless.
     """
 
     def __init__(self, send: Callable[[Call[Any]], Any]) -> None:
@@ -116,8 +116,13 @@ class Transaction:
         if kind is None:
             call = requests.transaction(self._checks, self._calls)
             self.revision, values = self._send(call)
-            for result, value in zip(self._results, values, strict=True):
-                result._read(value)
+            unreadable = [
+                error
+                for result, value in zip(self._results, values, strict=True)
+                if (error := result._read(value)) is not None
+            ]
+            if unreadable:
+                raise unreadable[0]
 
 
 class Pipeline:

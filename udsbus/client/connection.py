@@ -16,7 +16,7 @@ from ..errors import ProtocolError, RequestTimeout
 from ..limits import RECEIVE_BYTES, SPIN_SECONDS
 from ..spinning import Spinning
 from ..wire.framing import MSGID_MOST, RESPONSE, Decoder
-from .requests import Call, error_from
+from .requests import Call, cannot_be_sent, error_from
 
 PACK_TOGETHER = 128
 """Requests of a pipeline that are packed and sent together."""
@@ -62,7 +62,10 @@ class Connection:
         try:
             self.ready = False
             self._msgid = msgid = (self._msgid + 1) & MSGID_MOST
-            frame = self._pack((0, msgid, call.method, call.params))
+            try:
+                frame = self._pack((0, msgid, call.method, call.params))
+            except (ValueError, TypeError, OverflowError) as error:
+                raise cannot_be_sent(call, error) from None
             try:
                 sent = self._send(frame)
             except BlockingIOError:
@@ -167,12 +170,13 @@ class Connection:
         pack = self._pack
         for start in range(0, len(calls), PACK_TOGETHER):
             some = calls[start : start + PACK_TOGETHER]
-            yield b"".join(
-                [
-                    pack((0, msgid & MSGID_MOST, call.method, call.params))
-                    for msgid, call in enumerate(some, first + start)
-                ]
-            )
+            frames = []
+            for msgid, call in enumerate(some, first + start):
+                try:
+                    frames.append(pack((0, msgid & MSGID_MOST, call.method, call.params)))
+                except (ValueError, TypeError, OverflowError) as error:
+                    raise cannot_be_sent(call, error) from None
+            yield b"".join(frames)
 
     def _exchange(self, frames: Iterator[bytes], expected: int, timeout: float) -> list[Any]:
         """Send `frames` and collect as many responses. Both at once: a broker whose replies are

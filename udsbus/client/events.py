@@ -12,6 +12,7 @@ cost a second wake-up, which takes longer than all the rest.
 from __future__ import annotations
 
 import contextlib
+import itertools
 import logging
 import select
 import socket
@@ -34,24 +35,48 @@ from .requests import Call, error_from
 
 log = logging.getLogger("udsbus.client")
 
+CLOSE_SECONDS = 2.0
+"""How long `close` waits for the thread to end; it ends by itself all the same."""
+
+_serials = itertools.count(1)
+
 T = TypeVar("T")
 Answer = Callable[[Any], None]
+
+
+class Gate:
+    """Opens once. Unlike `threading.Event`, whose locks an interrupt can leave in disorder."""
+
+    def __init__(self) -> None:
+        self.is_open = False
+        self._shut = threading.Lock()
+        self._shut.acquire()
+
+    def open(self) -> None:
+        if not self.is_open:
+            self.is_open = True
+            self._shut.release()
+
+    def wait(self, seconds: float) -> bool:
+        """For one thread. False if it does not open in time."""
+        return self.is_open or self._shut.acquire(timeout=seconds)
 
 
 class Follower:
     """What the event thread keeps going: a watch or a subscription. Called in that thread only."""
 
     def __init__(self, events: Events, owner: object) -> None:
-        self.started = threading.Event()
-        """Set when the broker has confirmed it, or refused it."""
+        self.started = Gate()
+        """Open when the broker has confirmed it, or refused it."""
         self.refusal: Error | None = None
+        self.serial = next(_serials)
         self._events = events
         self._owner = owner  # kept alive for as long as this is followed
 
     def __del__(self) -> None:
         """Nobody holds it any more, so nobody can take anything from it."""
         with contextlib.suppress(Exception):
-            self._events.abandon(id(self), self.cease())
+            self._events.abandon(self.serial, self.cease())
 
     def begin(self, ask: Callable[[Call[Any], Answer], None], same_bus: bool) -> None:
         """On a connection that has just been made: ask for what is followed."""
@@ -66,11 +91,11 @@ class Follower:
         raise NotImplementedError
 
     def refuse(self, error: Error) -> None:
-        if self.started.is_set():
+        if self.started.is_open:
             log.error("a watch or subscription could not be taken up again: %s", error)
             self.wake()
         self.refusal = error
-        self.started.set()
+        self.started.open()
 
     def wake(self) -> None:
         """The client is closing: nobody shall wait any longer."""
@@ -78,7 +103,8 @@ class Follower:
 
     def after_fork(self) -> None:
         """In a child: replace what a thread of the parent may have held."""
-        self.started = threading.Event()
+        if not self.started.is_open:
+            self.started = Gate()
 
 
 class Events:
@@ -89,7 +115,7 @@ class Events:
         self._bus: str | None = None
         """Which start of the broker the followers' revisions belong to."""
         self._followers: dict[int, weakref.ref[Follower]] = {}
-        """By `id`. Replaced as a whole, under the lock: the event thread iterates over it. Weak: a
+        """By serial number. Replaced as a whole, under the lock: the event thread iterates over it. Weak: a
         watch that an interrupt kept from ever reaching the program must not live on here."""
         self._reset()
 
@@ -103,15 +129,15 @@ class Events:
         self._closing = False
         self._reading = threading.Lock()
         """Held by whoever reads the connection and routes what has come."""
-        self._reader = 0
-        """Which other thread does so now."""
+        self._taking: set[int] = set()
+        """The threads that are in `take`, and so may hold a lock that the event thread needs."""
         self._unreachable: Error | None = None
         """Why there is no connection now."""
         self._failure: Exception | None = None
         """Why it cannot be read any more: for the event thread, if another has found out."""
         self._answers: dict[int, tuple[Answer, Callable[[Error], None] | None]] = {}
         self._begun: set[int] = set()
-        """The followers that this very connection was asked for, by `id`."""
+        """The followers that this very connection was asked for, by serial number."""
         self._msgid = 0
         self._output = bytearray()
 
@@ -122,10 +148,10 @@ class Events:
 
         Raises what the broker refuses it with, RequestTimeout.
         """
-        if self._reader == threading.get_ident():
+        if threading.get_ident() in self._taking:
             raise InvalidRequest("nothing can be watched from here: this interrupts `Watch.get`")
         with self._lock:
-            self._followers = {**self._followers, id(follower): weakref.ref(follower)}
+            self._followers = {**self._followers, follower.serial: weakref.ref(follower)}
         self._command(lambda: self._begin(follower, same_bus=True))
         try:
             if not follower.started.wait(self._timeout):
@@ -141,10 +167,10 @@ class Events:
     def leave(self, follower: Follower) -> None:
         """Stop following. Does not wait."""
         with self._lock:
-            self._drop(id(follower))
+            self._drop(follower.serial)
         follower.wake()
         if self._thread is not None:
-            self._command(lambda: self._cease(id(follower), follower.cease()))
+            self._command(lambda: self._cease(follower.serial, follower.cease()))
 
     def abandon(self, number: int, cease: Call[Any] | None) -> None:
         """A follower is no more. Takes no lock: the collector may call this anywhere."""
@@ -155,6 +181,16 @@ class Events:
     def take(self, backlog: Backlog[T], timeout: float | None) -> T | None:
         """The next item of `backlog`; None when none comes within `timeout` seconds, or it is
         closed. While it waits, the calling thread reads the connection too."""
+        me = threading.get_ident()
+        again = me in self._taking  # a signal handler: what it interrupted may be reading
+        self._taking.add(me)
+        try:
+            return self._take(backlog, timeout, aside=not again)
+        finally:
+            if not again:
+                self._taking.discard(me)
+
+    def _take(self, backlog: Backlog[T], timeout: float | None, aside: bool) -> T | None:
         until = None if timeout is None else monotonic() + timeout
         while (item := backlog.take()) is None:
             self.ensure_running()
@@ -167,9 +203,7 @@ class Events:
             poll = select.poll()
             poll.register(bell, select.POLLIN)
             sock = self._socket
-            fd = -1 if sock is None or self._failure is not None else sock.fileno()
-            if self._reader == threading.get_ident():
-                fd = -1  # a signal handler: what it interrupted goes on when it returns
+            fd = sock.fileno() if aside and sock is not None and self._failure is None else -1
             if fd >= 0:
                 poll.register(fd, select.POLLIN)
             for ready, _ in poll.poll(None if left is None else left * 1000):
@@ -183,12 +217,9 @@ class Events:
             if self._socket is None or self._failure is not None:
                 return
             try:
-                self._reader = threading.get_ident()
                 self._receive(self._socket)
             except Exception as failure:
                 self._failure = failure
-            finally:
-                self._reader = 0
             if self._output or self._failure is not None:
                 self._wake()
 
@@ -203,8 +234,19 @@ class Events:
             follower.wake()
         if thread is not None and thread is not threading.current_thread():
             self._wake()
-            if self._reader != threading.get_ident():  # a signal handler: it waits for us
-                thread.join(self._timeout)
+            if threading.get_ident() not in self._taking:  # else it may wait for what we interrupt
+                thread.join(min(self._timeout, CLOSE_SECONDS))
+
+    def pause(self) -> None:
+        """Before a fork: let nobody be in the midst of routing, where the child would find a change
+        that is noted as told and is in no backlog."""
+        if threading.get_ident() not in self._taking:
+            self._reading.acquire()
+
+    def go_on(self) -> None:
+        """After the fork, in the parent."""
+        if threading.get_ident() not in self._taking:
+            self._reading.release()
 
     def after_fork(self) -> None:
         """In a child: nothing of the parent's connection is ours, not even its thread."""
@@ -299,7 +341,7 @@ class Events:
             self._begin(follower, same_bus)
 
     def _begin(self, follower: Follower, same_bus: bool) -> None:
-        number = id(follower)
+        number = follower.serial
         if number in self._begun or number not in self._followers:
             return
         self._begun.add(number)
@@ -315,7 +357,7 @@ class Events:
 
         try:
             follower.begin(ask, same_bus)
-        except Exception as error:
+        except (ValueError, TypeError, OverflowError) as error:
             follower.refuse(InvalidRequest(f"this cannot be asked for: {error}"))
 
     def _cease(self, number: int, call: Call[Any] | None) -> None:

@@ -115,7 +115,7 @@ class Watch(Follower):
             if step.next is not None:
                 ask(step.next, lambda page: go_on(self._core.listed(page)))
             elif self._core.live:
-                self.started.set()
+                self.started.open()
 
         ask(self._core.start(same_bus=same_bus), lambda answer: go_on(self._core.started(answer)))
 
@@ -192,10 +192,10 @@ class Subscription(Follower):
 
     def begin(self, ask: Callable[[Call[Any], Answer], None], same_bus: bool) -> None:
         def answered(number: int) -> None:
-            if self.started.is_set():
+            if self.started.is_open:
                 self.interruptions += 1
             self._number = number
-            self.started.set()
+            self.started.open()
 
         self._number = None  # the one that it had may be another's on this connection
         ask(requests.subscribe(self.patterns), answered)

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any, Generic, NamedTuple, TypeVar
 
-from ..errors import ERRORS, Error
+from ..errors import ERRORS, Error, InvalidRequest
 from ..version import PROTOCOL_VERSION
 from ..wire.values import decode, encode
 
@@ -52,6 +52,11 @@ def error_from(error: Any, details: Any) -> Error:
     if isinstance(details, dict):
         raised.details.update({key: value for key, value in details.items() if key != "error"})
     return raised
+
+
+def cannot_be_sent(call: Call[Any], error: Exception) -> InvalidRequest:
+    """For an argument that is no value but must travel: a key that is no text, say."""
+    return InvalidRequest(f"{call.method}: an argument cannot be sent: {error}")
 
 
 def _as_is(result: Any) -> Any:
@@ -123,7 +128,7 @@ def delete(key: str, if_revision: int | None = None) -> Call[bool]:
 
 
 def increment(key: str, by: int | float = 1) -> Call[Any]:
-    return Call("increment", (key, {"by": by}) if by != 1 else (key,), _as_is)
+    return Call("increment", (key,) if by == 1 and type(by) is int else (key, {"by": by}), _as_is)
 
 
 def expire(key: str, ttl: float) -> Call[bool]:

@@ -369,11 +369,15 @@ class Client:
         connection = Connection(open_socket(self.address, self.timeout))
         self._connections.add(connection)
         try:
+            self._check_open()  # `close` may just have missed this one
             connection.request(requests.hello(self.name), self.timeout)
         except ConnectionEnded as ended:
             refused = ended.told is not None and ended.told[0] == CloseReason.WRONG_USER.value
             error = AccessDenied if refused else BrokerUnavailable
             raise error(f"{self.address}: {ended}") from None
+        except BaseException:
+            connection.close()
+            raise
         return connection
 
     def _reconnect(self) -> Connection:
@@ -420,11 +424,30 @@ class Client:
 
 
 _clients: weakref.WeakSet[Client] = weakref.WeakSet()
+_forking: list[Client] = []
+"""The clients at the time of the fork that is going on."""
 
 
-def _after_fork() -> None:
-    for client in list(_clients):
+def _before_fork() -> None:
+    _forking[:] = _clients
+    for client in _forking:
+        client._events.pause()
+
+
+def _after_fork_in_parent() -> None:
+    for client in _forking:
+        client._events.go_on()
+    _forking.clear()
+
+
+def _after_fork_in_child() -> None:
+    for client in _forking:
         client._after_fork()
+    _forking.clear()
 
 
-os.register_at_fork(after_in_child=_after_fork)
+os.register_at_fork(
+    before=_before_fork,
+    after_in_parent=_after_fork_in_parent,
+    after_in_child=_after_fork_in_child,
+)

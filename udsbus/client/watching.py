@@ -116,7 +116,7 @@ class WatchCore:
         assert self._listing is not None
         present = []
         for key, value, revision in items:
-            self._listing[key] = revision
+            self._listing[key] = self._known[key] = revision  # told, even if the list is cut off
             present.append(RawChange(revision, PRESENT, key, value))
         if after is not None:
             return Step(present, requests.raw_items_page(self.pattern, after))

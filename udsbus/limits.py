@@ -91,6 +91,8 @@ RECEIVE_BYTES: Final = 64 * KIB
 """Bytes read from one connection in one turn: several hundred small requests."""
 REQUESTS_PER_TURN: Final = 512
 """Requests carried out for one connection in one turn, so that a flood waits for the others."""
+SHARE_SECONDS: Final = 0.002
+"""Into a turn, a connection that has had 16 requests carried out waits for the next."""
 ACCEPTS_PER_TURN: Final = 64
 """Connections accepted in one turn, so that an accept storm does not stop requests."""
 EXPIRIES_PER_TURN: Final = 1_000

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import faulthandler
+import itertools
 import os
 import pickle
 import random
@@ -11,16 +12,19 @@ import select
 import selectors
 import signal
 import socket
+import sys
 import threading
 import time
 import traceback
 import warnings
 from collections.abc import Callable, Iterator
+from types import FrameType
 from typing import Any, Generic, TypeVar
 
 import msgpack
 
 import udsbus
+import udsbus.client
 from udsbus.wire.encoding import encode_error
 from udsbus.wire.framing import NOTIFICATION, REQUEST, Decoder
 
@@ -140,6 +144,48 @@ def in_children(*functions: Callable[[], T]) -> list[T]:
     with contextlib.ExitStack() as stack:
         children = [stack.enter_context(Child(function)) for function in functions]
         return [child.result() for child in children]
+
+
+# --- signals, line by line --------------------------------------------------------------------
+
+
+def at_every_line(action: Callable[[], object], strike: Callable[[], object]) -> Iterator[int]:
+    """Carry `action` out with `strike` before the first line of the client that it comes by, then
+    before the second, and so on. Yields the number of the line after each.
+
+    For CPython a line is about where a signal handler can come in, or KeyboardInterrupt.
+    """
+    for line in itertools.count(1):
+        if not _carry_out_struck(action, line, strike):
+            return
+        yield line
+
+
+def _carry_out_struck(action: Callable[[], object], line: int, strike: Callable[[], object]) -> bool:
+    passed = 0
+
+    def trace(frame: FrameType, event: str, argument: object) -> Any:
+        nonlocal passed
+        if not frame.f_code.co_filename.startswith(CLIENT):
+            return None
+        if event == "line":
+            passed += 1
+            if passed == line:
+                sys.settrace(None)
+                strike()
+        return trace
+
+    sys.settrace(trace)
+    try:
+        action()
+    except KeyboardInterrupt:
+        pass
+    finally:
+        sys.settrace(None)
+    return passed >= line
+
+
+CLIENT = os.path.dirname(udsbus.client.__file__)
 
 
 # --- threads ----------------------------------------------------------------------------------

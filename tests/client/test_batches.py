@@ -135,6 +135,19 @@ def test_a_pipeline_goes_on_after_a_refusal(client: Client) -> None:
     assert client.get("a") == 1
 
 
+def test_what_cannot_be_sent_in_a_large_pipeline(client: Client) -> None:
+    """Either nothing is sent, or all others are carried out."""
+    p = client.pipeline()
+    with pytest.raises(InvalidRequest), p:
+        first = p.set("first", 1)
+        for number in range(1_000):
+            p.set(f"a/{number}", number)
+        p.set("\ud800", 1)
+    if client.count():
+        assert client.count() == 1_001
+        assert first.value > 0
+
+
 def test_a_large_pipeline(client: Client) -> None:
     """Far more, both ways, than the sockets hold: the broker stops reading while its replies are
     not taken."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import socket
 import threading
 from collections.abc import Callable, Iterator
+from time import monotonic
 from typing import Any
 
 import msgpack
@@ -138,6 +139,29 @@ def test_an_answer_that_trickles_in_is_not_in_time(address: str) -> None:
         enough.set()
         task.result()
     assert parts < 30
+
+
+def test_an_answer_whose_rest_does_not_come(
+    address: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The time is up just when the first part has been received."""
+    answered = threading.Event()
+    looks = 0
+
+    def clock() -> float:
+        nonlocal looks
+        looks += answered.is_set()
+        return monotonic() + (PATIENCE * 2 if looks > 1 else 0)
+
+    def answer(method: str, params: list[Any]) -> Any:
+        answered.set()
+        return b"\x94\x01\x02\xc0\xc4\xff"  # the head of a response with 255 bytes
+
+    with FakeBroker(address, answer), udsbus.connect(address, timeout=PATIENCE) as client:
+        monkeypatch.setattr("udsbus.client.connection.monotonic", clock)
+        task = Task(lambda: client.get("a"))
+        with pytest.raises(RequestTimeout):
+            task.result(PATIENCE / 3)
 
 
 # --- the broker comes back ----------------------------------------------------------------------

@@ -329,6 +329,24 @@ def test_one_watch_ends_and_another_goes_on(client: Client) -> None:
 
 
 @pytest.mark.parametrize("start", ["watch", "subscribe"])
+def test_watches_that_are_dropped_end_and_disturb_no_later_one(client: Client, start: str) -> None:
+    """A new one may well stand where the old one stood in memory."""
+
+    def one(number: int) -> None:
+        source = getattr(client, start)("a/b")
+        (client.set if start == "watch" else client.publish)("a/b", number)
+        found = source.get(timeout=PATIENCE)
+        assert found is not None
+        assert found.value == number
+
+    counted = "watches" if start == "watch" else "subscriptions"
+    before = client.info()[counted]
+    for number in range(300):
+        one(number)
+    wait_until(lambda: client.info()[counted] == before, "them to end")
+
+
+@pytest.mark.parametrize("start", ["watch", "subscribe"])
 def test_watches_come_and_go_in_many_threads(client: Client, start: str) -> None:
     def work(number: int) -> int:
         received = 0

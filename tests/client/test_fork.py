@@ -13,7 +13,17 @@ import udsbus
 from tests.harness import BrokerProcess, wait_until
 from udsbus import Client, Watch
 
-from .support import PATIENCE, Child, Task, in_child, in_children, replay, take, take_number
+from .support import (
+    PATIENCE,
+    Child,
+    Task,
+    in_child,
+    in_children,
+    in_threads,
+    replay,
+    take,
+    take_number,
+)
 
 
 def increment_many(client: Client, key: str, number: int) -> list[int]:
@@ -95,6 +105,28 @@ def test_fork_while_other_threads_are_in_the_middle_of_requests(client: Client) 
     stop.set()
     assert all(forks)
     assert all(task.result() for task in tasks)
+
+
+def test_forks_in_several_threads_at_once(client: Client) -> None:
+    """No child uses what it inherited, and the parent's watch goes on."""
+
+    def work() -> list[int]:
+        with client.watch(f"b/{os.getpid()}") as own:
+            for number in range(3):
+                client.set(f"b/{os.getpid()}", number)
+            return [change.value for change in take_number(own, 3)]
+
+    def fork() -> None:
+        client.ping()
+        for _ in range(10):
+            assert in_child(work) == [0, 1, 2]
+            assert client.get("a/fixed") == "fixed"
+
+    client.set("a/fixed", "fixed")
+    with client.watch("a/end") as watch:
+        in_threads(*[fork] * 5)
+        client.set("a/end", 1)
+        assert take_number(watch, 1)[0].value == 1
 
 
 def test_fork_in_a_thread(client: Client) -> None:

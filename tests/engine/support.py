@@ -5,15 +5,17 @@ from __future__ import annotations
 import gc
 import os
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from types import FrameType
-from typing import Any
+from typing import Any, TypeVar
 
 from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 
 from udsbus.engine import Engine
 from udsbus.engine.changelog import ChangeLog
+
+T = TypeVar("T")
 
 THOROUGHNESS = int(os.environ.get("UDSBUS_TEST_THOROUGHNESS", "1"))
 """Times as many examples as usual. Above 1 they are also others at each run."""
@@ -48,6 +50,19 @@ def steps(function: Callable[..., Any], *arguments: Any) -> int:
         sys.settrace(before)
         gc.enable()
     return count
+
+
+def pages(ask: Callable[[str | None], tuple[T, str | None]]) -> Iterator[T]:
+    """Page after page, as `ask(after)` gives them together with the next `after`."""
+    before = ""
+    after = None
+    while True:
+        page, after = ask(after)
+        yield page
+        if after is None:
+            return
+        assert after > before, "the next page must begin further on"
+        before = after
 
 
 class TextNumbers:

@@ -6,7 +6,7 @@ after each step compares what the engine answered, whom it would tell and what i
 
 from __future__ import annotations
 
-from itertools import product
+from itertools import chain, product
 from typing import Any, NamedTuple
 
 from hypothesis import strategies as st
@@ -19,7 +19,7 @@ from udsbus.errors import Error
 from udsbus.limits import KEY_BYTES, NUMBER_BYTES
 
 from .model import Model, Reasons, Refused, due, matches, wrong_pattern
-from .support import examples, new_engine
+from .support import examples, new_engine, pages
 
 LOG_CHANGES = 8
 LOG_BYTES = 120
@@ -207,27 +207,13 @@ class Bus(RuleBasedStateMachine):
             return
         live = self.model.live(self.now)
         expected = self.model.matching(pattern, self.now)
-        keys, items, count = [], [], 0
-        after: str | None = None
-        while True:
-            page, after = self.both(origin, m.Keys(pattern, after, limit)).result
-            assert len(page) <= limit
-            keys += page
-            if after is None:
-                break
-        while True:
-            page, after = self.both(origin, m.Items(pattern, after, limit)).result
-            items += page
-            if after is None:
-                break
-        while True:
-            number, after = self.both(origin, m.Count(pattern, after)).result
-            count += number
-            if after is None:
-                break
-        assert keys == expected
-        assert items == [(key, live[key].value, live[key].revision) for key in expected]
-        assert count == len(expected)
+        keys = [*pages(lambda after: self.both(origin, m.Keys(pattern, after, limit)).result)]
+        items = [*pages(lambda after: self.both(origin, m.Items(pattern, after, limit)).result)]
+        counts = [*pages(lambda after: self.both(origin, m.Count(pattern, after)).result)]
+        assert [*chain(*keys)] == expected
+        assert [*chain(*items)] == [(k, live[k].value, live[k].revision) for k in expected]
+        assert sum(counts) == len(expected)
+        assert all(len(page) <= limit for page in keys + items)
 
     # --- what else happens ---
 

@@ -11,7 +11,7 @@ from udsbus.engine.keyspace import Keyspace
 from udsbus.limits import PAGE_KEYS, PAGE_SCAN
 
 from .model import matches
-from .support import examples, joined, names, patterns
+from .support import examples, joined, names, pages, patterns
 
 
 def keyspace_of(*keys: str) -> Keyspace:
@@ -24,15 +24,8 @@ def keyspace_of(*keys: str) -> Keyspace:
 def all_pages(
     keyspace: Keyspace, pattern: str, limit: int | None = None, now: float = 0.0
 ) -> list[list[str]]:
-    pages = []
-    before, after = "", None
-    while True:
-        page, after = keyspace.page(pattern, after, limit, now, sized=False)
-        pages.append([key for key, _ in page])
-        if after is None:
-            return pages
-        assert after > before, "or we would be here for ever"
-        before = after
+    found = pages(lambda after: keyspace.page(pattern, after, limit, now, sized=False))
+    return [[key for key, _ in page] for page in found]
 
 
 def all_keys(keyspace: Keyspace, pattern: str, now: float = 0.0) -> list[str]:
@@ -40,13 +33,7 @@ def all_keys(keyspace: Keyspace, pattern: str, now: float = 0.0) -> list[str]:
 
 
 def count(keyspace: Keyspace, pattern: str, now: float = 0.0) -> int:
-    number = 0
-    after = None
-    while True:
-        page, after = keyspace.count(pattern, after, now)
-        number += page
-        if after is None:
-            return number
+    return sum(pages(lambda after: keyspace.count(pattern, after, now)))
 
 
 # --- entries --------------------------------------------------------------------------------
@@ -132,9 +119,9 @@ def test_pages_and_count_agree_with_naive_matching(
 ) -> None:
     keyspace = keyspace_of(*keys)
     found = sorted(key for key in keys if matches(pattern, key))
-    pages = all_pages(keyspace, pattern, limit)
-    assert list(chain(*pages)) == found
-    assert max(map(len, pages)) <= limit
+    in_pages = all_pages(keyspace, pattern, limit)
+    assert list(chain(*in_pages)) == found
+    assert max(map(len, in_pages)) <= limit
     assert count(keyspace, pattern) == len(found)
 
 
@@ -154,12 +141,8 @@ def test_what_is_there_throughout_is_found_once_while_others_come_and_go(
     keyspace = keyspace_of(*keys)
     stayed, seen = set(keys), set(keys)
     found: list[str] = []
-    after = None
-    while True:
-        page, after = keyspace.page(pattern, after, limit, 0.0, sized=False)
+    for page in pages(lambda after: keyspace.page(pattern, after, limit, 0.0, sized=False)):
         found += [key for key, _ in page]
-        if after is None:
-            break
         for put, key in meanwhile.pop() if meanwhile else []:
             if put:
                 keyspace.put(key, (b"1", 1, None))

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import socket
-from collections import deque
 from typing import Any
 
 from ..limits import OUTPUT_PAUSE_BYTES, RECEIVE_BYTES
@@ -11,6 +10,9 @@ from ..messages import CloseReason
 from ..peers import Peer
 from ..wire.framing import Decoder
 from .hub import READ, WRITE, Hub
+
+SEND_BYTES = 256 * 1024
+"""Waiting output handed to the kernel at a time; a socket buffer holds less."""
 
 
 class Connection:
@@ -23,7 +25,7 @@ class Connection:
 
     __slots__ = (
         "_hub", "_interest", "_recv", "_send", "_waiting", "decoder", "ended", "fd", "linger_until",
-        "name", "number", "output", "peer", "requests", "socket", "stalled", "waiting_bytes",
+        "name", "number", "output", "peer", "requests", "socket", "stalled",
     )  # fmt: skip
 
     def __init__(self, number: int, sock: socket.socket, peer: Peer, hub: Hub) -> None:
@@ -39,12 +41,11 @@ class Connection:
         """Its left-over requests wait until it has taken its replies."""
         self.output: list[bytes] = []
         """Frames of this turn; `flush` sends them."""
-        self.waiting_bytes = 0
         self.ended: CloseReason | None = None
         """Why it will be closed once its output is flushed; nothing more is read from it."""
         self.linger_until: float | None = None
         """When it is closed even if it has not taken its output."""
-        self._waiting: deque[memoryview] = deque()
+        self._waiting = bytearray()
         self._hub = hub
         self._interest = READ
         self._recv = sock.recv
@@ -52,8 +53,13 @@ class Connection:
         hub.add(self.fd, READ)
 
     @property
+    def waiting_bytes(self) -> int:
+        """Output that the socket has not taken."""
+        return len(self._waiting)
+
+    @property
     def paused(self) -> bool:
-        return self.waiting_bytes > OUTPUT_PAUSE_BYTES
+        return len(self._waiting) > OUTPUT_PAUSE_BYTES
 
     def receive(self) -> bytes | None:
         """What the socket has, at most RECEIVE_BYTES; b"" at its end; None when there is nothing.
@@ -97,20 +103,14 @@ class Connection:
 
     def send_waiting(self) -> bool:
         """The socket is writable again: go on where `flush` stopped. False: the peer is gone."""
-        waiting = self._waiting
         try:
-            while waiting:
-                chunk = waiting[0]
+            with memoryview(self._waiting)[:SEND_BYTES] as chunk:
                 sent = self._send(chunk)
-                self.waiting_bytes -= sent
-                if sent != len(chunk):
-                    waiting[0] = chunk[sent:]
-                    break
-                waiting.popleft()
         except (BlockingIOError, InterruptedError):
-            pass
+            sent = 0
         except OSError:
             return False
+        del self._waiting[:sent]
         self._set_interest()
         return True
 
@@ -119,8 +119,7 @@ class Connection:
         self.socket.close()
 
     def _hold(self, data: memoryview) -> None:
-        self._waiting.append(data)
-        self.waiting_bytes += len(data)
+        self._waiting += data
         self._set_interest()
 
     def _set_interest(self) -> None:

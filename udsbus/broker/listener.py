@@ -5,8 +5,10 @@ from __future__ import annotations
 import contextlib
 import errno
 import fcntl
+import logging
 import os
 import socket
+import stat
 
 from ..errors import AccessDenied, BrokerUnavailable
 from ..limits import LISTEN_BACKLOG
@@ -14,6 +16,8 @@ from ..messages import CloseReason
 from ..paths import ensure_private_directory, lock_path
 from ..peers import Peer, peer_credentials
 from ..wire.encoding import encode_closing
+
+log = logging.getLogger("udsbus.broker")
 
 
 class Claim:
@@ -32,9 +36,9 @@ class Claim:
             ensure_private_directory(address)
             flags = os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW
             self._fd = os.open(lock_path(address), flags, 0o600)
-        except PermissionError as error:
-            if isinstance(error, AccessDenied):
-                raise
+        except AccessDenied:
+            raise
+        except OSError as error:
             raise AccessDenied(f"cannot serve {address}: {error}") from None
         try:
             fcntl.flock(self._fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -61,8 +65,7 @@ class Listener:
         self.address = address
         self.socket = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
         try:
-            with contextlib.suppress(FileNotFoundError):
-                os.unlink(address)  # the lock is ours: whoever made it is dead
+            _remove_stale_socket(address)
             before = os.umask(0o177)
             try:
                 self.socket.bind(address)
@@ -74,6 +77,8 @@ class Listener:
         except OSError as error:
             self.socket.close()
             self._claim.release()
+            if isinstance(error, AccessDenied):
+                raise
             raise AccessDenied(f"cannot serve {address}: {error}") from error
         self._spare = os.open(os.devnull, os.O_RDONLY)
         self._uid = os.getuid()
@@ -85,9 +90,10 @@ class Listener:
         except (BlockingIOError, InterruptedError, ConnectionAbortedError):
             return None
         except OSError as error:
-            if error.errno not in (errno.EMFILE, errno.ENFILE):
-                raise
-            return self._turn_away()
+            if error.errno in (errno.EMFILE, errno.ENFILE):
+                return self._turn_away()
+            log.error("cannot accept a connection: %s", error)  # the kernel's trouble, not ours
+            return None
         sock.setblocking(False)
         peer = peer_credentials(sock)
         if peer.uid != self._uid:
@@ -100,7 +106,9 @@ class Listener:
 
     def _turn_away(self) -> CloseReason | None:
         """No descriptor is left: give up the spare one for as long as it takes to say so."""
-        os.close(self._spare)
+        if self._spare >= 0:
+            os.close(self._spare)
+            self._spare = -1
         try:
             sock, _ = self.socket.accept()
         except OSError:
@@ -110,7 +118,8 @@ class Listener:
             _dismiss(sock, CloseReason.TOO_MANY, "the broker has no descriptor left; try again")
             return CloseReason.TOO_MANY
         finally:
-            self._spare = os.open(os.devnull, os.O_RDONLY)
+            with contextlib.suppress(OSError):  # somebody else was quicker; the next time, then
+                self._spare = os.open(os.devnull, os.O_RDONLY)
 
     def close(self) -> None:
         """Stop listening and remove the socket file, if it is still ours."""
@@ -118,8 +127,17 @@ class Listener:
             if os.stat(self.address).st_ino == self._inode:
                 os.unlink(self.address)
         self.socket.close()
-        os.close(self._spare)
+        if self._spare >= 0:
+            os.close(self._spare)
         self._claim.release()
+
+
+def _remove_stale_socket(address: str) -> None:
+    """What a dead broker left. The lock is ours, so it is dead; anything else is not ours."""
+    with contextlib.suppress(FileNotFoundError):
+        if not stat.S_ISSOCK(os.lstat(address).st_mode):
+            raise AccessDenied(f"cannot serve {address}: there is a file, and it is no socket")
+        os.unlink(address)
 
 
 def _dismiss(sock: socket.socket, reason: CloseReason, message: str) -> None:

@@ -34,9 +34,10 @@ from ..limits import (
     OUTPUT_CLOSE_BYTES,
     OUTPUT_PAUSE_BYTES,
     REQUESTS_PER_TURN,
+    SHARE_SECONDS,
     SPIN_SECONDS,
 )
-from ..messages import Change, CloseReason, Command, Effect, Message
+from ..messages import Change, CloseReason, Command, Effect, Message, Watch
 from ..spinning import Spinning
 from ..wire.encoding import (
     encode_change,
@@ -74,7 +75,9 @@ class Turn:
         self._journal = journal
         self._listener = listener
         self._hub = hub
-        handlers = engine.handlers | own_commands
+        handlers = engine.handlers | own_commands | {Watch: self._watch}
+        self._fanned_out: list[Effect] = []
+        """Effects of this turn that are queued for their watchers but not in the journal yet."""
         self._routes: dict[str, tuple[int, Handler, Method]] = {
             name: (method.plain, handlers[method.command], method)
             for name, method in METHODS.items()
@@ -182,6 +185,8 @@ class Turn:
                 if not connection.send_waiting():
                     self._lost(connection, CloseReason.PEER_CLOSED)
                     continue
+                if connection.linger_until is not None:
+                    connection.linger_until = now + DRAIN_SECONDS  # it does take its output
                 if connection.stalled:
                     self._go_on(connection, now)
             if events & (READ | HANGUP):
@@ -194,9 +199,13 @@ class Turn:
         """The second half of a turn: journal, expose, deliver."""
         effects = self._engine.take_effects()
         if effects:
+            self._fan_out(effects)
+        if self._fanned_out:
+            effects = self._fanned_out + effects
+            self._fanned_out = []
+        if effects:
             self._journal.append(effects)
             self._expose(effects)
-            self._fan_out(effects)
         touched = self._touched
         if touched:
             for connection in touched:
@@ -235,8 +244,7 @@ class Turn:
             messages = connection.decoder.feed(data)
             if messages:
                 self._execute(connection, messages, now)
-            if connection.decoder.cause is not None:
-                self._end(connection, connection.decoder.reason, connection.decoder.cause)
+            self._end_if_bad(connection)
         elif data is not None:
             # The peer has finished asking. Its replies, and what it watches, still go to it
             # unless it has closed its reading side too.
@@ -270,17 +278,28 @@ class Turn:
                     size += len(reply)
                     if size > OUTPUT_PAUSE_BYTES:
                         break
+                if not done & 15 and monotonic() - now > SHARE_SECONDS:
+                    break
             self._statistics.requests += done
             connection.requests = messages[done:]
             if connection.requests:
                 self._unfinished.append(connection)
         self._touched.append(connection)
 
+    def _watch(self, number: int, now: float, pattern: str, from_revision: int | None) -> Any:
+        """A watch is told of later changes only: those before it in this turn are fanned out first,
+        to the watches that were there already."""
+        effects = self._engine.take_effects()
+        self._fan_out(effects)
+        self._fanned_out += effects
+        return self._engine.handlers[Watch](number, now, pattern, from_revision)
+
     def _go_on(self, connection: Connection, now: float) -> None:
         """Carry out what is left over, unless the peer must first take the replies it has."""
         connection.stalled = connection.paused
         if not connection.stalled and connection.requests:
             self._execute(connection, connection.requests, now)
+            self._end_if_bad(connection)
 
     def _carry_out(self, connection: Connection, message: list[Any], now: float) -> bytes | None:
         """One request to its response; None for a notification."""
@@ -290,6 +309,7 @@ class Turn:
         elif kind == NOTIFICATION:
             _, name, params = message
         else:
+            self._statistics.requests -= 1
             return None  # a response to a question that nobody asked
         try:
             route = self._routes.get(name) if type(name) is str else None
@@ -360,6 +380,12 @@ class Turn:
 
     # --- ends -------------------------------------------------------------------------------
 
+    def _end_if_bad(self, connection: Connection) -> None:
+        """After bad bytes, but not before all that was good has been answered."""
+        cause = connection.decoder.cause
+        if cause is not None and not connection.requests and connection.ended is None:
+            self._end(connection, connection.decoder.reason, cause)
+
     def _end(self, connection: Connection, reason: CloseReason, message: str) -> None:
         """End a connection for a cause that it is told before."""
         log.info("= %d (pid %d) ends: %s", connection.number, connection.peer.pid, message)
@@ -395,6 +421,7 @@ class Turn:
         connection.output.clear()
         connection.close()
         self._engine.disconnect(connection.number)
+        reason = connection.ended or reason
         self._statistics.closed[reason] += 1
         log.debug("= %d closed: %s", connection.number, reason.value)
 

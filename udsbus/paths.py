@@ -36,6 +36,8 @@ def resolve_address(address: str | os.PathLike[str] | None) -> str:
     Raises InvalidRequest for one that the kernel cannot take.
     """
     path = os.path.abspath(os.path.expanduser(os.fspath(address or default_address())))
+    if "\0" in path:
+        raise InvalidRequest(f"the socket path contains a NUL character: {path!r}")
     length = len(os.fsencode(path))
     if length > SUN_PATH_BYTES:
         raise InvalidRequest(
@@ -60,15 +62,21 @@ def ensure_private_directory(address: str) -> None:
     (`/tmp`) will do: nobody else can rename or remove our files there.
     """
     directory = os.path.dirname(address)
-    os.makedirs(os.path.dirname(directory) or "/", exist_ok=True)
-    with contextlib.suppress(FileExistsError):
-        os.mkdir(directory, 0o700)
+    _make_private(directory)
     status = os.stat(directory)
     sticky = bool(status.st_mode & stat.S_ISVTX)
-    if status.st_uid not in (os.getuid(), 0) and not sticky:
+    if status.st_uid not in (os.getuid(), 0):
         raise AccessDenied(f"{directory} belongs to uid {status.st_uid}, not to you; use another")
     if status.st_mode & (stat.S_IWGRP | stat.S_IWOTH) and not sticky:
         raise AccessDenied(
             f"others can write to {directory} and could replace the socket there; "
             f"run: chmod go-w {directory}"
         )
+
+
+def _make_private(directory: str) -> None:
+    """Make it and what is missing above it, each with mode 0700."""
+    if not os.path.isdir(directory):
+        _make_private(os.path.dirname(directory))
+        with contextlib.suppress(FileExistsError):
+            os.mkdir(directory, 0o700)

@@ -101,12 +101,13 @@ def test_it_ends_with_whoever_started_it(any_broker: BrokerProcess) -> None:
 def test_it_ends_under_full_load(any_broker: BrokerProcess, how: str) -> None:
     batch = msgpack.packb([2, "increment", ["n"]]) * 1_000
     flooding = threading.Barrier(4)
+    enough = threading.Event()
 
     def flood() -> None:
         with any_broker.connect() as client, contextlib.suppress(OSError):
             client.socket.sendall(batch)
             flooding.wait(timeout=20)
-            while True:
+            while not enough.is_set():
                 client.socket.sendall(batch)
 
     with ThreadPoolExecutor(3) as pool:
@@ -116,9 +117,12 @@ def test_it_ends_under_full_load(any_broker: BrokerProcess, how: str) -> None:
             any_broker.cut_lifeline()
         else:
             any_broker.process.send_signal(getattr(signal, how))
+        try:
+            assert_clean_end(any_broker)
+        finally:
+            enough.set()
         for one in floods:
             one.result(timeout=60)
-    assert_clean_end(any_broker)
 
 
 def test_while_it_says_goodbye_nobody_new_comes_in(any_broker: BrokerProcess) -> None:

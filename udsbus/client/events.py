@@ -115,8 +115,8 @@ class Events:
         self._bus: str | None = None
         """Which start of the broker the followers' revisions belong to."""
         self._followers: dict[int, weakref.ref[Follower]] = {}
-        """By serial number. Replaced as a whole, under the lock: the event thread iterates over it. Weak: a
-        watch that an interrupt kept from ever reaching the program must not live on here."""
+        """By serial number. Replaced as a whole, under the lock: the event thread iterates over it.
+        Weak: a watch that an interrupt kept from ever reaching the program must not live on."""
         self._reset()
 
     def _reset(self) -> None:

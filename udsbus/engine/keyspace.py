@@ -37,13 +37,15 @@ class Keyspace:
     def put(self, key: str, entry: Entry) -> bool:
         """Write an entry. True if the key was there before."""
         entries = self.entries
-        existed = key in entries
-        if not existed:
+        before = entries.get(key)
+        if before is None:
             self._order.add(key)
         entries[key] = entry
         if entry[2] is not None:
             self.deadlines.schedule(key, entry[2])
-        return existed
+        elif before is not None and before[2] is not None:
+            self.deadlines.forget(key)
+        return before is not None
 
     def drop(self, key: str) -> None:
         if self.entries.pop(key)[2] is not None:

@@ -5,10 +5,12 @@ from __future__ import annotations
 import json
 import signal
 from pathlib import Path
+from typing import Any, cast
 
 import pytest
 
 import udsbus
+from udsbus.cli.following import tell_gaps
 
 from ..harness import BrokerProcess, running_broker, wait_until
 from .support import Command, Running, is_one_complaint
@@ -160,18 +162,39 @@ def test_goes_on_when_the_broker_is_started_anew(
             assert watching.signal(signal.SIGINT) == 0
 
 
-def test_a_slow_reader_is_told_what_it_did_not_see(command: Command, client: udsbus.Client) -> None:
-    """More changes than the backlog holds while nobody reads: the newest come, and a note."""
-    with command.running("watch", "k/*", "-v") as watching:
-        began(watching)
-        text = "x" * 500  # so that the pipe is full long before the backlog
-        for start in range(0, 67_000, 1_000):
-            with client.pipeline() as pipeline:
-                for number in range(start, start + 1_000):
-                    pipeline.set("k/x", [number, text])
-        client.set("k/last", "end")
-        last = ""
-        while "k/last" not in last:
-            line, last = last, watching.line()
-        assert "[66999, " in line
-        assert "left out for newer ones" in watching.line("stderr")
+class Lossy:
+    """A watch or subscription, as far as gaps go."""
+
+    started_over = 0
+    interruptions = 0
+    skipped = 0
+    dropped = 0
+
+
+@pytest.mark.parametrize(
+    ("name", "said"),
+    [
+        ("started_over", "changes were missed"),
+        ("interruptions", "messages may have been missed"),
+    ],
+)
+def test_every_gap_is_told(capsys: pytest.CaptureFixture[str], name: str, said: str) -> None:
+    source, told = cast(Any, Lossy()), dict[str, int]()
+    for number in (0, 1, 1, 2):
+        setattr(source, name, number)
+        tell_gaps(source, told)
+    lines = capsys.readouterr().err.splitlines()
+    assert len(lines) == 2
+    assert all(said in line for line in lines)
+
+
+@pytest.mark.parametrize("name", ["skipped", "dropped"])
+def test_losses_are_told_of_when_they_have_doubled(
+    capsys: pytest.CaptureFixture[str], name: str
+) -> None:
+    source, told = cast(Any, Lossy()), dict[str, int]()
+    for number in (0, 5, 6, 10, 11, 11, 500):
+        setattr(source, name, number)
+        tell_gaps(source, told)
+    lines = capsys.readouterr().err.splitlines()
+    assert [line.split()[1] for line in lines] == ["5", "11", "500"]

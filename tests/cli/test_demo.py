@@ -86,8 +86,7 @@ def test_on_a_terminal(lonely: Command, runtime: Path, environ: dict[str, Any]) 
     ("step", "how"),
     [
         (1, signal.SIGINT),
-        (2, signal.SIGTERM),
-        (3, signal.SIGINT),
+        (3, signal.SIGTERM),
         (4, signal.SIGHUP),
         (5, signal.SIGINT),
     ],

@@ -161,7 +161,9 @@ def at_every_line(action: Callable[[], object], strike: Callable[[], object]) ->
         yield line
 
 
-def _carry_out_struck(action: Callable[[], object], line: int, strike: Callable[[], object]) -> bool:
+def _carry_out_struck(
+    action: Callable[[], object], line: int, strike: Callable[[], object]
+) -> bool:
     passed = 0
 
     def trace(frame: FrameType, event: str, argument: object) -> Any:

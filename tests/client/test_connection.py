@@ -141,9 +141,7 @@ def test_an_answer_that_trickles_in_is_not_in_time(address: str) -> None:
     assert parts < 30
 
 
-def test_an_answer_whose_rest_does_not_come(
-    address: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_an_answer_whose_rest_does_not_come(address: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """The time is up just when the first part has been received."""
     answered = threading.Event()
     looks = 0

@@ -16,7 +16,7 @@ import udsbus
 from tests.harness import BrokerProcess, wait_until
 from udsbus import Client, InvalidRequest
 
-from .support import PATIENCE, at_every_line, in_child
+from .support import PATIENCE, Ticks, at_every_line, in_child
 
 
 def interrupt() -> None:
@@ -134,25 +134,28 @@ def test_a_handler_that_closes_at_every_line_of_get(
     """Whoever waits is woken, wherever it was on its way to wait."""
 
     def work() -> int:
-        clients: list[Client] = []
+        client = udsbus.connect(bus.address, timeout=PATIENCE)
+        struck = False
 
         def get() -> None:
+            nonlocal client, struck
             client = udsbus.connect(bus.address, timeout=PATIENCE)
-            clients.append(client)
-            with client.watch("a", initial=change_waits) as watch:
+            watch = client.watch("a", initial=change_waits)
+            struck = False
+            with Ticks(0.5, 40, close_unless_struck):
                 list(watch)
 
-        def close() -> None:
-            if clients:
-                clients.pop().close()
+        def strike() -> None:
+            nonlocal struck
+            struck = True
+            client.close()
 
-        lines = 0
-        for lines in at_every_line(get, close):
-            if lines >= most:
-                break
-        return lines
+        def close_unless_struck(_: int) -> None:
+            if not struck:  # it waits: there are no more lines
+                client.close()
 
-    most = 250  # by then it waits, and would wait for ever if nobody closed it
+        return max(at_every_line(get, strike))
+
     assert in_child(work) > 20
 
 

@@ -16,6 +16,7 @@ from .followed import FollowedBus
 
 KEYS = ["a/b", "a/c", "a/d/e", "a", "c"]
 
+
 def step(function: Callable[..., None], *arguments: Any) -> Any:
     return (function, *arguments)
 
@@ -87,7 +88,8 @@ def test_what_was_told_of_is_told_to_be_gone_on_another_bus() -> None:
 
 
 @pytest.mark.parametrize(
-    ("pattern", "error"), [("a/b*", InvalidRequest), ("", InvalidRequest), ("k" * 2_000, LimitExceeded)]
+    ("pattern", "error"),
+    [("a/b*", InvalidRequest), ("", InvalidRequest), ("k" * 2_000, LimitExceeded)],
 )
 def test_malformed_patterns(pattern: str, error: type[Exception]) -> None:
     with pytest.raises(error):

@@ -71,7 +71,7 @@ def follow(
             except UnsupportedValue as error:
                 complain(f"something is left out: {error}")
                 continue
-            _tell_gaps(source, told)
+            tell_gaps(source, told)
             if item is None:
                 if source.refusal is not None:
                     raise source.refusal
@@ -90,7 +90,8 @@ def follow(
     return TIMED_OUT
 
 
-def _tell_gaps(source: Watch | Subscription, told: dict[str, int]) -> None:
+def tell_gaps(source: Watch | Subscription, told: dict[str, int]) -> None:
+    """Say what has grown; `told` remembers how far that was said."""
     for name, text in EVENTS.items():
         if getattr(source, name, 0) > told.get(name, 0):
             told[name] = getattr(source, name)

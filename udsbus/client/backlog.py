@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import threading
-from collections import deque
+from collections import OrderedDict, deque
 from collections.abc import Callable
 from typing import Generic, TypeVar
 
@@ -32,7 +32,7 @@ class Backlog(Generic[T]):
         self._key = key
         self._always = conflate
         self._items: deque[T] = deque()
-        self._newest: dict[str, T] = {}
+        self._newest: OrderedDict[str, T] = OrderedDict()  # a dict is slow to take from the front
         self._conflating = conflate
         self._reset()
 
@@ -60,7 +60,7 @@ class Backlog(Generic[T]):
             if self._items:
                 return self._items.popleft()
             if self._newest:
-                item = self._newest.pop(next(iter(self._newest)))
+                _, item = self._newest.popitem(last=False)
                 self._conflating = self._always or bool(self._newest)
                 return item
             return None

@@ -17,6 +17,9 @@ log = logging.getLogger("udsbus.client")
 
 Function = Callable[[Change], object]
 
+_in_use: set[Callbacks] = set()
+"""Those with functions to call: they go on, even if nobody holds the client, until it is closed."""
+
 
 class Callbacks:
     def __init__(self) -> None:
@@ -30,6 +33,7 @@ class Callbacks:
 
     def add(self, watch: Watch, function: Function) -> None:
         self._functions[watch] = function
+        _in_use.add(self)
 
     def changes(self, watch: Watch, number: int) -> None:
         """`number` more changes wait in `watch`."""
@@ -43,6 +47,7 @@ class Callbacks:
             self._due.put(watch)
 
     def close(self) -> None:
+        _in_use.discard(self)
         with self._lock:
             thread = self._thread
         self._due.put(None)
@@ -59,10 +64,12 @@ class Callbacks:
     def _run(self) -> None:
         while (watch := self._due.get()) is not None:
             try:
-                change = watch.get(timeout=0)  # None: it was conflated away, or the watch closed
+                if watch.closed:
+                    continue
+                change = watch.get(timeout=0)  # None: a newer one has taken its place
                 if change is not None:
                     self._functions[watch](change)
-            except Exception:
+            except (Exception, SystemExit):
                 log.exception(
                     "on_change(%r): the function failed; the watch goes on", watch.pattern
                 )

@@ -93,7 +93,8 @@ class Connection:
             self.ready = False
             first = self._msgid + 1
             self._msgid = (self._msgid + len(calls)) & MSGID_MOST
-            responses = self._exchange(self._frames(calls, first), len(calls), timeout)
+            frames = list(self._frames(calls, first))  # all or none: one may not be packable
+            responses = self._exchange(iter(frames), len(calls), timeout)
             if responses and responses[-1][1] != self._msgid:
                 raise ProtocolError("the answers are to other requests")
             self.ready = True
@@ -166,7 +167,7 @@ class Connection:
         self._spinning.miss()
 
     def _frames(self, calls: Sequence[Call[Any]], first: int) -> Iterator[bytes]:
-        """The requests, some at a time: the broker carries out the first ones while we pack."""
+        """The requests, some at a time: the broker begins with the first ones while we send."""
         pack = self._pack
         for start in range(0, len(calls), PACK_TOGETHER):
             some = calls[start : start + PACK_TOGETHER]

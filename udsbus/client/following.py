@@ -69,6 +69,11 @@ class Watch(Follower):
         return self._core.started_over
 
     @property
+    def closed(self) -> bool:
+        """Whether it has ended: by `close`, with its client, or refused by the broker."""
+        return self._backlog.closed
+
+    @property
     def waiting(self) -> int:
         """How many changes have come and were not taken yet."""
         return len(self._backlog)

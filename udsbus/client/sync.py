@@ -426,9 +426,12 @@ class Client:
 _clients: weakref.WeakSet[Client] = weakref.WeakSet()
 _forking: list[Client] = []
 """The clients at the time of the fork that is going on."""
+_fork_lock = threading.Lock()
+"""Threads may fork at the same time; each pauses and resumes by itself."""
 
 
 def _before_fork() -> None:
+    _fork_lock.acquire()
     _forking[:] = _clients
     for client in _forking:
         client._events.pause()
@@ -438,12 +441,14 @@ def _after_fork_in_parent() -> None:
     for client in _forking:
         client._events.go_on()
     _forking.clear()
+    _fork_lock.release()
 
 
 def _after_fork_in_child() -> None:
     for client in _forking:
         client._after_fork()
     _forking.clear()
+    _fork_lock.release()
 
 
 os.register_at_fork(

@@ -62,8 +62,8 @@ def test_a_transaction_that_is_partly_forgotten_is_unknown_as_a_whole() -> None:
 
 def test_the_changes_of_a_turn_are_entered_at_once() -> None:
     log = ChangeLog(3, 1000)
-    log.extend(change(revision) for revision in (1, 2))
-    log.extend(change(revision) for revision in range(3, 10))
+    log.extend([change(revision) for revision in (1, 2)])
+    log.extend([change(revision) for revision in range(3, 10)])
     log.extend([])
     assert revisions_since(log, 6) == [7, 8, 9]
     assert revisions_since(log, 5) is None
@@ -96,7 +96,17 @@ def test_at_once_is_the_same_as_one_by_one(
     together.extend(changes)
     one_by_one = log_of(changes, max_changes, max_bytes)
     assert together.forgotten == one_by_one.forgotten
-    assert list(together._changes) == list(one_by_one._changes)
+    assert list(together._after(0)) == list(one_by_one._after(0))
+
+
+def test_what_was_entered_at_once_is_forgotten_at_once() -> None:
+    log = ChangeLog(64, 10_000)
+    for first in range(1, 65, 4):
+        log.extend([change(revision) for revision in range(first, first + 4)])
+    assert revisions_since(log, 0) == list(range(1, 65))
+    log.extend([change(65)])
+    assert revisions_since(log, 3) is None
+    assert revisions_since(log, 4) == list(range(5, 66))
 
 
 @examples(200)
@@ -113,7 +123,7 @@ def test_gives_all_or_none_and_never_outgrows_its_bounds(
     for each in changes:
         log.extend([each])
         assert len(log) <= max_changes
-        assert sum(len(c.key) + len(c.value or b"") for c in log._changes) <= max_bytes
+        assert sum(len(c.key) + len(c.value or b"") for c in log._after(0)) <= max_bytes
     unknown = changes[: len(changes) - len(log)]
     for revision in range(len(transactions) + 1):
         if any(each.revision > revision for each in unknown):

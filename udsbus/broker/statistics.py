@@ -10,7 +10,7 @@ from ..messages import CloseReason
 class Statistics:
     """Counters since the start. They only grow."""
 
-    __slots__ = ("accepted", "changes", "closed", "messages", "refused", "requests")
+    __slots__ = ("accepted", "closed", "messages", "refused", "requests")
 
     def __init__(self) -> None:
         self.accepted = 0
@@ -21,8 +21,6 @@ class Statistics:
         """Requests and notifications carried out or refused."""
         self.refused = 0
         """Those of them answered with an error."""
-        self.changes = 0
-        """Changes of keys."""
         self.messages = 0
         """Messages published to at least one subscriber."""
 
@@ -32,6 +30,5 @@ class Statistics:
             "closed": {reason.value: number for reason, number in self.closed.items()},
             "requests": self.requests,
             "refused": self.refused,
-            "changes": self.changes,
             "messages": self.messages,
         }

@@ -316,14 +316,16 @@ class Turn:
             if route is None:
                 raise UnknownMethod(f"there is no method {short_repr(name)}")
             plain, handler, method = route
-            if (
+            good = (
                 plain
                 and type(params) is list
                 and len(params) == plain
                 and type(params[0]) is str
-                and (plain == 1 or type(params[1]) is bytes)
-            ):
-                result = handler(connection.number, now, *params)
+            )
+            if good and plain == 1:
+                result = handler(connection.number, now, params[0])
+            elif good and type(params[1]) is bytes:
+                result = handler(connection.number, now, params[0], params[1])
             else:
                 command, native = method.parse(params)
                 result = handler(connection.number, now, *command)
@@ -350,20 +352,17 @@ class Turn:
 
     def _fan_out(self, effects: list[Effect]) -> None:
         """Queue each change and message, encoded once, for those who asked for it."""
-        watches = self._engine.watches
-        watched = len(watches) > 0
-        changes = 0
+        watches, subscriptions = self._engine.watches, self._engine.subscriptions
+        if not len(watches) and not len(subscriptions):
+            return
         for effect in effects:
             if type(effect) is Change:
-                changes += 1
-                if watched:
-                    subscribers = watches.find(effect.key)
-                    if subscribers:
-                        self._tell(subscribers, encode_change(effect))
+                subscribers = watches.find(effect.key)
+                if subscribers:
+                    self._tell(subscribers, encode_change(effect))
             elif type(effect) is Message:
                 self._statistics.messages += 1
                 self._tell(effect.subscribers, encode_message(effect.topic, effect.message))
-        self._statistics.changes += changes
 
     def _tell(self, subscribers: tuple[int, ...], frame: bytes) -> None:
         for number in subscribers:

@@ -36,6 +36,8 @@ class Engine:
 
     def __init__(self, numbers: Numbers, log: ChangeLog | None = None) -> None:
         self.revision = 0
+        self.changes = 0
+        """How many there have been; several may share a revision."""
         self.log = log if log is not None else ChangeLog()
         self.keyspace = Keyspace()
         self.watches = Interest()
@@ -43,8 +45,8 @@ class Engine:
         self._numbers = numbers
         self._entries = self.keyspace.entries
         self._effects: list[m.Effect] = []
-        self._logged = 0
-        """How many of the effects are in the change log; the rest is entered all at once."""
+        self._changes: list[m.Change] = []
+        """Those of the effects that the change log does not have yet: it gets them all at once."""
         self._next_id = 1
         self._patterns: dict[int, dict[int, tuple[Interest, list[str]]]] = {}
         """Connection → its watches and subscriptions by number."""
@@ -88,9 +90,8 @@ class Engine:
         """What has happened since the last call, in order."""
         effects = self._effects
         if effects:
-            self._log_effects()
+            self._log_changes()
             self._effects = []
-            self._logged = 0
         return effects
 
     def next_deadline(self) -> float | None:
@@ -129,17 +130,22 @@ class Engine:
     ) -> None:
         kind = m.UPDATED if self.keyspace.put(key, (value, revision, deadline)) else m.CREATED
         self.revision = revision
-        self._effects.append(_new(m.Change, (revision, kind, key, value, deadline, origin)))
+        change = _new(m.Change, (revision, kind, key, value, deadline, origin))
+        self._effects.append(change)
+        self._changes.append(change)
 
     def _remove(self, key: str, kind: str, origin: int, revision: int | None = None) -> None:
         self.keyspace.drop(key)
         self.revision = revision if revision is not None else self.revision + 1
-        self._effects.append(m.Change(self.revision, kind, key, None, None, origin))
+        change = m.Change(self.revision, kind, key, None, None, origin)
+        self._effects.append(change)
+        self._changes.append(change)
 
-    def _log_effects(self) -> None:
-        logged, self._logged = self._logged, len(self._effects)
-        effects = self._effects[logged:] if logged else self._effects
-        self.log.extend(effect for effect in effects if type(effect) is m.Change)
+    def _log_changes(self) -> None:
+        if self._changes:
+            self.changes += len(self._changes)
+            self.log.extend(self._changes)
+            self._changes = []
 
     def _current(self, key: str, now: float) -> Entry | None:
         """The entry as a write must see it: one whose deadline has passed is expired first."""
@@ -213,9 +219,11 @@ class Engine:
     ) -> int:
         if not 0 < len(value) <= VALUE_BYTES:
             check_value(key, value)
-        entry = self._current(key, now)
-        if entry is None:
-            check_writable(key)
+        entry = self._entries.get(key)
+        if entry is None or entry[2] is not None:
+            entry = self._current(key, now)
+            if entry is None:
+                check_writable(key)
         if if_revision is not None:
             check_revision(key, if_revision, entry)
         if if_changed and entry is not None and entry[0] == value:
@@ -306,7 +314,7 @@ class Engine:
         if from_revision is not None:
             missed = None
             if from_revision <= self.revision:
-                self._log_effects()
+                self._log_changes()
                 missed = self.log.since(from_revision, matcher(pattern))
         watch = self._register(origin, self.watches, [pattern])
         changes = missed if missed is None else [change[:4] for change in missed]

@@ -25,7 +25,6 @@ RESPONSE: Final = 1
 NOTIFICATION: Final = 2
 MSGID_MOST: Final = 0xFFFF_FFFF
 
-_ABOUT_A_REQUEST = (REQUEST, RESPONSE)
 _unpackb = msgpack.unpackb
 
 
@@ -58,7 +57,10 @@ class Decoder:
                 # Several messages, a part of one, or rubbish: the Unpacker tells which.
                 self._alone = False
             else:
-                return [message] if self._accept(message) else []
+                if _well_formed(message):
+                    return [message]
+                self._refuse(message)
+                return []
         if self.cause is not None:
             return []
         if self._unpacker is None:
@@ -72,7 +74,8 @@ class Decoder:
             self._fed += len(data)
             tell = self._unpacker.tell
             for message in self._unpacker:
-                if not self._accept(message):
+                if not _well_formed(message):
+                    self._refuse(message)
                     return messages
                 messages.append(message)
                 self._whole = tell()  # not after the loop: that would count a part of a message
@@ -97,20 +100,24 @@ class Decoder:
                 self.cause = f"a message is larger than {FRAME_BYTES} bytes"
                 self._unpacker = None
 
-    def _accept(self, message: Any) -> bool:
-        if type(message) is list and message:
-            kind = message[0]
-            if type(kind) is int:
-                length = len(message)
-                if length == 4 and kind in _ABOUT_A_REQUEST:
-                    msgid = message[1]
-                    if type(msgid) is int and 0 <= msgid <= MSGID_MOST:
-                        return True
-                elif length == 3 and kind == NOTIFICATION:
-                    return True
+    def _refuse(self, message: Any) -> None:
         self.cause = (
             "not MessagePack-RPC: expected [0, msgid, method, params], [1, msgid, error, result] "
             f"or [2, method, params], got {short_repr(message)}"
         )
         self._alone = False
+
+
+def _well_formed(message: Any) -> bool:
+    """Whether this is a request, a response or a notification."""
+    if type(message) is not list:
         return False
+    if len(message) == 4:
+        kind, msgid, _, _ = message
+        return (
+            type(kind) is int
+            and type(msgid) is int
+            and REQUEST <= kind <= RESPONSE
+            and 0 <= msgid <= MSGID_MOST
+        )
+    return len(message) == 3 and type(message[0]) is int and message[0] == NOTIFICATION

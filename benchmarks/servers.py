@@ -42,7 +42,8 @@ def running_redis(directory: Path) -> Iterator[Server]:
         *(redis_program(), "--port", "0", "--unixsocket", address, "--dir", str(directory)),
         *("--save", "", "--appendonly", "no", "--loglevel", "warning"),
     ]
-    with _ended_after(subprocess.Popen(command, stdout=subprocess.DEVNULL)) as process:
+    started = subprocess.Popen(command, stdout=subprocess.DEVNULL, start_new_session=True)
+    with _ended_after(started) as process:
         _wait_until_listening(address, process)
         yield Server(REDIS, address, process.pid)
 
@@ -57,6 +58,7 @@ def running_udsbus(directory: Path) -> Iterator[Server]:
             process = subprocess.Popen(
                 [sys.executable, "-c", SERVE, address, str(theirs.fileno())],
                 pass_fds=[theirs.fileno()],
+                start_new_session=True,
             )
         with _ended_after(process):
             lifeline.settimeout(START_SECONDS)

@@ -2,42 +2,73 @@
 
 Waking a sleeping process costs 25 to 60 µs in a virtual machine, more than all the rest of a
 request. Polling for that long instead saves it whenever the other side answers in time. It is
-wasted when the other side is slow, and worse than wasted when somebody else needs the core. So
-each side keeps count: after a few polls in vain it stops, and then tries now and then whether
-times have changed.
+wasted when the other side is slow, and worse than wasted when somebody else needs the core:
+perhaps the very process that is waited for. So each side watches how its polls end:
+
+- *in vain*: nothing came. After a few in a row it stops, and tries now and then whether times have
+  changed.
+- *late*: the poll took much longer than it may, because somebody else had the core meanwhile. When
+  that happens often, there are more busy processes than cores, and it rests for a while; for twice
+  as long if that turns out to be still so.
 """
 
 from __future__ import annotations
+
+from collections.abc import Callable
+from time import monotonic
+from typing import Any
+
+from .limits import SPIN_SECONDS
 
 TRIES = 4
 """Polls in vain, in a row, before it stops."""
 PROBE_EVERY = 64
 """While stopped, one wait in so many polls again. Costs at most SPIN_SECONDS / 64 a wait."""
+LATE_SECONDS = 100e-6
+"""A poll that ends so long after its time was interrupted by another process."""
+OFTEN = 1_024
+"""Late once in fewer polls than this is often. A core is shared in slices of about 3 ms."""
+REST_FIRST = 2_048
+"""Waits without a poll when it rests for the first time: about 0.1 s of requests."""
+REST_MOST = 16_384
 
 
 class Spinning:
-    __slots__ = ("_credit", "_skipped")
+    __slots__ = ("_credit", "_rest", "_since_late", "_skip")
 
     def __init__(self) -> None:
         self._credit = TRIES
-        self._skipped = 0
+        self._skip = 0
+        """Waits to come that do not poll."""
+        self._rest = REST_FIRST
+        self._since_late = OFTEN
+        """Polls rewarded since the last late one."""
 
-    def worthwhile(self) -> bool:
-        """Whether to poll before this sleep."""
-        if self._credit > 0:
-            return True
-        self._skipped += 1
-        if self._skipped >= PROBE_EVERY:
-            self._skipped = 0
-            return True
-        return False
-
-    def hit(self) -> None:
-        """Polling was rewarded."""
-        if self._credit < TRIES:
-            self._credit += 1
-
-    def miss(self) -> None:
-        """Polling was in vain."""
-        if self._credit > 0:
+    def spin(self, poll: Callable[[float], list[Any]]) -> list[Any]:
+        """What `poll(0)` gives, called until it gives something or SPIN_SECONDS have passed.
+        Nothing, at once, when that has not paid of late."""
+        if self._skip:
+            self._skip -= 1
+            return []
+        until = monotonic() + SPIN_SECONDS
+        now = 0.0
+        while now < until:
+            ready = poll(0)
+            if ready:
+                self._since_late += 1
+                if self._credit < TRIES:
+                    self._credit += 1
+                return ready
+            now = monotonic()
+        if now > until + LATE_SECONDS:
+            if self._since_late < OFTEN:
+                self._skip = self._rest
+                self._rest = min(2 * self._rest, REST_MOST)
+            else:
+                self._rest = REST_FIRST
+            self._since_late = 0
+        elif self._credit > 1:
             self._credit -= 1
+        else:
+            self._skip = PROBE_EVERY - 1
+        return []

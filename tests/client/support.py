@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import contextlib
+import dis
 import faulthandler
+import functools
 import itertools
 import os
 import pickle
@@ -18,7 +20,7 @@ import time
 import traceback
 import warnings
 from collections.abc import Callable, Iterator
-from types import FrameType
+from types import CodeType, FrameType
 from typing import Any, Generic, TypeVar
 
 import msgpack
@@ -146,35 +148,44 @@ def in_children(*functions: Callable[[], T]) -> list[T]:
         return [child.result() for child in children]
 
 
-# --- signals, line by line --------------------------------------------------------------------
+# --- signals at every moment ------------------------------------------------------------------
 
 
-def at_every_line(action: Callable[[], object], strike: Callable[[], object]) -> Iterator[int]:
-    """Carry `action` out with `strike` before the first line of the client that it comes by, then
-    before the second, and so on. Yields the number of the line after each.
+def at_every_moment(action: Callable[[], object], strike: Callable[[], object]) -> Iterator[int]:
+    """Carry `action` out with `strike` at the first moment within the client at which CPython could
+    call a signal handler, then at the second, and so on. Yields the number after each.
 
-    For CPython a line is about where a signal handler can come in, or KeyboardInterrupt.
+    Such moments are the entry of a function, the end of a call of a C function, and the end of a
+    turn of a loop; not, for one, between the end of a `with` block and its `__exit__`.
     """
-    for line in itertools.count(1):
-        if not _carry_out_struck(action, line, strike):
+    for moment in itertools.count(1):
+        if not _carry_out_struck(action, moment, strike):
             return
-        yield line
+        yield moment
 
 
 def _carry_out_struck(
-    action: Callable[[], object], line: int, strike: Callable[[], object]
+    action: Callable[[], object], moment: int, strike: Callable[[], object]
 ) -> bool:
     passed = 0
+    last: dict[FrameType | None, str] = {}
+    """The instruction that a frame has carried out last."""
 
     def trace(frame: FrameType, event: str, argument: object) -> Any:
         nonlocal passed
-        if not frame.f_code.co_filename.startswith(CLIENT):
-            return None
-        if event == "line":
-            passed += 1
-            if passed == line:
-                sys.settrace(None)
-                strike()
+        if event == "call":
+            if frame.f_back in last:
+                last[frame.f_back] = "CALL of a Python function"
+            if not frame.f_code.co_filename.startswith(CLIENT):
+                return None
+            frame.f_trace_opcodes, frame.f_trace_lines = True, False
+        elif event == "opcode":
+            if last.get(frame) in HANDLING:
+                passed += 1
+                if passed == moment:
+                    sys.settrace(None)
+                    strike()
+            last[frame] = instructions(frame.f_code)[frame.f_lasti]
         return trace
 
     sys.settrace(trace)
@@ -184,10 +195,17 @@ def _carry_out_struck(
         pass
     finally:
         sys.settrace(None)
-    return passed >= line
+    return passed >= moment
 
 
 CLIENT = os.path.dirname(udsbus.client.__file__)
+HANDLING = {"RESUME", "CALL", "CALL_KW", "CALL_FUNCTION_EX", "JUMP_BACKWARD"}
+"""Instructions after which CPython looks whether a signal has come."""
+
+
+@functools.cache
+def instructions(code: CodeType) -> dict[int, str]:
+    return {each.offset: each.opname for each in dis.get_instructions(code)}
 
 
 # --- threads ----------------------------------------------------------------------------------

@@ -38,7 +38,8 @@ class Backlog(Generic[T]):
 
     def _reset(self) -> None:
         self._lock = threading.RLock()  # a signal handler may close a watch in the midst of this
-        self._awaited = False
+        self._awaited = 0
+        """Consumers that wait for the bell."""
         self._bell: tuple[int, int] | None = None
 
     def __len__(self) -> int:
@@ -75,16 +76,27 @@ class Backlog(Generic[T]):
                 self._bell = os.pipe()
                 for fd in self._bell:
                     os.set_blocking(fd, False)
-            if not self._awaited:
-                self._awaited = True
+            self._awaited += 1
+            if self._awaited == 1:
                 with contextlib.suppress(BlockingIOError):
                     os.read(self._bell[0], 4096)
             return self._bell[0]
+
+    def forgo_bell(self) -> None:
+        """Undo `await_bell`: the consumer is awake and will look by itself."""
+        with self._lock:
+            if self._awaited:
+                self._awaited -= 1
 
     def close(self) -> None:
         """Wake every consumer; what has come in can still be taken."""
         with self._lock:
             self.closed = True
+            self._ring()
+
+    def ring(self) -> None:
+        """Let a consumer that waits look again."""
+        with self._lock:
             self._ring()
 
     def after_fork(self) -> None:
@@ -98,7 +110,7 @@ class Backlog(Generic[T]):
 
     def _ring(self) -> None:
         if self._awaited and self._bell is not None:
-            self._awaited = False
+            self._awaited = 0
             with contextlib.suppress(BlockingIOError):
                 os.write(self._bell[1], b"!")
 

@@ -13,7 +13,7 @@ from typing import Any
 import msgpack
 
 from ..errors import ProtocolError, RequestTimeout
-from ..limits import RECEIVE_BYTES, SPIN_SECONDS
+from ..limits import RECEIVE_BYTES
 from ..spinning import Spinning
 from ..wire.framing import MSGID_MOST, RESPONSE, Decoder
 from .requests import Call, cannot_be_sent, error_from
@@ -145,26 +145,16 @@ class Connection:
     def _response(self, timeout: float) -> list[Any]:
         """The next response."""
         until = monotonic() + timeout
-        if self._spinning.worthwhile():
-            self._spin(until - timeout)
+        ready = self._spinning.spin(self._poll)
         while True:
             # SO_RCVTIMEO would save this system call, but every signal would put it off.
-            if not self._poll((until - monotonic()) * 1000) or monotonic() > until:
+            if not ready and (not self._poll((until - monotonic()) * 1000) or monotonic() > until):
                 raise RequestTimeout(f"no answer from the broker within {timeout:g} s")
+            ready = []
             for message in self._receive():
                 if message[0] == RESPONSE:
                     return message  # type: ignore[no-any-return]
                 self._notified(message)
-
-    def _spin(self, now: float) -> None:
-        """Poll a little: it is quicker than to be woken up."""
-        poll = self._poll
-        until = now + SPIN_SECONDS
-        while monotonic() < until:
-            if poll(0):
-                self._spinning.hit()
-                return
-        self._spinning.miss()
 
     def _frames(self, calls: Sequence[Call[Any]], first: int) -> Iterator[bytes]:
         """The requests, some at a time: the broker begins with the first ones while we send."""

@@ -4,9 +4,11 @@ It starts with the first watch or subscription. Everything about the connection 
 other threads hand it commands through a queue and a wake-up socket. When the connection is lost
 it reconnects, for as long as it takes, and takes everything up again where it was.
 
-One thing it shares: a thread that waits in `Watch.get` polls the connection too, and whoever of the
-two wakes up first reads it, under a lock. Handing each event from this thread to the consumer would
-cost a second wake-up, which takes longer than all the rest.
+One thing it shares: a thread that waits in `Watch.get` reads the connection itself. Handing each
+event from this thread to the consumer would cost a second wake-up, which takes longer than all the
+rest. Of several that wait one *leads*: it reads for all, and when it leaves, another does (the
+leader/followers pattern of Schmidt et al.). While somebody leads, and for a moment after, this
+thread steps aside; when the consumer is busy for longer, it reads.
 """
 
 from __future__ import annotations
@@ -35,6 +37,8 @@ from .requests import Call, error_from
 
 log = logging.getLogger("udsbus.client")
 
+ASIDE_SECONDS = 0.02
+"""How long the event thread waits for a consumer to come back before it reads itself."""
 CLOSE_SECONDS = 2.0
 """How long `close` waits for the thread to end; it ends by itself all the same."""
 
@@ -64,6 +68,9 @@ class Gate:
 
 class Follower:
     """What the event thread keeps going: a watch or a subscription. Called in that thread only."""
+
+    attended = True
+    """Somebody takes what has come, and waits for it when there is nothing."""
 
     def __init__(self, events: Events, owner: object) -> None:
         self.started = Gate()
@@ -131,6 +138,14 @@ class Events:
         """Held by whoever reads the connection and routes what has come."""
         self._taking: set[int] = set()
         """The threads that are in `take`, and so may hold a lock that the event thread needs."""
+        self._leading = threading.Lock()
+        """Held by the consumer that reads this very connection."""
+        self._terms = 0
+        """How often somebody began to lead."""
+        self._led: list[Backlog[Any]] = []
+        """What the others that wait want to take from."""
+        self._resting = False
+        """The event thread leaves the connection to the leader, until it is woken up."""
         self._unreachable: Error | None = None
         """Why there is no connection now."""
         self._failure: Exception | None = None
@@ -202,14 +217,39 @@ class Events:
                 continue
             poll = select.poll()
             poll.register(bell, select.POLLIN)
-            sock = self._socket
-            fd = sock.fileno() if aside and sock is not None and self._failure is None else -1
-            if fd >= 0:
-                poll.register(fd, select.POLLIN)
-            for ready, _ in poll.poll(None if left is None else left * 1000):
-                if ready == fd:
-                    self._read_aside()
+            leading = self._leading
+            if aside and leading.acquire(blocking=False):
+                try:
+                    self._lead(backlog, poll, left)
+                finally:
+                    leading.release()
+                    self._hand_over()
+            else:
+                self._led.append(backlog)
+                try:
+                    poll.poll(None if left is None else left * 1000)
+                finally:
+                    self._led.remove(backlog)
         return item
+
+    def _lead(self, backlog: Backlog[Any], poll: select.poll, seconds: float | None) -> None:
+        """Wait for the connection too, and read what comes."""
+        self._terms += 1
+        sock = self._socket
+        fd = sock.fileno() if sock is not None and self._failure is None else -1
+        if fd >= 0:
+            poll.register(fd, select.POLLIN)
+        for ready, _ in poll.poll(None if seconds is None else seconds * 1000):
+            if ready == fd:
+                backlog.forgo_bell()
+                self._read_aside()
+
+    def _hand_over(self) -> None:
+        """Nobody leads any more: let another consumer do it, else the event thread in time."""
+        for led in self._led[:1]:
+            led.ring()
+        if self._resting:
+            self._wake()
 
     def _read_aside(self) -> None:
         """Read what has come, in another thread than the event thread."""
@@ -327,6 +367,7 @@ class Events:
 
     def _connect(self) -> None:
         self._socket = open_socket(self._address, self._timeout)
+        self._leading = threading.Lock()  # who led the last connection does not lead this one
         self._decoder = Decoder()
         self._failure = None
         self._answers.clear()
@@ -389,16 +430,29 @@ class Events:
         assert self._socket is not None
         assert self._wake_read is not None
         sock, wake = self._socket, self._wake_read
-        poll = select.poll()
-        poll.register(wake, select.POLLIN)
+        waker, everything = select.poll(), select.poll()
+        waker.register(wake, select.POLLIN)
+        everything.register(wake, select.POLLIN)
+        terms = self._terms
         while not self._closing:
             with self._reading:
                 if self._failure is not None:
                     raise self._failure
                 self._flush()
                 output = select.POLLOUT if self._output else 0
-            poll.register(sock, select.POLLIN | output)
-            for fd, events in poll.poll():
+            terms, terms_before = self._terms, terms
+            aside = not output and all(follower.attended for follower in self.followers())
+            if aside and terms != terms_before:
+                ready = waker.poll(ASIDE_SECONDS * 1000)
+            elif aside and self._leading.locked():
+                self._resting = True
+                # Who has led until now sees that; who leads now will.
+                ready = waker.poll() if self._leading.locked() else []
+                self._resting = False
+            else:
+                everything.register(sock, select.POLLIN | output)
+                ready = everything.poll()
+            for fd, events in ready:
                 if fd == wake.fileno():
                     with contextlib.suppress(BlockingIOError):
                         wake.recv(4096)

@@ -58,6 +58,7 @@ class Watch(Follower):
         super().__init__(events, owner)
         self._backlog = Backlog[RawChange](WATCH_BACKLOG, lambda change: change.key, conflate)
         self._on_changes = on_changes
+        self.attended = on_changes is None
 
     @property
     def pattern(self) -> str:

@@ -114,6 +114,8 @@ DRAIN_SECONDS: Final = 2.0
 # --- the client -----------------------------------------------------------------------------
 REQUEST_TIMEOUT: Final = 10.0
 """Seconds a request may take, unless `connect(timeout=...)` says otherwise."""
+TIMEOUT_MOST: Final = 1e6
+"""Seconds (11 days) that any time-out is cut to: the kernel counts in 32 bits of milliseconds."""
 RECONNECT_FIRST: Final = 0.01
 """Seconds before the second attempt to reconnect; doubles, with jitter, up to the next."""
 RECONNECT_MOST: Final = 1.0

@@ -12,8 +12,8 @@ from typing import Any
 
 import msgpack
 
-from ..errors import ProtocolError, RequestTimeout
-from ..limits import RECEIVE_BYTES
+from ..errors import LimitExceeded, ProtocolError, RequestTimeout
+from ..limits import FRAME_BYTES, RECEIVE_BYTES
 from ..spinning import Spinning
 from ..wire.framing import MSGID_MOST, RESPONSE, Decoder
 from .requests import Call, cannot_be_sent, error_from
@@ -59,13 +59,10 @@ class Connection:
 
         Raises RequestTimeout, ConnectionEnded.
         """
+        self._msgid = msgid = (self._msgid + 1) & MSGID_MOST
+        frame = self._frame(msgid, call)
         try:
             self.ready = False
-            self._msgid = msgid = (self._msgid + 1) & MSGID_MOST
-            try:
-                frame = self._pack((0, msgid, call.method, call.params))
-            except (ValueError, TypeError, OverflowError) as error:
-                raise cannot_be_sent(call, error) from None
             try:
                 sent = self._send(frame)
             except BlockingIOError:
@@ -89,11 +86,11 @@ class Connection:
     def request_many(self, calls: Sequence[Call[Any]], timeout: float) -> list[Any]:
         """The responses to several requests, sent together. Raises like `request`, but what the
         broker refused stands in the responses: [1, msgid, error, result]."""
+        first = self._msgid + 1
+        self._msgid = (self._msgid + len(calls)) & MSGID_MOST
+        frames = list(self._frames(calls, first))  # all or none: one may not be packable
         try:
             self.ready = False
-            first = self._msgid + 1
-            self._msgid = (self._msgid + len(calls)) & MSGID_MOST
-            frames = list(self._frames(calls, first))  # all or none: one may not be packable
             responses = self._exchange(iter(frames), len(calls), timeout)
             if responses and responses[-1][1] != self._msgid:
                 raise ProtocolError("the answers are to other requests")
@@ -156,18 +153,28 @@ class Connection:
                     return message  # type: ignore[no-any-return]
                 self._notified(message)
 
+    def _frame(self, msgid: int, call: Call[Any]) -> bytes:
+        try:
+            frame: bytes = self._pack((0, msgid, call.method, call.params))
+        except (ValueError, TypeError, OverflowError) as error:
+            raise cannot_be_sent(call, error) from None
+        if len(frame) > FRAME_BYTES:
+            raise LimitExceeded(
+                f"{call.method}: a request of {len(frame)} bytes; the limit is {FRAME_BYTES}",
+                limit="frame_bytes", maximum=FRAME_BYTES, actual=len(frame),
+            )  # fmt: skip
+        return frame
+
     def _frames(self, calls: Sequence[Call[Any]], first: int) -> Iterator[bytes]:
         """The requests, some at a time: the broker begins with the first ones while we send."""
-        pack = self._pack
         for start in range(0, len(calls), PACK_TOGETHER):
             some = calls[start : start + PACK_TOGETHER]
-            frames = []
-            for msgid, call in enumerate(some, first + start):
-                try:
-                    frames.append(pack((0, msgid & MSGID_MOST, call.method, call.params)))
-                except (ValueError, TypeError, OverflowError) as error:
-                    raise cannot_be_sent(call, error) from None
-            yield b"".join(frames)
+            yield b"".join(
+                [
+                    self._frame(msgid & MSGID_MOST, call)
+                    for msgid, call in enumerate(some, first + start)
+                ]
+            )
 
     def _exchange(self, frames: Iterator[bytes], expected: int, timeout: float) -> list[Any]:
         """Send `frames` and collect as many responses. Both at once: a broker whose replies are

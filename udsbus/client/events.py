@@ -28,7 +28,7 @@ from typing import Any, TypeVar
 import msgpack
 
 from ..errors import Error, InvalidRequest, RequestTimeout
-from ..limits import RECEIVE_BYTES, RECONNECT_FIRST, RECONNECT_MOST
+from ..limits import RECEIVE_BYTES, RECONNECT_FIRST, RECONNECT_MOST, TIMEOUT_MOST
 from ..wire.framing import RESPONSE, Decoder
 from . import requests
 from .backlog import Backlog
@@ -206,7 +206,7 @@ class Events:
                 self._taking.discard(me)
 
     def _take(self, backlog: Backlog[T], timeout: float | None, aside: bool) -> T | None:
-        until = None if timeout is None else monotonic() + timeout
+        until = None if timeout is None else monotonic() + min(timeout, TIMEOUT_MOST)
         while (item := backlog.take()) is None:
             self.ensure_running()
             left = None if until is None else until - monotonic()

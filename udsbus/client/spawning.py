@@ -11,7 +11,7 @@ import sys
 import tempfile
 from typing import TYPE_CHECKING
 
-from ..errors import BrokerUnavailable
+from ..errors import AccessDenied, BrokerUnavailable, Error, InvalidRequest
 from ..limits import REQUEST_TIMEOUT, START_SECONDS
 from ..paths import ensure_private_directory, log_path
 
@@ -48,7 +48,12 @@ class LocalBroker:
         return self._process.pid
 
     def start(self) -> LocalBroker:
-        """Start it. It answers when this returns. Raises BrokerUnavailable if it does not start."""
+        """Start it. It answers when this returns.
+
+        Raises BrokerUnavailable if it does not start, InvalidRequest if it has been started.
+        """
+        if self._process is not None:
+            raise InvalidRequest(f"this local broker is running already, at {self.address}")
         self._directory = tempfile.mkdtemp(prefix="udsbus-")
         self.address = os.path.join(self._directory, "bus.sock")
         self._owner = os.getpid()
@@ -96,8 +101,14 @@ def autostart_broker(address: str) -> None:
     """
     if _answers(address):
         return
-    ensure_private_directory(address)
-    gate = os.open(address + ".starting", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    try:
+        ensure_private_directory(address)
+        gate = os.open(address + ".starting", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    except OSError as error:
+        if isinstance(error, Error):
+            raise
+        kind = AccessDenied if isinstance(error, PermissionError) else BrokerUnavailable
+        raise kind(f"no broker can be started at {address}: {error}") from None
     try:
         fcntl.flock(gate, fcntl.LOCK_EX)
         if not _answers(address):
@@ -127,17 +138,21 @@ def _start(address: str, *options: str) -> tuple[subprocess.Popen[bytes], socket
     it serves, with our end of the descriptor.
     """
     ours, theirs = socket.socketpair()
-    with theirs, open(log_path(address), "ab") as output:
-        said_before = output.tell()
-        command = [sys.executable, "-m", "udsbus", "serve", "--socket", address, *options]
-        process = subprocess.Popen(
-            [*command, str(theirs.fileno())],
-            pass_fds=[theirs.fileno()],
-            stdin=subprocess.DEVNULL,
-            stdout=output,
-            stderr=output,
-            start_new_session=True,
-        )
+    try:
+        with theirs, open(log_path(address), "ab") as output:
+            said_before = output.tell()
+            command = [sys.executable, "-m", "udsbus", "serve", "--socket", address, *options]
+            process = subprocess.Popen(
+                [*command, str(theirs.fileno())],
+                pass_fds=[theirs.fileno()],
+                stdin=subprocess.DEVNULL,
+                stdout=output,
+                stderr=output,
+                start_new_session=True,
+            )
+    except OSError as error:
+        ours.close()
+        raise BrokerUnavailable(f"a broker for {address} did not start: {error}") from None
     ours.settimeout(START_SECONDS)
     reason = "it ended at once"
     try:

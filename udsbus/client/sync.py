@@ -16,7 +16,7 @@ from collections.abc import Callable, Iterable, Mapping
 from typing import Any, TypeVar, overload
 
 from ..errors import AccessDenied, BrokerUnavailable, Conflict, Error, InvalidRequest
-from ..limits import RECONNECT_FIRST, RECONNECT_MOST, REQUEST_TIMEOUT
+from ..limits import RECONNECT_FIRST, RECONNECT_MOST, REQUEST_TIMEOUT, TIMEOUT_MOST
 from ..messages import CloseReason
 from ..paths import resolve_address
 from . import requests
@@ -74,14 +74,14 @@ class Client:
             raise InvalidRequest(f"timeout must be a number of seconds above 0, not {timeout!r}")
         self.address = resolve_address(address)
         """The path of the socket."""
-        self.timeout = timeout
+        self.timeout = min(timeout, TIMEOUT_MOST)
         """Seconds that a request may take."""
         self.name = name
         self._autostart = autostart
         self._closed = False
         self._own = threading.local()
         self._connections: weakref.WeakSet[Connection] = weakref.WeakSet()
-        self._events = Events(self.address, name, timeout)
+        self._events = Events(self.address, name, self.timeout)
         self._callbacks = Callbacks()
         if autostart:
             self._start_broker()
@@ -344,6 +344,10 @@ class Client:
         function: Function | None = None,
     ) -> Watch:
         self._check_open()
+        if from_revision is not None and (type(from_revision) is not int or from_revision < 0):
+            raise InvalidRequest(
+                f"from_revision must be a whole number from 0, not {from_revision!r}"
+            )
         if initial and from_revision is not None:
             raise InvalidRequest("a watch begins with the initial state or from a revision")
         core = WatchCore(pattern, from_revision=from_revision, initial=initial)

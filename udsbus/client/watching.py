@@ -23,7 +23,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Any, Final, NamedTuple
 
-from ..messages import DELETED
+from ..messages import CREATED, DELETED, UPDATED
 from ..patterns import check_pattern, matcher
 from . import requests
 from .requests import Call
@@ -156,8 +156,10 @@ class WatchCore:
             self._last_keys.add(key)
             known = self._known.get(key)
             if known is None:
-                if value is None and self._knows_all:
+                if self._knows_all and value is None:
                     continue  # it came and went while the keys were listed
+                if self._knows_all and change.kind == UPDATED:
+                    change = change._replace(kind=CREATED)  # it was there, but nobody was told
             elif revision <= known:
                 continue  # the list had it already
             if value is None:

@@ -144,9 +144,11 @@ class Connection:
         until = monotonic() + timeout
         ready = self._spinning.spin(self._poll)
         while True:
-            # SO_RCVTIMEO would save this system call, but every signal would put it off.
-            if not ready and (not self._poll((until - monotonic()) * 1000) or monotonic() > until):
-                raise RequestTimeout(f"no answer from the broker within {timeout:g} s")
+            if not ready:
+                # SO_RCVTIMEO would save this system call, but every signal would put it off.
+                left = until - monotonic()
+                if left <= 0 or not self._poll(left * 1000):
+                    raise RequestTimeout(f"no answer from the broker within {timeout:g} s")
             ready = []
             for message in self._receive():
                 if message[0] == RESPONSE:

@@ -59,7 +59,8 @@ class Gate:
     def open(self) -> None:
         if not self.is_open:
             self.is_open = True
-            self._shut.release()
+            with contextlib.suppress(RuntimeError):  # another thread opens it at the same time
+                self._shut.release()
 
     def wait(self, seconds: float) -> bool:
         """For one thread. False if it does not open in time."""
@@ -271,6 +272,9 @@ class Events:
             self._followers = {}
             thread = self._thread
         for follower in followers:
+            if not follower.started.is_open:
+                follower.refusal = InvalidRequest("this client is closed")
+                follower.started.open()
             follower.wake()
         if thread is not None and thread is not threading.current_thread():
             self._wake()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from functools import partial
 from typing import Any, Literal, NamedTuple
 
 from ..errors import InvalidRequest
@@ -116,14 +117,21 @@ class Watch(Follower):
     # --- called by the event thread -----------------------------------------------------------
 
     def begin(self, ask: Callable[[Call[Any], Answer], None], same_bus: bool) -> None:
-        def go_on(step: Step) -> None:
-            self._tell(step.changes)
-            if step.next is not None:
-                ask(step.next, lambda page: go_on(self._core.listed(page)))
-            elif self._core.live:
-                self.started.open()
+        started = partial(self._go_on, ask, self._core.started)
+        ask(self._core.start(same_bus=same_bus), started)
 
-        ask(self._core.start(same_bus=same_bus), lambda answer: go_on(self._core.started(answer)))
+    def _go_on(
+        self,
+        ask: Callable[[Call[Any], Answer], None],
+        read: Callable[[Any], Step],
+        answer: Any,
+    ) -> None:
+        step = read(answer)
+        self._tell(step.changes)
+        if step.next is not None:
+            ask(step.next, partial(self._go_on, ask, self._core.listed))
+        elif self._core.live:
+            self.started.open()
 
     def cease(self) -> Call[Any] | None:
         return None if self._core.number is None else requests.unwatch(self._core.number)

@@ -306,7 +306,7 @@ class Client:
             except ConnectionEnded as ended:
                 if ended.sent and not call.repeatable:
                     raise self._uncertain(ended) from None
-                last = ended
+                last = str(ended)  # not the exception: its traceback holds the connection
             connection = self._own.connection = self._reconnect()
         raise BrokerUnavailable(f"{self.address}: the connection was lost {ATTEMPTS} times: {last}")
 

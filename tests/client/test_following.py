@@ -160,9 +160,12 @@ def test_initial_state_and_changes_meet(client: Client, bus: BrokerProcess) -> N
     keys = [f"a/{number:04}" for number in range(1_300)]
 
     def write(seed: int) -> None:
+        """So much at a time that no watch can fall behind for good."""
         chance = random.Random(seed)
-        with udsbus.connect(bus.address) as own:
-            for turn in itertools.count():
+        with udsbus.connect(bus.address) as own, own.watch("attempt", initial=True) as attempts:
+            for turn in itertools.chain.from_iterable(
+                range(number.value * 50, number.value * 50 + 50) for number in attempts
+            ):
                 with own.pipeline() as p:
                     for key in chance.sample(keys, 20):
                         if chance.random() < 0.4:
@@ -178,6 +181,7 @@ def test_initial_state_and_changes_meet(client: Client, bus: BrokerProcess) -> N
         client.set_many(dict.fromkeys(keys, 0))
         with Child(lambda: write(1)), Child(lambda: write(2)):
             for attempt in range(40):
+                client.set("attempt", attempt)
                 with client.watch("a/*", initial=True) as watch:
                     end = client.set("a/end", attempt)
                     changes = take(watch, lambda change, end=end: change.revision == end)  # type: ignore[misc]

@@ -70,23 +70,24 @@ class Backlog(Generic[T]):
         """The descriptor that becomes readable when there is something to take, or it is closed.
         None when that is so already."""
         with self._lock:
-            if self._items or self._newest or self.closed:
-                return None
             if self._bell is None:
                 self._bell = os.pipe()
                 for fd in self._bell:
                     os.set_blocking(fd, False)
-            self._awaited += 1
-            if self._awaited == 1:
+            if not self._awaited:
                 with contextlib.suppress(BlockingIOError):
                     os.read(self._bell[0], 4096)
+            self._awaited += 1
+            # Only now: a signal handler that comes in before this line does not ring.
+            if self._items or self._newest or self.closed:
+                self._awaited = max(0, self._awaited - 1)
+                return None
             return self._bell[0]
 
     def forgo_bell(self) -> None:
         """Undo `await_bell`: the consumer is awake and will look by itself."""
         with self._lock:
-            if self._awaited:
-                self._awaited -= 1
+            self._awaited = max(0, self._awaited - 1)
 
     def close(self) -> None:
         """Wake every consumer; what has come in can still be taken."""

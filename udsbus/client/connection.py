@@ -87,12 +87,12 @@ class Connection:
         """The responses to several requests, sent together. Raises like `request`, but what the
         broker refused stands in the responses: [1, msgid, error, result]."""
         first = self._msgid + 1
-        self._msgid = (self._msgid + len(calls)) & MSGID_MOST
+        self._msgid = last = (self._msgid + len(calls)) & MSGID_MOST
         frames = list(self._frames(calls, first))  # all or none: one may not be packable
         try:
             self.ready = False
             responses = self._exchange(iter(frames), len(calls), timeout)
-            if responses and responses[-1][1] != self._msgid:
+            if responses and responses[-1][1] != last:  # a signal handler may have asked since
                 raise ProtocolError("the answers are to other requests")
             self.ready = True
         except BaseException:

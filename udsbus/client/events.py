@@ -167,6 +167,8 @@ class Events:
         if threading.get_ident() in self._taking:
             raise InvalidRequest("nothing can be watched from here: this interrupts `Watch.get`")
         with self._lock:
+            if self._closing:
+                raise InvalidRequest("this client is closed")
             self._followers = {**self._followers, follower.serial: weakref.ref(follower)}
         self._command(lambda: self._begin(follower, same_bus=True))
         try:

@@ -139,8 +139,9 @@ class Events:
         """Held by whoever reads the connection and routes what has come."""
         self._taking: set[int] = set()
         """The threads that are in `take`, and so may hold a lock that the event thread needs."""
-        self._leading = threading.Lock()
-        """Held by the consumer that reads this very connection."""
+        self._leader: int | None = None
+        """The thread that reads this very connection while it is in `take`. No lock: an interrupt
+        could leave it locked; and if two lead for once, the second finds nothing to read."""
         self._terms = 0
         """How often somebody began to lead."""
         self._led: list[Backlog[Any]] = []
@@ -220,19 +221,23 @@ class Events:
                 continue
             poll = select.poll()
             poll.register(bell, select.POLLIN)
-            leading = self._leading
-            if aside and leading.acquire(blocking=False):
-                try:
+            me = threading.get_ident()
+            try:
+                if aside and not self._is_led():
+                    self._leader = me
                     self._lead(backlog, poll, left)
-                finally:
-                    leading.release()
-                    self._hand_over()
-            else:
-                self._led.append(backlog)
-                try:
+                else:
+                    if not aside and self._leader == me:
+                        self._leader = None  # it is interrupted by this very call
+                        self._hand_over()
+                    self._led.append(backlog)
                     poll.poll(None if left is None else left * 1000)
-                finally:
+            finally:
+                if backlog in self._led:
                     self._led.remove(backlog)
+                if aside and self._leader == me:
+                    self._leader = None
+                    self._hand_over()
         return item
 
     def _lead(self, backlog: Backlog[Any], poll: select.poll, seconds: float | None) -> None:
@@ -246,6 +251,9 @@ class Events:
             if ready == fd:
                 backlog.forgo_bell()
                 self._read_aside()
+
+    def _is_led(self) -> bool:
+        return self._leader is not None and self._leader in self._taking
 
     def _hand_over(self) -> None:
         """Nobody leads any more: let another consumer do it, else the event thread in time."""
@@ -373,7 +381,7 @@ class Events:
 
     def _connect(self) -> None:
         self._socket = open_socket(self._address, self._timeout)
-        self._leading = threading.Lock()  # who led the last connection does not lead this one
+        self._leader = None  # who led the last connection does not lead this one
         self._decoder = Decoder()
         self._failure = None
         self._answers.clear()
@@ -450,10 +458,10 @@ class Events:
             aside = not output and all(follower.attended for follower in self.followers())
             if aside and terms != terms_before:
                 ready = waker.poll(ASIDE_SECONDS * 1000)
-            elif aside and self._leading.locked():
+            elif aside and self._is_led():
                 self._resting = True
                 # Who has led until now sees that; who leads now will.
-                ready = waker.poll() if self._leading.locked() else []
+                ready = waker.poll() if self._is_led() else []
                 self._resting = False
             else:
                 everything.register(sock, select.POLLIN | output)

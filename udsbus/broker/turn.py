@@ -324,10 +324,7 @@ class Turn:
                 raise UnknownMethod(f"there is no method {short_repr(name)}")
             plain, handler, method = route
             good = (
-                plain
-                and type(params) is list
-                and len(params) == plain
-                and type(params[0]) is str
+                plain and type(params) is list and len(params) == plain and type(params[0]) is str
             )
             if good and plain == 1:
                 result = handler(connection.number, now, params[0])

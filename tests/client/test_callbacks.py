@@ -5,6 +5,7 @@ from __future__ import annotations
 import gc
 import logging
 import threading
+import weakref
 
 import pytest
 
@@ -241,15 +242,20 @@ def test_callbacks_go_on_though_nobody_holds_the_client(bus: BrokerProcess) -> N
     """Whoever registered a function wants it to be called."""
     calls = Calls()
 
-    def register() -> None:
-        udsbus.connect(bus.address).on_change("a", calls)
+    def register() -> weakref.ref[Client]:
+        client = udsbus.connect(bus.address)
+        client.on_change("a", calls)
+        return weakref.ref(client)
 
-    register()
+    forgotten = register()
     gc.collect()
     with udsbus.connect(bus.address) as writer:
         writer.set("a", 1)
         calls.wait_for(1)
         writer.delete("a")
+    client = forgotten()
+    assert client is not None
+    client.close()  # else it would go on in every later test
 
 
 def test_a_refused_callback_leaves_nothing_behind(client: Client) -> None:

@@ -140,7 +140,7 @@ class Broker:
             "subscriptions": len(engine.subscriptions),
             "change_log": len(engine.log),
             "connections": len(self.turn.connections),
-            "counters": {**self._statistics.as_dict(), "changes": engine.changes},
+            "counters": self._statistics.as_dict(engine.changes),
             "limits": {name: limit.value for name, limit in LIMITS.items()},
         }
 

@@ -24,11 +24,13 @@ class Statistics:
         self.messages = 0
         """Messages published to at least one subscriber."""
 
-    def as_dict(self) -> dict[str, object]:
+    def as_dict(self, changes: int) -> dict[str, object]:
+        """As `info` reports them, with the changes of keys, which the engine counts."""
         return {
             "accepted": self.accepted,
             "closed": {reason.value: number for reason, number in self.closed.items()},
             "requests": self.requests,
             "refused": self.refused,
+            "changes": changes,
             "messages": self.messages,
         }

@@ -105,7 +105,7 @@ SPIN_SECONDS: Final = 50e-6
 """How long either side polls before it sleeps. Waking a sleeper costs about as much."""
 DOZE_SECONDS: Final = 0.01
 """How long the broker sleeps in `epoll_wait` itself before it goes back to the event loop, which
-takes some 50 µs more to wake up."""
+takes longer to wake up."""
 CHECKPOINT_SECONDS: Final = 0.01
 """At full load the event loop (signals, timers) gets a look-in this often."""
 DRAIN_SECONDS: Final = 2.0

@@ -155,7 +155,7 @@ def run(settings: Settings, started: Callable[[], None] = lambda: None) -> None:
 
 def _collect_seldom() -> None:
     """Garbage is collected after so many more objects instead of 700: a turn makes thousands, none
-    of them in a cycle, and looking through them took a seventh of its time."""
+    of them in a cycle, and looking through them cost a good part of its time."""
     gc.freeze()
     gc.set_threshold(COLLECT_AFTER_OBJECTS, 20, 100)
 

@@ -9,8 +9,8 @@ from ..limits import CHANGE_LOG_BYTES, CHANGE_LOG_CHANGES
 from ..messages import Change
 
 FRACTION = 16
-"""What is entered at once is kept, and later forgotten, as one *run*, at most 1/16 of the log: a
-change costs a third of what it costs to enter each by itself."""
+"""What is entered at once is kept, and later forgotten, as one *run*, at most 1/16 of the log.
+That is cheaper than to count each change in and out."""
 
 
 class ChangeLog:

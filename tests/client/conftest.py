@@ -12,18 +12,6 @@ from tests.harness import BrokerProcess, running_broker
 
 from .support import PATIENCE
 
-UNSETTLED = {"test_interrupts"}
-"""Modules with tests that show faults which are still open. They are left out unless asked for:
-`pytest -m unsettled`. In the end all must be settled."""
-
-
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    for item in items:
-        if item.path.parent != Path(__file__).parent:
-            continue
-        if item.path.stem in UNSETTLED:
-            item.add_marker(pytest.mark.unsettled)
-
 
 @pytest.fixture(scope="session")
 def bus() -> Iterator[BrokerProcess]:

@@ -151,14 +151,22 @@ def in_children(*functions: Callable[[], T]) -> list[T]:
 # --- signals at every moment ------------------------------------------------------------------
 
 
-def at_every_moment(action: Callable[[], object], strike: Callable[[], object]) -> Iterator[int]:
+def at_every_moment(
+    action: Callable[[], object],
+    strike: Callable[[], object],
+    prepare: Callable[[], object] = lambda: None,
+) -> Iterator[int]:
     """Carry `action` out with `strike` at the first moment within the client at which CPython could
-    call a signal handler, then at the second, and so on. Yields the number after each.
+    call a signal handler, then at the second, and so on. Yields the number after each. `prepare` is
+    called before each action.
 
     Such moments are the entry of a function, the end of a call of a C function, and the end of a
-    turn of a loop; not, for one, between the end of a `with` block and its `__exit__`.
+    turn of a loop; not, for one, between the end of a `with` block and its `__exit__`. CPython
+    raises at the end of the instruction, and this at the start of the next, so moments between
+    instructions with different exception handlers are left out.
     """
     for moment in itertools.count(1):
+        prepare()
         if not _carry_out_struck(action, moment, strike):
             return
         yield moment
@@ -168,24 +176,26 @@ def _carry_out_struck(
     action: Callable[[], object], moment: int, strike: Callable[[], object]
 ) -> bool:
     passed = 0
-    last: dict[FrameType | None, str] = {}
-    """The instruction that a frame has carried out last."""
+    last: dict[FrameType | None, tuple[str, int | None]] = {}
+    """The instruction that a frame has carried out last, and where it handles exceptions."""
 
     def trace(frame: FrameType, event: str, argument: object) -> Any:
         nonlocal passed
         if event == "call":
             if frame.f_back in last:
-                last[frame.f_back] = "CALL of a Python function"
+                last[frame.f_back] = "CALL of a Python function", None
             if not frame.f_code.co_filename.startswith(CLIENT):
                 return None
             frame.f_trace_opcodes, frame.f_trace_lines = True, False
         elif event == "opcode":
-            if last.get(frame) in HANDLING:
+            now = instructions(frame.f_code)[frame.f_lasti]
+            before, handler = last.get(frame, ("", None))
+            if before in HANDLING and handler == now[1]:
                 passed += 1
                 if passed == moment:
                     sys.settrace(None)
                     strike()
-            last[frame] = instructions(frame.f_code)[frame.f_lasti]
+            last[frame] = now
         return trace
 
     sys.settrace(trace)
@@ -204,8 +214,17 @@ HANDLING = {"RESUME", "CALL", "CALL_KW", "CALL_FUNCTION_EX", "JUMP_BACKWARD"}
 
 
 @functools.cache
-def instructions(code: CodeType) -> dict[int, str]:
-    return {each.offset: each.opname for each in dis.get_instructions(code)}
+def instructions(code: CodeType) -> dict[int, tuple[str, int | None]]:
+    """By offset: the name of the instruction, and the offset of its exception handler."""
+    bytecode = dis.Bytecode(code)
+
+    def handler(offset: int) -> int | None:
+        for entry in bytecode.exception_entries:  # type: ignore[attr-defined]
+            if entry.start <= offset < entry.end:
+                return int(entry.target)
+        return None
+
+    return {each.offset: (each.opname, handler(each.offset)) for each in bytecode}
 
 
 # --- threads ----------------------------------------------------------------------------------
@@ -352,7 +371,7 @@ class Proxy:
                 if key.fileobj is self._listener:
                     self._accept()
                 elif key.fileobj in self._peers:
-                    self._forward(key.fileobj)  # type: ignore[arg-type]
+                    self._forward(key.fileobj)
 
     def _accept(self) -> None:
         client, _ = self._listener.accept()
@@ -493,7 +512,7 @@ def notification(name: str, *params: Any) -> bytes:
 
 def fill_queue(address: str) -> list[socket.socket]:
     """Connect until the listen queue is full."""
-    waiting = []
+    waiting: list[socket.socket] = []
     while True:
         sock = socket.socket(socket.AF_UNIX)
         sock.setblocking(False)

@@ -110,6 +110,7 @@ def test_the_bell_rings_when_there_is_something_to_take() -> None:
     drain(backlog)
     assert not rings(backlog), "it does not ring for what was taken"
     bell = backlog.await_bell()
+    assert bell is not None
     backlog.put(items("a"))
     assert select.select([bell], [], [], 0)[0]
     drain(backlog)
@@ -119,6 +120,7 @@ def test_the_bell_rings_when_there_is_something_to_take() -> None:
 def test_the_bell_rings_at_the_end() -> None:
     backlog = keyed(5)
     bell = backlog.await_bell()
+    assert bell is not None
     backlog.close()
     assert select.select([bell], [], [], 0)[0]
     assert backlog.await_bell() is None
@@ -182,6 +184,7 @@ def test_a_child_has_a_lock_and_a_bell_of_its_own() -> None:
         backlog.put([("c", 2)])
         found = drain(backlog)
         bell = backlog.await_bell()
+        assert bell is not None
         backlog.put(items("a"))
         return found, bool(select.select([bell], [], [], 0)[0])
 

@@ -7,6 +7,7 @@ import random
 import subprocess
 import sys
 import threading
+from functools import partial
 
 import pytest
 
@@ -84,7 +85,7 @@ def test_several_writers(client: Client, bus: BrokerProcess) -> None:
             return revisions
 
     with client.watch("a/**") as watch:
-        revisions = in_children(*[lambda number=number: write(number) for number in range(writers)])  # type: ignore[misc]
+        revisions = in_children(*[partial(write, number) for number in range(writers)])
         changes = take_number(watch, writers * each)
         assert watch.get(timeout=0) is None
     assert [change.revision for change in changes] == sorted(change.revision for change in changes)
@@ -290,7 +291,7 @@ def test_slow_consumers_get_the_newest_and_a_count(bus: BrokerProcess) -> None:
 def test_close_wakes_who_waits(client: Client) -> None:
     watch, subscription = client.watch("a"), client.subscribe("a")
     for source in (watch, subscription):
-        waiting = [Task(source.get), Task(lambda source=source: list(source))]  # type: ignore[misc]
+        waiting = Task[object](source.get), Task[object](partial(list, source))
         source.close()
         source.close()
         assert [task.result() for task in waiting] == [None, []]
@@ -300,7 +301,8 @@ def test_close_wakes_who_waits(client: Client) -> None:
 def test_close_of_the_client_wakes_who_waits(bus: BrokerProcess) -> None:
     client = udsbus.connect(bus.address)
     watch, subscription = client.watch("a"), client.subscribe("a")
-    waiting = [Task(lambda: list(watch)), Task(lambda: list(subscription)), Task(watch.get)]
+    waiting = [Task[object](wait) for wait in (lambda: list(watch), lambda: list(subscription))]
+    waiting.append(Task[object](watch.get))
     client.close()
     assert [task.result() for task in waiting] == [[], [], None]
 
@@ -425,9 +427,7 @@ def test_messages_of_several_publishers(client: Client, bus: BrokerProcess) -> N
 
     with udsbus.connect(bus.address) as other:
         sources = [client.subscribe("a/*"), other.subscribe("**")]
-        assert (
-            in_children(*[lambda number=number: publish(number) for number in range(3)]) == [2] * 3
-        )  # type: ignore[misc]
+        assert in_children(*[partial(publish, number) for number in range(3)]) == [2] * 3
         received = [[source.get(timeout=PATIENCE) for _ in range(3_000)] for source in sources]
         assert received[0] == received[1]
         for number in range(3):

@@ -6,6 +6,7 @@ import contextlib
 import multiprocessing
 import os
 import threading
+from itertools import pairwise
 
 import pytest
 
@@ -273,8 +274,7 @@ def test_an_inherited_watch_misses_nothing(
 
 
 def first_gap(numbers: list[int]) -> str:
-    pairs = zip(numbers, numbers[1:], strict=False)
-    return next(f"{one}, then {other}" for one, other in pairs if other != one + 1)
+    return next(f"{one}, then {other}" for one, other in pairwise(numbers) if other != one + 1)
 
 
 # --- on_change ----------------------------------------------------------------------------------

@@ -8,7 +8,9 @@ from __future__ import annotations
 
 import contextlib
 import gc
+import sys
 from collections.abc import Callable
+from itertools import pairwise
 
 import pytest
 
@@ -77,17 +79,18 @@ def test_ctrl_c_at_every_moment(
             action(client)
             for moment in at_every_moment(lambda: action(client), interrupt):
                 ask(client)
+                watch(client)
                 accepted = client.info()["counters"]["accepted"]
                 ask(client)
+                watch(client)
                 assert client.info()["counters"]["accepted"] == accepted, f"moment {moment}"
             for usual in ACTIONS:
                 usual(client)
             gc.collect()
-            for number in ("watches", "subscriptions"):
-                wait_until(
-                    lambda number=number: client.info()[number] == before[number],  # type: ignore[misc]
-                    f"the {number} to end",
-                )
+            wait_until(lambda: client.info()["watches"] == before["watches"], "them to end")
+            wait_until(
+                lambda: client.info()["subscriptions"] == before["subscriptions"], "them to end"
+            )
             return moment
 
     assert in_child(work) > 5
@@ -119,10 +122,8 @@ def test_a_handler_that_watches_at_every_moment(
         with udsbus.connect(bus.address, timeout=TIMEOUT) as client:
 
             def handle() -> None:
-                try:
+                with contextlib.suppress(InvalidRequest):
                     watch(client)
-                except InvalidRequest as error:
-                    assert "this interrupts" in str(error)
 
             return max(at_every_moment(lambda: action(client), handle))
 
@@ -139,11 +140,13 @@ def test_a_handler_that_closes_at_every_moment_of_get(
         client = udsbus.connect(bus.address, timeout=TIMEOUT)
         struck = False
 
-        def get() -> None:
+        def renew() -> None:
             nonlocal client, struck
             client.close()
-            struck = False
             client = udsbus.connect(bus.address, timeout=TIMEOUT)
+            struck = False
+
+        def get() -> None:
             with Ticks(0.5, 40, close_unless_struck), contextlib.suppress(InvalidRequest):
                 list(client.watch("a", initial=change_waits))
 
@@ -154,9 +157,10 @@ def test_a_handler_that_closes_at_every_moment_of_get(
 
         def close_unless_struck(_: int) -> None:
             if not struck:  # it waits: there are no more moments
+                sys.settrace(None)
                 client.close()
 
-        return max(at_every_moment(get, strike))
+        return max(at_every_moment(get, strike, renew))
 
     assert in_child(work) > 5
 
@@ -185,7 +189,7 @@ def test_ctrl_c_at_every_moment_of_get_loses_no_more_than_one_change(
                 last = client.increment("n")
                 while not found or found[-1] != last:
                     take()
-                gaps = [b - a - 1 for a, b in zip(found, found[1:], strict=False)]
+                gaps = [b - a - 1 for a, b in pairwise(found)]
                 assert sum(gaps) <= 1, f"moment {moment}: {found}"
                 del found[:-1]
             assert watch.started_over == 0

@@ -58,7 +58,8 @@ def test_public_names_are_sorted_and_listed_once() -> None:
 def test_every_exception_is_public() -> None:
     from udsbus import errors
 
-    for cls in [errors.Error, *errors.ERRORS.values()]:
+    classes: list[type[errors.Error]] = [errors.Error, *errors.ERRORS.values()]
+    for cls in classes:
         assert getattr(udsbus, cls.__name__) is cls
 
 

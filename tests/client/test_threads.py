@@ -42,7 +42,7 @@ def test_no_answer_goes_to_another_thread(client: Client) -> None:
         return checked
 
     tasks = [lambda number=number: work(number) for number in range(THREADS)]
-    assert sum(in_threads(*tasks)) == THREADS * 250 * 7  # type: ignore[arg-type]
+    assert sum(in_threads(*tasks)) == THREADS * 250 * 7
 
 
 def test_each_thread_has_a_connection_and_takes_it_along(client: Client) -> None:

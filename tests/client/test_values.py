@@ -21,9 +21,9 @@ from .support import take_number
 ZONE = datetime.timezone(datetime.timedelta(hours=5, minutes=30))
 VALUES: list[Any] = [
     None, True, False, 0, -1, 2**63, 2**64 - 1, -(2**63), 2**64, -(2**200), 0.0, -1.5, 1e300,
-    math.inf, "", "text", "ü\u0000\U0001f600", b"", b"\x00\xff", [], [1, [2, [3]]], {}, {"a": {1: 2}},
-    {(1, 2): "tuple as key", None: 0, b"b": 1.5}, (), (1, (2, [3])), set(), {1, "a"}, frozenset({2}),
-    {"nested": [({1}, frozenset({(1,)}))]}, 1 - 2j,
+    math.inf, "", "text", "ü\u0000\U0001f600", b"", b"\x00\xff", [], [1, [2, [3]]], {},
+    {"a": {1: 2}}, {(1, 2): "tuple as key", None: 0, b"b": 1.5}, (), (1, (2, [3])), set(), {1, "a"},
+    frozenset({2}), {"nested": [({1}, frozenset({(1,)}))]}, 1 - 2j,
     datetime.datetime(2024, 2, 29, 12, 30, 1, 5), datetime.datetime(2024, 1, 1, tzinfo=ZONE),
     datetime.date(2024, 2, 29), datetime.time(1, 2, 3, 4), datetime.timedelta(-1, 5, 7),
     decimal.Decimal("1.10"), decimal.Decimal("-Infinity"), uuid.UUID(int=5),

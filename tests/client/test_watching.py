@@ -1,4 +1,4 @@
-"""The core of a watch against a simulated broker: whatever happens, following it gives the truth."""
+"""The core of a watch against a simulated broker: following it always gives the truth."""
 
 from __future__ import annotations
 

@@ -23,6 +23,9 @@ class Backlog(Generic[T]):
     connection at the same time (see `Events.take`).
     """
 
+    _bell: tuple[int, int] | None = None
+    """Here, for an interrupt may come before `__init__`, and `__del__` after it."""
+
     def __init__(
         self, limit: int, key: Callable[[T], str] | None = None, conflate: bool = False
     ) -> None:
@@ -40,7 +43,7 @@ class Backlog(Generic[T]):
         self._lock = threading.RLock()  # a signal handler may close a watch in the midst of this
         self._awaited = 0
         """Consumers that wait for the bell."""
-        self._bell: tuple[int, int] | None = None
+        self._bell = None
 
     def __len__(self) -> int:
         return len(self._items) + len(self._newest)

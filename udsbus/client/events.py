@@ -1,8 +1,9 @@
 """The event connection of a sync client: one thread that reads what the broker sends unasked.
 
-It starts with the first watch or subscription. Everything about the connection happens in it;
-other threads hand it commands through a queue and a wake-up socket. When the connection is lost
-it reconnects, for as long as it takes, and takes everything up again where it was.
+It starts with the first watch or subscription. Other threads note what is to be followed, and wake
+it up; it compares that with what the broker was asked for, and asks for the rest. So nothing is
+forgotten, whatever an interrupt cut short. When the connection is lost it reconnects, for as long
+as it takes, and takes everything up again where it was.
 
 One thing it shares: a thread that waits in `Watch.get` reads the connection itself. Handing each
 event from this thread to the consumer would cost a second wake-up, which takes longer than all the
@@ -20,7 +21,6 @@ import select
 import socket
 import threading
 import weakref
-from collections import deque
 from collections.abc import Callable
 from time import monotonic
 from typing import Any, TypeVar
@@ -39,6 +39,8 @@ log = logging.getLogger("udsbus.client")
 
 ASIDE_SECONDS = 0.02
 """How long the event thread waits for a consumer to come back before it reads itself."""
+RECHECK_SECONDS = 1.0
+"""How long anybody relies on being woken up: an interrupt between two instructions can lose it."""
 CLOSE_SECONDS = 2.0
 """How long `close` waits for the thread to end; it ends by itself all the same."""
 
@@ -67,6 +69,14 @@ class Gate:
         return self.is_open or self._shut.acquire(timeout=seconds)
 
 
+class OwnLock(threading.local):
+    """One for each thread: held while the thread is in `Events.take`, and so may hold a lock that
+    the event thread needs. `with` a lock is what no interrupt can leave half done."""
+
+    def __init__(self) -> None:
+        self.taking = threading.Lock()
+
+
 class Follower:
     """What the event thread keeps going: a watch or a subscription. Called in that thread only."""
 
@@ -81,17 +91,13 @@ class Follower:
         self._events = events
         self._owner = owner  # kept alive for as long as this is followed
 
-    def __del__(self) -> None:
-        """Nobody holds it any more, so nobody can take anything from it."""
-        with contextlib.suppress(Exception):
-            self._events.abandon(self.serial, self.cease())
-
     def begin(self, ask: Callable[[Call[Any], Answer], None], same_bus: bool) -> None:
         """On a connection that has just been made: ask for what is followed."""
         raise NotImplementedError
 
-    def cease(self) -> Call[Any] | None:
-        """What tells the broker that it is over; None when it does not know of it."""
+    def ceaser(self) -> Callable[[], Call[Any] | None]:
+        """What gives the request that tells the broker that this is over, or None when it does not
+        know of it. Does not keep this alive."""
         raise NotImplementedError
 
     def notified(self, kind: str, params: list[Any]) -> None:
@@ -123,25 +129,23 @@ class Events:
         self._bus: str | None = None
         """Which start of the broker the followers' revisions belong to."""
         self._followers: dict[int, weakref.ref[Follower]] = {}
-        """By serial number. Replaced as a whole, under the lock: the event thread iterates over it.
-        Weak: a watch that an interrupt kept from ever reaching the program must not live on."""
+        """By serial number. Weak: a watch that nobody holds any more is over."""
         self._reset()
 
     def _reset(self) -> None:
         self._thread: threading.Thread | None = None
         self._lock = threading.RLock()  # a signal handler may come in the midst of this
-        self._commands: deque[Callable[[], None]] = deque()
         self._socket: socket.socket | None = None
         self._wake_read: socket.socket | None = None
         self._wake_write: socket.socket | None = None
         self._closing = False
         self._reading = threading.Lock()
         """Held by whoever reads the connection and routes what has come."""
-        self._taking: set[int] = set()
-        """The threads that are in `take`, and so may hold a lock that the event thread needs."""
-        self._leader: int | None = None
-        """The thread that reads this very connection while it is in `take`. No lock: an interrupt
-        could leave it locked; and if two lead for once, the second finds nothing to read."""
+        self._own = OwnLock()
+        self._leader: threading.Lock | None = None
+        """The lock of the thread that leads: it does for as long as it holds the lock, so nobody
+        can seem to lead who was interrupted. Two may lead for once; the second has nothing to
+        read."""
         self._terms = 0
         """How often somebody began to lead."""
         self._led: list[Backlog[Any]] = []
@@ -153,8 +157,10 @@ class Events:
         self._failure: Exception | None = None
         """Why it cannot be read any more: for the event thread, if another has found out."""
         self._answers: dict[int, tuple[Answer, Callable[[Error], None] | None]] = {}
-        self._begun: set[int] = set()
-        """The followers that this very connection was asked for, by serial number."""
+        self._greeted = False
+        self._begun: dict[int, Callable[[], Call[Any] | None]] = {}
+        """What the broker was asked for on this very connection, by serial number, and how to tell
+        it that it is over."""
         self._msgid = 0
         self._output = bytearray()
 
@@ -165,14 +171,14 @@ class Events:
 
         Raises what the broker refuses it with, RequestTimeout.
         """
-        if threading.get_ident() in self._taking:
+        if self._own.taking.locked():
             raise InvalidRequest("nothing can be watched from here: this interrupts `Watch.get`")
-        with self._lock:
-            if self._closing:
-                raise InvalidRequest("this client is closed")
-            self._followers = {**self._followers, follower.serial: weakref.ref(follower)}
-        self._command(lambda: self._begin(follower, same_bus=True))
         try:
+            self._followers[follower.serial] = weakref.ref(follower, self.look)
+            if self._closing:  # only now: `close` may just have gone through the followers
+                raise InvalidRequest("this client is closed")
+            self.ensure_running()
+            self.look()
             if not follower.started.wait(self._timeout):
                 raise self._unreachable or RequestTimeout(
                     f"no answer from the broker within {self._timeout:g} s"
@@ -185,82 +191,76 @@ class Events:
 
     def leave(self, follower: Follower) -> None:
         """Stop following. Does not wait."""
-        with self._lock:
-            self._drop(follower.serial)
+        self._followers.pop(follower.serial, None)
         follower.wake()
-        if self._thread is not None:
-            self._command(lambda: self._cease(follower.serial, follower.cease()))
+        self.look()
 
-    def abandon(self, number: int, cease: Call[Any] | None) -> None:
-        """A follower is no more. Takes no lock: the collector may call this anywhere."""
-        if self._thread is not None:
-            self._commands.append(lambda: self._cease(number, cease))
-            self._wake()
+    def look(self, _: object = None) -> None:
+        """Wake the event thread up. Takes no lock: the collector may call this anywhere."""
+        if self._wake_write is not None:
+            with contextlib.suppress(OSError):  # full: it will wake up anyway
+                self._wake_write.send(b"!")
 
     def take(self, backlog: Backlog[T], timeout: float | None) -> T | None:
         """The next item of `backlog`; None when none comes within `timeout` seconds, or it is
         closed. While it waits, the calling thread reads the connection too."""
-        me = threading.get_ident()
-        again = me in self._taking  # a signal handler: what it interrupted may be reading
-        self._taking.add(me)
-        try:
-            return self._take(backlog, timeout, aside=not again)
-        finally:
-            if not again:
-                self._taking.discard(me)
+        if self._own.taking.locked():  # a signal handler: what it interrupted may be reading
+            return self._take(backlog, timeout, aside=False)
+        with self._own.taking:
+            return self._take(backlog, timeout, aside=True)
 
     def _take(self, backlog: Backlog[T], timeout: float | None, aside: bool) -> T | None:
         until = None if timeout is None else monotonic() + min(timeout, TIMEOUT_MOST)
         while (item := backlog.take()) is None:
             self.ensure_running()
-            left = None if until is None else until - monotonic()
-            if backlog.closed or (left is not None and left <= 0):
+            left = RECHECK_SECONDS if until is None else min(until - monotonic(), RECHECK_SECONDS)
+            if backlog.closed or left <= 0:
                 return None
             bell = backlog.await_bell()
             if bell is None:
                 continue
             poll = select.poll()
             poll.register(bell, select.POLLIN)
-            me = threading.get_ident()
+            me = self._own.taking
             try:
                 if aside and not self._is_led():
                     self._leader = me
                     self._lead(backlog, poll, left)
                 else:
-                    if not aside and self._leader == me:
+                    if self._leader is me:
                         self._leader = None  # it is interrupted by this very call
                         self._hand_over()
                     self._led.append(backlog)
-                    poll.poll(None if left is None else left * 1000)
+                    poll.poll(left * 1000)
             finally:
                 if backlog in self._led:
                     self._led.remove(backlog)
-                if aside and self._leader == me:
+                if aside and self._leader is me:
                     self._leader = None
                     self._hand_over()
         return item
 
-    def _lead(self, backlog: Backlog[Any], poll: select.poll, seconds: float | None) -> None:
+    def _lead(self, backlog: Backlog[Any], poll: select.poll, seconds: float) -> None:
         """Wait for the connection too, and read what comes."""
         self._terms += 1
         sock = self._socket
         fd = sock.fileno() if sock is not None and self._failure is None else -1
         if fd >= 0:
             poll.register(fd, select.POLLIN)
-        for ready, _ in poll.poll(None if seconds is None else seconds * 1000):
+        for ready, _ in poll.poll(seconds * 1000):
             if ready == fd:
                 backlog.forgo_bell()
                 self._read_aside()
 
     def _is_led(self) -> bool:
-        return self._leader is not None and self._leader in self._taking
+        return self._leader is not None and self._leader.locked()
 
     def _hand_over(self) -> None:
         """Nobody leads any more: let another consumer do it, else the event thread in time."""
         for led in self._led[:1]:
             led.ring()
         if self._resting:
-            self._wake()
+            self.look()
 
     def _read_aside(self) -> None:
         """Read what has come, in another thread than the event thread."""
@@ -271,35 +271,38 @@ class Events:
                 self._receive(self._socket)
             except Exception as failure:
                 self._failure = failure
-            if self._output or self._failure is not None:
-                self._wake()
+            except BaseException:  # Ctrl-C: what was received and not routed yet is lost
+                self._failure = ConnectionResetError("interrupted while it was read")
+                raise
+            finally:
+                if self._output or self._failure is not None:
+                    self.look()
 
     def close(self) -> None:
         """End the thread and wake whoever waits. May be called in a callback."""
         with self._lock:
             self._closing = True
-            followers = self.followers()
-            self._followers = {}
             thread = self._thread
-        for follower in followers:
+        for follower in self.followers():
+            self._followers.pop(follower.serial, None)
             if not follower.started.is_open:
                 follower.refusal = InvalidRequest("this client is closed")
                 follower.started.open()
             follower.wake()
         if thread is not None and thread is not threading.current_thread():
-            self._wake()
-            if threading.get_ident() not in self._taking:  # else it may wait for what we interrupt
+            self.look()
+            if not self._own.taking.locked():  # else it may wait for what we interrupt
                 thread.join(min(self._timeout, CLOSE_SECONDS))
 
     def pause(self) -> None:
         """Before a fork: let nobody be in the midst of routing, where the child would find a change
         that is noted as told and is in no backlog."""
-        if threading.get_ident() not in self._taking:
+        if not self._own.taking.locked():
             self._reading.acquire()
 
     def go_on(self) -> None:
         """After the fork, in the parent."""
-        if threading.get_ident() not in self._taking:
+        if not self._own.taking.locked():
             self._reading.release()
 
     def after_fork(self) -> None:
@@ -313,11 +316,8 @@ class Events:
 
     def followers(self) -> list[Follower]:
         """Those that are still held by somebody."""
-        found = [reference() for reference in self._followers.values()]
+        found = [reference() for reference in list(self._followers.values())]
         return [follower for follower in found if follower is not None]
-
-    def _drop(self, number: int) -> None:
-        self._followers = {each: ref for each, ref in self._followers.items() if each != number}
 
     def ensure_running(self) -> None:
         """Start the thread if it is not there: at the first use, and in a child after a fork."""
@@ -327,22 +327,19 @@ class Events:
             self._wake_read, self._wake_write = socket.socketpair()
             self._wake_read.setblocking(False)
             self._wake_write.setblocking(False)
-            self._thread = threading.Thread(target=self._run, name="udsbus-events", daemon=True)
-            self._thread.start()
-
-    def _command(self, command: Callable[[], None]) -> None:
-        self.ensure_running()
-        self._commands.append(command)
-        self._wake()
-
-    def _wake(self) -> None:
-        if self._wake_write is not None:
-            with contextlib.suppress(OSError):  # full: it will wake up anyway
-                self._wake_write.send(b"!")
+            try:
+                self._thread = threading.Thread(target=self._run, name="udsbus-events", daemon=True)
+                self._thread.start()
+            except BaseException:
+                self._thread = None
+                raise
 
     # --- in the event thread ----------------------------------------------------------------
 
     def _run(self) -> None:
+        with self._lock:
+            if threading.current_thread() is not self._thread:
+                return  # an interrupt came while this was started
         delay = 0.0
         while not self._closing:
             try:
@@ -387,40 +384,45 @@ class Events:
         self._answers.clear()
         self._begun.clear()
         self._output.clear()
-        self._ask(requests.hello(self._name), self._greeted)
+        self._greeted = False
+        self._ask(requests.hello(self._name), self._read_hello)
 
-    def _greeted(self, hello: Any) -> None:
+    def _read_hello(self, hello: Any) -> None:
         same_bus = self._bus in (None, hello["bus"])
         self._bus = hello["bus"]
-        for follower in self.followers():
-            self._begin(follower, same_bus)
+        self._greeted = True
+        self._reconcile(same_bus)
+
+    def _reconcile(self, same_bus: bool = True) -> None:
+        """Ask the broker for what is followed and was not asked for; end what is not followed."""
+        if not self._greeted:
+            return
+        for serial, reference in list(self._followers.items()):
+            follower = reference()
+            if follower is None:
+                self._followers.pop(serial, None)
+            elif serial not in self._begun:
+                self._begin(follower, same_bus)
+        for serial in self._begun.keys() - self._followers.keys():
+            self._tell_ceased(self._begun.pop(serial)())
 
     def _begin(self, follower: Follower, same_bus: bool) -> None:
-        number = follower.serial
-        if number in self._begun or number not in self._followers:
-            return
-        self._begun.add(number)
+        serial = follower.serial
+        cease = self._begun[serial] = follower.ceaser()
 
         def ask(call: Call[Any], answer: Answer) -> None:
             def answered(result: Any) -> None:
                 answer(result)
-                if number not in self._begun:
-                    self._tell_ceased(follower.cease())  # it was left before it had an answer
+                if serial not in self._begun:
+                    self._tell_ceased(cease())  # it was left before it had an answer
 
-            if number in self._begun:
+            if serial in self._begun:
                 self._ask(call, answered, follower.refuse)
 
         try:
             follower.begin(ask, same_bus)
         except (ValueError, TypeError, OverflowError) as error:
             follower.refuse(InvalidRequest(f"this cannot be asked for: {error}"))
-
-    def _cease(self, number: int, call: Call[Any] | None) -> None:
-        with self._lock:
-            self._drop(number)
-        if number in self._begun:
-            self._begun.discard(number)
-            self._tell_ceased(call)
 
     def _tell_ceased(self, call: Call[Any] | None) -> None:
         if call is not None:
@@ -461,7 +463,7 @@ class Events:
             elif aside and self._is_led():
                 self._resting = True
                 # Who has led until now sees that; who leads now will.
-                ready = waker.poll() if self._is_led() else []
+                ready = waker.poll(RECHECK_SECONDS * 1000) if self._is_led() else []
                 self._resting = False
             else:
                 everything.register(sock, select.POLLIN | output)
@@ -471,8 +473,7 @@ class Events:
                     with contextlib.suppress(BlockingIOError):
                         wake.recv(4096)
                     with self._reading:
-                        while self._commands:
-                            self._commands.popleft()()
+                        self._reconcile()
                 elif events & ~select.POLLOUT:
                     with self._reading:
                         if self._failure is None:

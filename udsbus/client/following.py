@@ -133,8 +133,9 @@ class Watch(Follower):
         elif self._core.live:
             self.started.open()
 
-    def cease(self) -> Call[Any] | None:
-        return None if self._core.number is None else requests.unwatch(self._core.number)
+    def ceaser(self) -> Callable[[], Call[Any] | None]:
+        core = self._core
+        return lambda: None if core.number is None else requests.unwatch(core.number)
 
     def notified(self, kind: str, params: list[Any]) -> None:
         if kind == "change" and self._core.matches(params[2]):
@@ -163,7 +164,8 @@ class Subscription(Follower):
     """
 
     def __init__(self, events: Events, owner: object, patterns: tuple[str, ...]) -> None:
-        self._number: int | None = None
+        self._numbers: list[int] = []
+        """What the broker calls it on this connection; empty when it does not know of it."""
         super().__init__(events, owner)
         if not patterns:
             raise InvalidRequest("subscribe to at least one pattern of topics")
@@ -208,14 +210,15 @@ class Subscription(Follower):
         def answered(number: int) -> None:
             if self.started.is_open:
                 self.interruptions += 1
-            self._number = number
+            self._numbers.append(number)
             self.started.open()
 
-        self._number = None  # the one that it had may be another's on this connection
+        self._numbers.clear()  # the one that it had may be another's on this connection
         ask(requests.subscribe(self.patterns), answered)
 
-    def cease(self) -> Call[Any] | None:
-        return None if self._number is None else requests.unsubscribe(self._number)
+    def ceaser(self) -> Callable[[], Call[Any] | None]:
+        numbers = self._numbers
+        return lambda: requests.unsubscribe(numbers[0]) if numbers else None
 
     def notified(self, kind: str, params: list[Any]) -> None:
         if kind == "message" and any(matches(params[0]) for matches in self._matchers):

@@ -58,7 +58,7 @@ PAGE_BYTES: Final = _limit(
     "a page of `items` ends here even if it has few keys",
 )  # fmt: skip
 PATTERNS_PER_CONNECTION: Final = _limit(
-    "patterns_per_connection", 100_000, "watches and subscriptions",
+    "patterns_per_connection", 100_000, "patterns watched and subscribed to",
     "each costs the broker some hundred bytes",
 )  # fmt: skip
 NAME_BYTES: Final = _limit(

@@ -17,7 +17,7 @@ from .limits import KEY_BYTES
 RESERVED = "$"
 
 
-def _shown(name: str) -> str:
+def shown(name: str) -> str:
     """In an error message: never all of a long one."""
     return repr(name) if len(name) < 100 else f"{name[:60]!r}…"
 
@@ -27,7 +27,7 @@ def check_name(name: str, what: str = "key") -> None:
     _check_segments(name, what)
     if "*" in name:
         raise InvalidRequest(
-            f"{what} {_shown(name)} contains '*', which only patterns do; "
+            f"{what} {shown(name)} contains '*', which only patterns do; "
             "here a single name is needed"
         )
 
@@ -36,7 +36,7 @@ def check_writable(key: str, what: str = "key") -> None:
     """Like `check_name`, and raise AccessDenied for the broker's own names."""
     check_name(key, what)
     if key.startswith(RESERVED):
-        raise AccessDenied(f"{what} {_shown(key)} begins with {RESERVED!r} and is the broker's own")
+        raise AccessDenied(f"{what} {shown(key)} begins with {RESERVED!r} and is the broker's own")
 
 
 def check_pattern(pattern: str) -> None:
@@ -45,8 +45,8 @@ def check_pattern(pattern: str) -> None:
     for segment in pattern.split("/"):
         if "*" in segment and segment not in ("*", "**"):
             raise InvalidRequest(
-                f"pattern {_shown(pattern)}: '*' and '**' stand for whole segments; "
-                f"{_shown(segment)} is mixed"
+                f"pattern {shown(pattern)}: '*' and '**' stand for whole segments; "
+                f"{shown(segment)} is mixed"
             )
 
 
@@ -54,11 +54,11 @@ def _check_segments(name: str, what: str) -> None:
     size = len(name.encode("utf-8", "surrogatepass"))
     if size > KEY_BYTES:
         raise LimitExceeded(
-            f"{what} of {size} bytes; the limit is {KEY_BYTES}: {_shown(name)}",
+            f"{what} of {size} bytes; the limit is {KEY_BYTES}: {shown(name)}",
             limit="key_bytes", maximum=KEY_BYTES, actual=size,
         )  # fmt: skip
     if not name or name[0] == "/" or name[-1] == "/" or "//" in name:
-        raise InvalidRequest(f"{what} {_shown(name)} is empty or has an empty segment")
+        raise InvalidRequest(f"{what} {shown(name)} is empty or has an empty segment")
 
 
 def literal_prefix(pattern: str) -> str:

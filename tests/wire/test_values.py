@@ -274,6 +274,11 @@ class Vector:
         return []
 
 
+class Unprintable:
+    def __repr__(self) -> str:
+        raise RuntimeError("of the user's class")
+
+
 CUSTOM = Custom()
 REFUSED: list[tuple[Any, list[str]]] = [
     (CUSTOM, ["Custom", "at value)", "plain data"]),
@@ -289,6 +294,7 @@ REFUSED: list[tuple[Any, list[str]]] = [
     ({"x" * 100: CUSTOM}, ["Custom", f"at value['{'x' * 39}])"]),
     (Plain.MEMBER, ["Plain", "at value)"]),
     ([range(3)], ["type range cannot be sent", "at value[0])"]),
+    ({Unprintable(): 1}, ["Unprintable", "at value (a key))"]),
     (lambda: None, ["function"]),
     ([Custom], ["type type cannot be sent", "at value[0])"]),
     (Record(), ["Record", "dataclasses.asdict(...)"]),
@@ -425,6 +431,12 @@ def nested(kind, depth):
         value = kind([value])
     return value
 
+def mixed(items=()):
+    # A tuple whose items are deep in lists.
+    for _ in range(1000 if items else 0):
+        items = [items]
+    return tuple(items)
+
 def outcome(value):
     try:
         data = encode(value)
@@ -441,7 +453,7 @@ def outcome(value):
 
 def all_outcomes():
     kind, *depths = sys.argv[1:]
-    kind = {"list": list, "tuple": tuple, "frozenset": frozenset}[kind]
+    kind = {"list": list, "tuple": tuple, "frozenset": frozenset, "mixed": mixed}[kind]
     print(*(outcome(nested(kind, int(depth))) for depth in depths), sep=",")
 
 thread = threading.Thread(target=all_outcomes)
@@ -477,6 +489,11 @@ def test_extension_types_within_one_another_are_limited(kind: str) -> None:
     depths = [1, NESTING - 1, NESTING]
     assert outcomes(kind, depths) == list(map(str, depths))
     assert set(outcomes(kind, [NESTING + 1, 100, 250, 5000])) == {"not sent"}
+
+
+def test_lists_between_extension_types_do_not_add_up() -> None:
+    """Each extension type is packed for itself, and so counted for itself, on one C stack."""
+    assert set(outcomes("mixed", [3, 10, 25, NESTING])) == {"not sent"}
 
 
 @pytest.mark.parametrize("innermost", [Decimal(1), dt.date.min, 2**64, {1}, (1,)], ids=shown)

@@ -7,6 +7,7 @@ from typing import Any, Protocol
 
 from ..errors import Conflict, InvalidRequest, LimitExceeded
 from ..limits import FRAME_BYTES, NUMBER_BYTES, VALUE_BYTES
+from ..patterns import shown
 from .keyspace import Entry
 
 _REPLY_BYTES = FRAME_BYTES - 1024 * 1024
@@ -25,9 +26,9 @@ def check_value(key: str, value: bytes) -> None:
     if 0 < len(value) <= VALUE_BYTES:
         return
     if not value:
-        raise InvalidRequest(f"{key!r}: an empty `bin` is no encoded value; nil is b'\\xc0'")
+        raise InvalidRequest(f"{shown(key)}: an empty `bin` is no encoded value; nil is b'\\xc0'")
     raise LimitExceeded(
-        f"{key!r}: a value of {len(value)} bytes; the limit is {VALUE_BYTES}",
+        f"{shown(key)}: a value of {len(value)} bytes; the limit is {VALUE_BYTES}",
         limit="value_bytes", maximum=VALUE_BYTES, actual=len(value),
     )  # fmt: skip
 
@@ -39,7 +40,7 @@ def check_revision(key: str, expected: int, entry: Entry | None) -> None:
         wanted = "absent" if expected == 0 else f"at revision {expected}"
         found = "absent" if entry is None else f"at revision {revision}"
         raise Conflict(
-            f"{key!r} is {found}, not {wanted}", key=key, expected=expected, revision=revision
+            f"{shown(key)} is {found}, not {wanted}", key=key, expected=expected, revision=revision
         )
 
 
@@ -66,12 +67,12 @@ def incremented(
     if entry is not None:
         number = numbers.decode(entry[0]) if len(entry[0]) <= NUMBER_BYTES else None
         if type(number) is not int and type(number) is not float:
-            raise InvalidRequest(f"{key!r} does not hold a number")
+            raise InvalidRequest(f"{shown(key)} does not hold a number")
     number += by
     value = numbers.encode(number)
     if len(value) > NUMBER_BYTES:
         raise LimitExceeded(
-            f"{key!r} would hold an integer beyond 64 bits, "
+            f"{shown(key)} would hold an integer beyond 64 bits, "
             "which `increment` does not count to",
             limit="number_bytes", maximum=NUMBER_BYTES, actual=len(value),
         )  # fmt: skip

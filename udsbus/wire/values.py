@@ -60,6 +60,9 @@ EXTENSIONS: tuple[Extension, ...] = (
 NESTING = 32
 """Extension types within one another. Each level is another call into msgpack with a large frame on
 the C stack: without a bound, a value could end every process that reads it."""
+INNER_DEPTH = 32
+"""Lists and dicts within one another inside such a nested extension type. msgpack's own bound, about
+a thousand, holds for each extension type anew; together they would overrun the C stack."""
 
 _BY_CODE = {extension.code: extension for extension in EXTENSIONS}
 _TO_BASE: tuple[tuple[type, Callable[[Any], Any]], ...] = (
@@ -135,6 +138,11 @@ def _extender(level: int) -> Callable[[Any], Any]:
             if level == NESTING:
                 raise UnsupportedValue(f"more than {NESTING} tuples, sets, … within one another")
             plain = extension.plain(value)
+            if level > 0 and not _is_shallow(plain, 1 + INNER_DEPTH):
+                raise UnsupportedValue(
+                    f"more than {INNER_DEPTH} lists or dicts within one another inside tuples, "
+                    "sets, … that are within one another"
+                )
             packed = _packb(plain, default=_EXTENDERS[level + 1], strict_types=True)
             return msgpack.ExtType(extension.code, packed)
         if isinstance(value, memoryview):
@@ -160,6 +168,16 @@ def _restorer(level: int) -> Callable[[int, bytes], Any]:
         return extension.restore(extension.type, plain)
 
     return restore
+
+
+def _is_shallow(plain: Any, most: int) -> bool:
+    """Whether at most so many lists and dicts are within one another in `plain`."""
+    if not isinstance(plain, list | dict):
+        return True
+    items = plain.values() if isinstance(plain, dict) else plain
+    return most > 0 and all(
+        _is_shallow(item, most - 1) for item in items if isinstance(item, list | dict)
+    )
 
 
 def _is_large(value: int) -> bool:
@@ -201,7 +219,7 @@ def _find(value: Any, culprit: Any, path: str, depth: int) -> str | None:
     steps: list[tuple[str, Any]] = []
     if isinstance(value, dict):
         for key, item in value.items():
-            steps += [(f"{path} (a key)", key), (f"{path}[{key!r:.40}]", item)]
+            steps += [(f"{path} (a key)", key), (f"{path}[{_shown(key)}]", item)]
     elif isinstance(value, list | tuple):
         steps = [(f"{path}[{index}]", item) for index, item in enumerate(value)]
     elif isinstance(value, set | frozenset):
@@ -211,3 +229,10 @@ def _find(value: Any, culprit: Any, path: str, depth: int) -> str | None:
         if found:
             return found
     return None
+
+
+def _shown(key: Any) -> str:
+    try:
+        return f"{key!r:.40}"
+    except Exception:  # of the user's own class
+        return f"<a {_type_name(key)}>"

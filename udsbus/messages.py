@@ -88,6 +88,11 @@ class Transaction(NamedTuple):
     operations: list[Get | Set | Delete | Increment]
 
 
+class Batch(NamedTuple):
+    requests: list[Any]
+    """[method, params] each, still to be checked one by one."""
+
+
 class Watch(NamedTuple):
     pattern: str
     from_revision: int | None = None
@@ -128,7 +133,7 @@ EngineCommand = (
     Get | GetEntry | Exists | GetMany | Set | SetMany | Delete | Increment | Expire | Persist
     | Ttl | Keys | Items | Count | Transaction | Watch | Unwatch | Subscribe | Unsubscribe | Publish
 )  # fmt: skip
-Command = EngineCommand | Hello | Ping | Info
+Command = EngineCommand | Batch | Hello | Ping | Info
 
 # --- effects: what carrying out commands has caused -----------------------------------------
 

@@ -495,6 +495,11 @@ class FakeBroker:
     def _respond(self, msgid: int, method: str, params: list[Any]) -> bytes:
         if method == "hello":
             result: Any = self.hello or {"bus": "fake", "revision": 0}
+        elif method == "batch":
+            self.requests += [each for each, _ in params[0]]
+            results = [self.answer(*request) for request in params[0]]
+            broken = [each for each in results if isinstance(each, bytes)]
+            result = broken[0] if broken else [results, {}]
         else:
             self.requests.append(method)
             try:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 
 import udsbus
@@ -159,6 +161,37 @@ def test_a_large_pipeline(client: Client) -> None:
     assert [result.value for result in written] == list(
         range(written[0].value, written[0].value + 10_000)
     )
+
+
+def test_a_pipeline_that_reads_more_than_a_response_holds(client: Client) -> None:
+    """In order all the same: each read sees the writes before it, and none after it."""
+    value = "x" * 300_000
+    with client.pipeline() as p:
+        results: list[Any] = []
+        for number in range(1_000):
+            p.set("n", number)
+            if number % 40 == 0:
+                p.set("large", [number, value])
+            if number % 10 == 0:
+                results += [p.get("large"), p.get("n")]
+    read = [result.value for result in results]
+    assert read[1::2] == list(range(0, 1_000, 10))
+    assert read[::2] == [[number // 40 * 40, value] for number in range(0, 1_000, 10)]
+
+
+def test_refusals_in_every_frame_of_a_pipeline(client: Client) -> None:
+    with pytest.raises(Conflict) as caught, client.pipeline() as p:
+        results = [
+            p.set("a", number, if_revision=None if number % 100 else 1_000_000)
+            for number in range(1_000)
+        ]
+    assert caught.value.__notes__ == ["request 1 of 1000 in the pipeline"]
+    for number, result in enumerate(results):
+        if number % 100:
+            assert result.value > 0
+        else:
+            with pytest.raises(Conflict):
+                assert result.value
 
 
 def test_an_empty_pipeline_sends_nothing(client: Client) -> None:

@@ -12,11 +12,12 @@ import pytest
 from udsbus import messages as m
 from udsbus.engine import Engine
 from udsbus.errors import InvalidRequest, LimitExceeded, UnsupportedValue
-from udsbus.limits import KEYS_PER_REQUEST
+from udsbus.limits import KEYS_PER_REQUEST, REQUESTS_PER_BATCH
 from udsbus.wire import values
 from udsbus.wire.methods import METHODS, TRANSACTION_METHODS, Method, Parameter
 
-WRITES = {"set", "set_many", "delete", "increment", "expire", "persist", "transaction", "publish"}
+WRITES = {"set", "set_many", "delete", "increment", "expire", "persist", "transaction", "publish",
+          "batch"}  # fmt: skip
 
 
 def packed(value: Any) -> bytes:
@@ -54,6 +55,7 @@ GOOD: dict[str, list[tuple[Any, Any]]] = {
         ([["increment", "n", {"by": 2}]], [m.Increment("n", 2)]),
         ([["set", "b", 1], ["set", "c", None]], [m.Set("b", b"\x01"), m.Set("c", b"\xc0")]),
     ],
+    "requests": [([], []), ([["get", ["a"]], 1], [["get", ["a"]], 1])],
     "from_revision": [(0, 0), (None, None)],
     "watch": [(1, 1)],
     "subscription": [(1, 1)],
@@ -87,6 +89,7 @@ WRONG: dict[str, list[Any]] = {
                    [[["get"], "a"]], [["transaction", [], []]], [["get"]], [["get", 1]],
                    [["set", "a"]], [["set", "a", 1, {"if_revision": -1}]],
                    [["increment", "a", {"by": "1"}]], [["get", "a", {"ttl": 1}]]],
+    "requests": [None, {}, "get", b"", 1],
     "from_revision": NO_INTEGER[1:],
     "watch": NO_INTEGER,
     "subscription": NO_INTEGER,
@@ -336,6 +339,16 @@ def test_more_items_than_one_request_may_have(name: str, params: list[Any]) -> N
         "limit": "keys_per_request",
         "maximum": KEYS_PER_REQUEST,
         "actual": KEYS_PER_REQUEST + 1,
+    }
+
+
+def test_more_requests_than_one_batch_may_have() -> None:
+    with pytest.raises(LimitExceeded, match=f"has {REQUESTS_PER_BATCH + 1} items") as caught:
+        METHODS["batch"].parse([[["get", ["a"]]] * (REQUESTS_PER_BATCH + 1)])
+    assert caught.value.details == {
+        "limit": "requests_per_batch",
+        "maximum": REQUESTS_PER_BATCH,
+        "actual": REQUESTS_PER_BATCH + 1,
     }
 
 

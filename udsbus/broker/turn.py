@@ -25,7 +25,7 @@ import anyio
 import anyio.lowlevel
 
 from ..engine import Engine
-from ..errors import Error, InternalError, UnknownMethod
+from ..errors import Error, InternalError, InvalidRequest, UnknownMethod
 from ..journal import Journal
 from ..limits import (
     ACCEPTS_PER_TURN,
@@ -34,10 +34,11 @@ from ..limits import (
     DRAIN_SECONDS,
     OUTPUT_CLOSE_BYTES,
     OUTPUT_PAUSE_BYTES,
+    PAGE_BYTES,
     REQUESTS_PER_TURN,
     SHARE_SECONDS,
 )
-from ..messages import Change, CloseReason, Command, Effect, Message, Watch
+from ..messages import Batch, Change, CloseReason, Command, Effect, Message, Watch
 from ..spinning import Spinning
 from ..wire.encoding import (
     encode_change,
@@ -45,9 +46,10 @@ from ..wire.encoding import (
     encode_error,
     encode_message,
     encode_result,
+    refusal,
 )
-from ..wire.framing import NOTIFICATION, REQUEST
-from ..wire.methods import METHODS, Method
+from ..wire.framing import REQUEST, RESPONSE
+from ..wire.methods import BATCHED, METHODS, Method
 from .connection import Connection
 from .hub import HANGUP, READ, WRITE, Hub
 from .listener import Listener
@@ -61,6 +63,9 @@ Measured: with up to two for each core it pays, with four it costs."""
 
 Handler = Callable[..., Any]
 """Carries out a command, called with (connection's number, now, *command)."""
+
+Routes = dict[str, tuple[int, Handler, Method]]
+"""Method name → what `_answer` needs of it, looked up once instead of each time."""
 
 
 class Turn:
@@ -79,14 +84,14 @@ class Turn:
         self._journal = journal
         self._listener = listener
         self._hub = hub
-        handlers = engine.handlers | own_commands | {Watch: self._watch}
+        handlers = engine.handlers | own_commands | {Watch: self._watch, Batch: self._batch}
         self._fanned_out: list[Effect] = []
         """Effects of this turn that are queued for their watchers but not in the journal yet."""
-        self._routes: dict[str, tuple[int, Handler, Method]] = {
+        self._routes: Routes = {
             name: (method.plain, handlers[method.command], method)
             for name, method in METHODS.items()
         }
-        """Method name → what `_carry_out` needs of it, looked up once instead of each time."""
+        self._batched: Routes = {name: self._routes[name] for name in BATCHED}
         self._statistics = statistics
         self._by_fd: dict[int, Connection] = {}
         self._next_number = 1
@@ -267,30 +272,34 @@ class Turn:
 
     def _execute(self, connection: Connection, messages: list[Any], now: float) -> None:
         """Carry out the messages of one connection, at most its share of a turn."""
-        output = connection.output
-        if len(messages) == 1:
-            reply = self._carry_out(connection, messages[0], now)
-            if reply is not None:
-                output.append(reply)
-            if connection.requests:
-                connection.requests = []
-            self._statistics.requests += 1
-        else:
-            size = done = 0
-            for message in messages[:REQUESTS_PER_TURN]:
-                reply = self._carry_out(connection, message, now)
-                done += 1
-                if reply is not None:
+        number, output, routes = connection.number, connection.output, self._routes
+        size = done = unasked = 0
+        for message in messages:
+            if len(message) == 4:
+                kind, msgid, name, params = message
+            else:
+                (kind, name, params), msgid = message, None
+            if kind == RESPONSE:
+                unasked += 1
+            else:
+                try:
+                    reply = encode_result(msgid, self._answer(routes, number, now, name, params))
+                except Exception as failure:
+                    reply = encode_error(msgid, self._refused(number, name, failure))
+                if kind == REQUEST:
                     output.append(reply)
                     size += len(reply)
-                    if size > OUTPUT_PAUSE_BYTES:
-                        break
-                if not done & 15 and monotonic() - now > SHARE_SECONDS:
+            done += 1
+            if not done & 15 or name == "batch" or size > OUTPUT_PAUSE_BYTES:
+                late = monotonic() - now > SHARE_SECONDS
+                if late or size > OUTPUT_PAUSE_BYTES or done == REQUESTS_PER_TURN:
                     break
-            self._statistics.requests += done
+        self._statistics.requests += done - unasked
+        if done < len(messages):
             connection.requests = messages[done:]
-            if connection.requests:
-                self._unfinished.append(connection)
+            self._unfinished.append(connection)
+        elif connection.requests:
+            connection.requests = []
         self._touched.append(connection)
 
     def _watch(self, number: int, now: float, pattern: str, from_revision: int | None) -> Any:
@@ -308,41 +317,54 @@ class Turn:
             self._execute(connection, connection.requests, now)
             self._end_if_bad(connection)
 
-    def _carry_out(self, connection: Connection, message: list[Any], now: float) -> bytes | None:
-        """One request to its response; None for a notification."""
-        kind = message[0]
-        if kind == REQUEST:
-            _, msgid, name, params = message
-        elif kind == NOTIFICATION:
-            _, name, params = message
-        else:
-            self._statistics.requests -= 1
-            return None  # a response to a question that nobody asked
+    def _answer(self, routes: Routes, number: int, now: float, name: Any, params: Any) -> Any:
+        """The result of a request. Raises what refuses it."""
         try:
-            route = self._routes.get(name) if type(name) is str else None
-            if route is None:
-                raise UnknownMethod(f"there is no method {short_repr(name)}")
-            plain, handler, method = route
-            good = (
-                plain and type(params) is list and len(params) == plain and type(params[0]) is str
-            )
-            if good and plain == 1:
-                result = handler(connection.number, now, params[0])
-            elif good and type(params[1]) is bytes:
-                result = handler(connection.number, now, params[0], params[1])
-            else:
-                command, native = method.parse(params)
-                result = handler(connection.number, now, *command)
-                if native and method.to_native is not None:
-                    result = method.to_native(result)
-            return encode_result(msgid, result) if kind == REQUEST else None
-        except Error as error:
-            refusal = error
-        except Exception:
-            log.exception("a %s of connection %d failed", short_repr(name), connection.number)
-            refusal = InternalError("the broker failed to carry this out; its log says more")
+            plain, handler, method = routes[name]
+        except (KeyError, TypeError):
+            here = "" if routes is self._routes else " that a batch may hold"
+            raise UnknownMethod(f"there is no method {short_repr(name)}{here}") from None
+        if plain and type(params) is list and len(params) == plain and type(params[0]) is str:
+            if plain == 1:
+                return handler(number, now, params[0])
+            if type(params[1]) is bytes:
+                return handler(number, now, params[0], params[1])
+        command, native = method.parse(params)
+        result = handler(number, now, *command)
+        return method.to_native(result) if native and method.to_native is not None else result
+
+    def _refused(self, number: int, name: Any, failure: Exception) -> Error:
+        """What the peer is told of a request that failed."""
         self._statistics.refused += 1
-        return encode_error(msgid, refusal) if kind == REQUEST else None
+        if isinstance(failure, Error):
+            return failure
+        log.error("a %s of connection %d failed", short_repr(name), number, exc_info=failure)
+        return InternalError("the broker failed to carry this out; its log says more")
+
+    def _batch(
+        self, number: int, now: float, requests: list[Any]
+    ) -> tuple[list[Any], dict[int, Any]]:
+        """Carry out one request after the other, until their results fill a response."""
+        results: list[Any] = []
+        refusals: dict[int, Any] = {}
+        size, routes = 0, self._batched
+        for request in requests:
+            name = None
+            try:
+                if type(request) is not list or len(request) != 2:
+                    raise InvalidRequest("each of requests must be [method, params]")
+                name, params = request
+                result = self._answer(routes, number, now, name, params)
+            except Exception as failure:
+                refusals[len(results)] = refusal(self._refused(number, name, failure))
+                result = None
+            results.append(result)
+            if type(result) is not int:
+                size += _packed_size(result)
+                if size > PAGE_BYTES:
+                    break
+        self._statistics.requests += len(results) - 1  # the batch itself is counted as one
+        return results, refusals
 
     def _expire(self, now: float) -> None:
         deadline = self._engine.next_deadline()
@@ -446,3 +468,10 @@ class Turn:
             self._lost(connection, CloseReason.SHUTDOWN)
         self._journal.close()
         self._hub.close()
+
+
+def _packed_size(result: Any) -> int:
+    """About how many bytes a result takes in a response."""
+    if result is None or type(result) is bool:
+        return 1
+    return len(result) if type(result) is bytes else len(encode_result(0, result))

@@ -6,50 +6,72 @@ from collections.abc import Callable
 from types import TracebackType
 from typing import Any, Generic, TypeVar
 
+import msgpack
+
 from ..errors import Error, InvalidRequest
 from . import requests
-from .requests import Call, error_from
+from .requests import Call, as_is, cannot_be_sent, check_frame, error_from
+
+TOGETHER = 256
+"""Requests of a pipeline that travel in one frame: some hundred microseconds for the broker."""
+AHEAD = 2
+"""Frames on their way at once, so that the broker need not wait for the next; but only one with
+requests that read values: it ends where the values fill a response, and the rest comes next."""
+LARGE = 64 * 1024
+"""A pipeline with a request of more bytes than this sends each in a frame of its own."""
 
 T = TypeVar("T")
+
+
+class Answers:
+    """What the broker has answered to the requests of a transaction or pipeline."""
+
+    def __init__(self) -> None:
+        self.values: list[Any] | None = None
+        """Of each request, once carried out."""
+        self.errors: dict[int, Error] = {}
+        """By the number of the request."""
+        self.readers: list[tuple[int, Callable[[Any], Any]]] = []
+        """For those whose answer is not the value itself."""
+
+    def read(self, values: list[Any]) -> None:
+        """Take the broker's answers."""
+        for number, read in self.readers:
+            if number not in self.errors:
+                try:
+                    values[number] = read(values[number])
+                except Error as unreadable:
+                    self.errors[number] = unreadable
+        self.values = values
+
+    def first_error(self) -> Error | None:
+        return self.errors[min(self.errors)] if self.errors else None
 
 
 class Result(Generic[T]):
     """What a request in a transaction or pipeline has returned, once that is carried out."""
 
-    __slots__ = ("_call", "_error", "_value")
+    __slots__ = ("_answers", "_number")
 
-    def __init__(self, call: Call[T]) -> None:
-        self._call: Call[T] | None = call
-        self._error: Error | None = None
-        self._value: T | None = None
+    def __init__(self, answers: Answers, number: int) -> None:
+        self._answers = answers
+        self._number = number
 
     @property
     def value(self) -> T:
         """Raises what the broker answered to this request; InvalidRequest before the end."""
-        if self._error is not None:
-            raise self._error
-        if self._call is not None:
+        values = self._answers.values
+        if values is None:
             raise InvalidRequest("the result is there when the with block has ended")
-        return self._value  # type: ignore[return-value]
-
-    def _read(self, answer: Any) -> Error | None:
-        """Take the broker's answer. Returns the error if it cannot be read."""
-        assert self._call is not None
-        try:
-            self._value = self._call.read(answer)
-        except Error as unreadable:
-            self._error = unreadable
-        self._call = None
-        return self._error
-
-    def _refuse(self, error: Error) -> Error:
-        self._error, self._call = error, None
-        return error
+        if self._number in self._answers.errors:
+            raise self._answers.errors[self._number]
+        return values[self._number]  # type: ignore[no-any-return]
 
     def __repr__(self) -> str:
-        if self._call is not None:
+        if self._answers.values is None:
             return "<Result: not there yet>"
-        return f"<Result: {self._error!r}>" if self._error else f"<Result: {self._value!r}>"
+        error = self._answers.errors.get(self._number)
+        return f"<Result: {error!r}>" if error else f"<Result: {self.value!r}>"
 
 
 class Transaction:
@@ -71,7 +93,7 @@ class Transaction:
         """The revision of its writes, once carried out."""
         self._send = send
         self._checks: list[tuple[str, int]] = []
-        self._results: list[Result[Any]] = []
+        self._answers = Answers()
         self._calls: list[Call[Any]] = []
 
     def check(self, key: str, revision: int) -> None:
@@ -99,10 +121,11 @@ class Transaction:
         return self._add(requests.increment(key, by))
 
     def _add(self, call: Call[T]) -> Result[T]:
-        result = Result(call)
+        number = len(self._calls)
         self._calls.append(call)
-        self._results.append(result)
-        return result
+        if call.read is not as_is:
+            self._answers.readers.append((number, call.read))
+        return Result(self._answers, number)
 
     def __enter__(self) -> Transaction:
         return self
@@ -116,13 +139,10 @@ class Transaction:
         if kind is None:
             call = requests.transaction(self._checks, self._calls)
             self.revision, values = self._send(call)
-            unreadable = [
-                error
-                for result, value in zip(self._results, values, strict=True)
-                if (error := result._read(value)) is not None
-            ]
-            if unreadable:
-                raise unreadable[0]
+            self._answers.read(values)
+            unreadable = self._answers.first_error()
+            if unreadable is not None:
+                raise unreadable
 
 
 class Pipeline:
@@ -138,15 +158,23 @@ class Pipeline:
     `Transaction`, and `set_many` for many writes at one revision.
     """
 
-    def __init__(self, send: Callable[[list[Call[Any]]], list[Any]]) -> None:
+    def __init__(
+        self, send: Callable[[list[bytes], int, int], tuple[list[Any], dict[int, Any]]]
+    ) -> None:
         self._send = send
-        self._calls: list[Call[Any]] = []
-        self._results: list[Result[Any]] = []
+        self._pack = msgpack.Packer(autoreset=True).pack
+        self._requests: list[bytes] = []
+        """Packed [method, params]."""
+        self._together = TOGETHER
+        self._ahead = AHEAD
+        self._answers = Answers()
 
     def get(self, key: str, default: Any = None) -> Result[Any]:
+        self._ahead = 1
         return self._add(requests.get(key, default))
 
     def entry(self, key: str) -> Result[requests.Entry | None]:
+        self._ahead = 1
         return self._add(requests.entry(key))
 
     def exists(self, key: str) -> Result[bool]:
@@ -182,10 +210,18 @@ class Pipeline:
         return self._add(requests.publish(topic, message))
 
     def _add(self, call: Call[T]) -> Result[T]:
-        result = Result(call)
-        self._calls.append(call)
-        self._results.append(result)
-        return result
+        try:
+            packed = self._pack(call[:2])
+        except (ValueError, TypeError, OverflowError) as error:
+            raise cannot_be_sent(call, error) from None
+        if len(packed) > LARGE:
+            self._together = 1
+            check_frame(call.method, len(packed))
+        number = len(self._requests)
+        self._requests.append(packed)
+        if call.read is not as_is:
+            self._answers.readers.append((number, call.read))
+        return Result(self._answers, number)
 
     def __enter__(self) -> Pipeline:
         return self
@@ -196,18 +232,14 @@ class Pipeline:
         error: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
-        if kind is not None or not self._calls:
+        if kind is not None or not self._requests:
             return
-        first: Error | None = None
-        responses = self._send(self._calls)
-        pairs = zip(self._results, responses, strict=True)
-        for number, (result, (_, _, refusal, value)) in enumerate(pairs, 1):
-            if refusal is None:
-                failed = result._read(value)
-            else:
-                failed = result._refuse(error_from(refusal, value))
-            if failed is not None and first is None:
-                failed.add_note(f"request {number} of {len(self._calls)} in the pipeline")
-                first = failed
+        values, refusals = self._send(self._requests, self._together, self._ahead)
+        answers = self._answers
+        answers.errors = {number: error_from(*refusal) for number, refusal in refusals.items()}
+        answers.read(values)
+        first = answers.first_error()
         if first is not None:
+            number = min(answers.errors) + 1
+            first.add_note(f"request {number} of {len(values)} in the pipeline")
             raise first

@@ -6,22 +6,20 @@ import contextlib
 import select
 import socket
 import sys
-from collections.abc import Iterator, Sequence
+from collections import deque
 from time import monotonic
 from typing import Any
 
 import msgpack
 
-from ..errors import LimitExceeded, ProtocolError, RequestTimeout
-from ..limits import FRAME_BYTES, RECEIVE_BYTES
+from ..errors import ProtocolError, RequestTimeout
+from ..limits import RECEIVE_BYTES
 from ..spinning import Spinning
-from ..wire.framing import MSGID_MOST, RESPONSE, Decoder
-from .requests import Call, cannot_be_sent, error_from
+from ..wire.framing import MSGID_MOST, NOTIFICATION, RESPONSE, Decoder
+from .requests import Call, cannot_be_sent, check_frame, error_from
 
-PACK_TOGETHER = 128
-"""Requests of a pipeline that are packed and sent together."""
 SEND_CHUNK = 256 * 1024
-"""Bytes handed to the kernel at a time while replies may be coming in."""
+"""Bytes of a long request handed to the kernel at a time."""
 
 
 class ConnectionEnded(Exception):
@@ -46,7 +44,9 @@ class Connection:
         self._send = sock.send
         self._recv = sock.recv
         self._decoder = Decoder()
-        self._pack = msgpack.Packer(autoreset=True).pack
+        packer = msgpack.Packer(autoreset=True)
+        self._pack = packer.pack
+        self._pack_array_header = packer.pack_array_header
         self._msgid = 0
         self._told: tuple[str, str] | None = None
         poll = select.poll()
@@ -61,20 +61,12 @@ class Connection:
         """
         self._msgid = msgid = (self._msgid + 1) & MSGID_MOST
         frame = self._frame(msgid, call)
+        until = monotonic() + timeout
         try:
             self.ready = False
-            try:
-                sent = self._send(frame)
-            except BlockingIOError:
-                sent = 0
-            except OSError:
-                raise ConnectionEnded(False, self._last_words()) from None
-            if sent == len(frame):
-                response = self._response(timeout)
-            else:
-                response = self._exchange(iter([frame[sent:]]), 1, timeout)[0]
-            if response[1] != msgid:
-                raise ProtocolError(f"the answer is to request {response[1]!r}, not {msgid}")
+            self._send_frame(frame, until, timeout)
+            response = self._responses(until, timeout)[0]
+            self._check_msgid(response[1], msgid)
             self.ready = True
         except BaseException:
             self.close()
@@ -83,22 +75,54 @@ class Connection:
             raise error_from(response[2], response[3])
         return response[3]
 
-    def request_many(self, calls: Sequence[Call[Any]], timeout: float) -> list[Any]:
-        """The responses to several requests, sent together. Raises like `request`, but what the
-        broker refused stands in the responses: [1, msgid, error, result]."""
-        first = self._msgid + 1
-        self._msgid = last = (self._msgid + len(calls)) & MSGID_MOST
-        frames = list(self._frames(calls, first))  # all or none: one may not be packable
+    def request_many(
+        self, requests: list[bytes], together: int, ahead: int, timeout: float
+    ) -> tuple[list[Any], dict[int, Any]]:
+        """What becomes of several requests, carried out one after the other: their results, and by
+        index what refused them, [error, details]. Raises like `request`.
+
+        `requests` are packed [method, params]; up to `together` of them travel in one frame, and
+        up to `ahead` frames are on their way at once.
+        """
+        until = monotonic() + timeout
+        results: list[Any] = []
+        refusals: dict[int, Any] = {}
+        sent = 0
+        waiting: deque[tuple[int, int]] = deque()
+        """Of each frame on its way: its msgid, and the end of what it holds of `requests`."""
         try:
             self.ready = False
-            responses = self._exchange(iter(frames), len(calls), timeout)
-            if responses and responses[-1][1] != last:  # a signal handler may have asked since
-                raise ProtocolError("the answers are to other requests")
+            while len(results) < len(requests):
+                while sent < len(requests) and len(waiting) < ahead:
+                    self._msgid = msgid = (self._msgid + 1) & MSGID_MOST
+                    some = requests[sent : sent + together]
+                    self._send_frame(self._batch_frame(msgid, some), until, timeout)
+                    sent += len(some)
+                    waiting.append((msgid, sent))
+                for _, msgid, error, answer in self._responses(until, timeout):
+                    expected, end = waiting.popleft() if waiting else (None, 0)
+                    self._check_msgid(msgid, expected)
+                    if error is not None:
+                        raise error_from(error, answer)
+                    done = len(results)
+                    try:
+                        some_results, some_refusals = answer
+                        results += some_results
+                        for index, refusal in some_refusals.items():
+                            refusals[done + index] = refusal
+                    except (TypeError, ValueError, AttributeError):
+                        raise ProtocolError("the answer to a batch has another form") from None
+                    if len(results) != end:  # large results fill a response: ask for the others
+                        if waiting or len(results) == done:
+                            raise ProtocolError("the broker left out a part of a batch")
+                        sent = len(results)
             self.ready = True
-        except BaseException:
+        except BaseException as error:
             self.close()
+            if isinstance(error, ConnectionEnded) and sent:
+                error.sent = True
             raise
-        return responses
+        return results, refusals
 
     @property
     def closed(self) -> bool:
@@ -139,9 +163,33 @@ class Connection:
 
     # --- waiting ----------------------------------------------------------------------------
 
-    def _response(self, timeout: float) -> list[Any]:
-        """The next response."""
-        until = monotonic() + timeout
+    def _send_frame(self, frame: bytes, until: float, timeout: float) -> None:
+        try:
+            sent = self._send(frame)
+        except BlockingIOError:
+            sent = 0
+        except OSError:
+            raise ConnectionEnded(False, self._last_words()) from None
+        if sent < len(frame):
+            self._send_rest(memoryview(frame)[sent:], until, timeout)
+
+    def _send_rest(self, rest: memoryview, until: float, timeout: float) -> None:
+        """Send what did not fit into the socket's buffer, as the broker takes it."""
+        poll = select.poll()
+        poll.register(self._socket.fileno(), select.POLLOUT)
+        while rest:
+            left = until - monotonic()
+            if left <= 0 or not poll.poll(left * 1000):
+                raise RequestTimeout(f"the broker took no request within {timeout:g} s")
+            try:
+                rest = rest[self._send(rest[:SEND_CHUNK]) :]
+            except BlockingIOError:
+                pass
+            except OSError:
+                raise ConnectionEnded(True, self._last_words()) from None
+
+    def _responses(self, until: float, timeout: float) -> list[list[Any]]:
+        """The next response, and those that came with it."""
         ready = self._spinning.spin(self._poll)
         while True:
             if not ready:
@@ -150,66 +198,31 @@ class Connection:
                 if left <= 0 or not self._poll(left * 1000):
                     raise RequestTimeout(f"no answer from the broker within {timeout:g} s")
             ready = []
-            for message in self._receive():
-                if message[0] == RESPONSE:
-                    return message  # type: ignore[no-any-return]
-                self._notified(message)
+            messages = self._receive()
+            if messages:
+                responses = [each for each in messages if each[0] == RESPONSE]
+                if len(responses) < len(messages):
+                    self._notified(messages)
+                if responses:
+                    return responses
+
+    def _check_msgid(self, msgid: int, expected: int | None) -> None:
+        """A signal handler may have used this connection in the middle of an exchange."""
+        if msgid != expected:
+            raise ProtocolError(f"the answer is to request {msgid!r}, not {expected}")
 
     def _frame(self, msgid: int, call: Call[Any]) -> bytes:
         try:
             frame: bytes = self._pack((0, msgid, call.method, call.params))
         except (ValueError, TypeError, OverflowError) as error:
             raise cannot_be_sent(call, error) from None
-        if len(frame) > FRAME_BYTES:
-            raise LimitExceeded(
-                f"{call.method}: a request of {len(frame)} bytes; the limit is {FRAME_BYTES}",
-                limit="frame_bytes", maximum=FRAME_BYTES, actual=len(frame),
-            )  # fmt: skip
+        check_frame(call.method, len(frame))
         return frame
 
-    def _frames(self, calls: Sequence[Call[Any]], first: int) -> Iterator[bytes]:
-        """The requests, some at a time: the broker begins with the first ones while we send."""
-        for start in range(0, len(calls), PACK_TOGETHER):
-            some = calls[start : start + PACK_TOGETHER]
-            yield b"".join(
-                [
-                    self._frame(msgid & MSGID_MOST, call)
-                    for msgid, call in enumerate(some, first + start)
-                ]
-            )
-
-    def _exchange(self, frames: Iterator[bytes], expected: int, timeout: float) -> list[Any]:
-        """Send `frames` and collect as many responses. Both at once: a broker whose replies are
-        not taken does not read on, so sending everything first could wait for ever."""
-        until = monotonic() + timeout
-        poller = select.poll()
-        poller.register(self._socket.fileno(), select.POLLIN | select.POLLOUT)
-        responses: list[Any] = []
-        data = memoryview(next(frames, b""))
-        sent = False
-        while len(responses) < expected:
-            if data:
-                try:
-                    data = data[self._send(data[:SEND_CHUNK]) :]
-                    sent = True
-                except BlockingIOError:
-                    pass
-                except OSError:
-                    raise ConnectionEnded(sent, self._last_words()) from None
-                data = data or memoryview(next(frames, b""))
-                if not data:
-                    poller.modify(self._socket.fileno(), select.POLLIN)
-            left = until - monotonic()
-            events = poller.poll(left * 1000) if left > 0 else []
-            if not events:
-                raise RequestTimeout(f"no answer from the broker within {timeout:g} s")
-            if events[0][1] & ~select.POLLOUT:
-                for message in self._receive():
-                    if message[0] == RESPONSE:
-                        responses.append(message)
-                    else:
-                        self._notified(message)
-        return responses
+    def _batch_frame(self, msgid: int, requests: list[bytes]) -> bytes:
+        head = self._pack((0, msgid, "batch"))[1:]  # without "an array of three"
+        number = self._pack_array_header(len(requests))
+        return b"".join((b"\x94", head, b"\x91", number, *requests))
 
     def _receive(self) -> list[Any]:
         """The messages that complete the next receive."""
@@ -226,14 +239,14 @@ class Connection:
             raise ProtocolError(f"the broker sent something else: {self._decoder.cause}")
         return messages
 
-    def _notified(self, message: list[Any]) -> None:
-        if message[1] == "closing":
-            self._told = message[2][0], message[2][1]
+    def _notified(self, messages: list[Any]) -> None:
+        for message in messages:
+            if message[0] == NOTIFICATION and message[1] == "closing":
+                self._told = message[2][0], message[2][1]
 
     def _last_words(self) -> tuple[str, str] | None:
         """What the broker said before it closed the connection under us."""
         with contextlib.suppress(ConnectionEnded, ProtocolError):
             while messages := self._receive():
-                for message in messages:
-                    self._notified(message)
+                self._notified(messages)
         return self._told

@@ -9,7 +9,8 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any, Generic, NamedTuple, TypeVar
 
-from ..errors import ERRORS, Error, InvalidRequest
+from ..errors import ERRORS, Error, InvalidRequest, LimitExceeded
+from ..limits import FRAME_BYTES
 from ..version import PROTOCOL_VERSION
 from ..wire.values import decode, encode
 
@@ -59,7 +60,17 @@ def cannot_be_sent(call: Call[Any], error: Exception) -> InvalidRequest:
     return InvalidRequest(f"{call.method}: an argument cannot be sent: {error}")
 
 
-def _as_is(result: Any) -> Any:
+def check_frame(method: str, size: int) -> None:
+    """Raise LimitExceeded if a request of so many bytes is more than the broker takes."""
+    if size > FRAME_BYTES:
+        raise LimitExceeded(
+            f"{method}: a request of {size} bytes; the limit is {FRAME_BYTES}",
+            limit="frame_bytes", maximum=FRAME_BYTES, actual=size,
+        )  # fmt: skip
+
+
+def as_is(result: Any) -> Any:
+    """Reads an answer that is the result itself."""
     return result
 
 
@@ -88,7 +99,7 @@ def _read_entry(result: Any) -> Entry | None:
 
 
 def exists(key: str) -> Call[bool]:
-    return Call("exists", (key,), _as_is)
+    return Call("exists", (key,), as_is)
 
 
 def get_many(keys: Iterable[str]) -> Call[dict[str, Any]]:
@@ -112,35 +123,35 @@ def set(  # noqa: A001  (named like the method that it describes)
     if_changed: bool = False,
 ) -> Call[int]:
     if ttl is None and if_revision is None and not if_changed:
-        call: Call[int] = _call(Call, ("set", (key, encode(value)), _as_is))
+        call: Call[int] = _call(Call, ("set", (key, encode(value)), as_is))
         return call
     options = _options(ttl=ttl, if_revision=if_revision, if_changed=if_changed or None)
-    return Call("set", (key, encode(value), *options), _as_is)
+    return Call("set", (key, encode(value), *options), as_is)
 
 
 def set_many(values: Mapping[str, Any], ttl: float | None = None) -> Call[int]:
     encoded = {key: encode(value) for key, value in values.items()}
-    return Call("set_many", (encoded, *_options(ttl=ttl)), _as_is)
+    return Call("set_many", (encoded, *_options(ttl=ttl)), as_is)
 
 
 def delete(key: str, if_revision: int | None = None) -> Call[bool]:
-    return Call("delete", (key, *_options(if_revision=if_revision)), _as_is)
+    return Call("delete", (key, *_options(if_revision=if_revision)), as_is)
 
 
 def increment(key: str, by: int | float = 1) -> Call[Any]:
-    return Call("increment", (key,) if by == 1 and type(by) is int else (key, {"by": by}), _as_is)
+    return Call("increment", (key,) if by == 1 and type(by) is int else (key, {"by": by}), as_is)
 
 
 def expire(key: str, ttl: float) -> Call[bool]:
-    return Call("expire", (key, ttl), _as_is)
+    return Call("expire", (key, ttl), as_is)
 
 
 def persist(key: str) -> Call[bool]:
-    return Call("persist", (key,), _as_is)
+    return Call("persist", (key,), as_is)
 
 
 def ttl(key: str) -> Call[float | None]:
-    return Call("ttl", (key,), _as_is)
+    return Call("ttl", (key,), as_is)
 
 
 # --- pages -----------------------------------------------------------------------------------
@@ -166,7 +177,7 @@ def _read_items(page: Any) -> Page[list[tuple[str, Any]]]:
 
 def raw_items_page(pattern: str, after: str | None) -> Call[Any]:
     """A page of (key, encoded value, revision), for watches."""
-    return Call("items", (pattern, *_options(after=after)), _as_is)
+    return Call("items", (pattern, *_options(after=after)), as_is)
 
 
 def count_page(pattern: str, after: str | None = None) -> Call[Page[int]]:
@@ -179,42 +190,42 @@ def count_page(pattern: str, after: str | None = None) -> Call[Page[int]]:
 def transaction(checks: list[tuple[str, int]], operations: list[Call[Any]]) -> Call[Any]:
     """(revision, result of each operation, still to be read by that)."""
     params = [[operation.method, *operation.params] for operation in operations]
-    return Call("transaction", (checks, params), _as_is)
+    return Call("transaction", (checks, params), as_is)
 
 
 # --- changes and messages --------------------------------------------------------------------
 
 
 def watch(pattern: str, from_revision: int | None) -> Call[Any]:
-    return Call("watch", (pattern, *_options(from_revision=from_revision)), _as_is)
+    return Call("watch", (pattern, *_options(from_revision=from_revision)), as_is)
 
 
 def unwatch(number: int) -> Call[bool]:
-    return Call("unwatch", (number,), _as_is)
+    return Call("unwatch", (number,), as_is)
 
 
 def subscribe(patterns: Iterable[str]) -> Call[int]:
-    return Call("subscribe", (list(patterns),), _as_is)
+    return Call("subscribe", (list(patterns),), as_is)
 
 
 def unsubscribe(number: int) -> Call[bool]:
-    return Call("unsubscribe", (number,), _as_is)
+    return Call("unsubscribe", (number,), as_is)
 
 
 def publish(topic: str, message: Any) -> Call[int]:
-    return Call("publish", (topic, encode(message)), _as_is)
+    return Call("publish", (topic, encode(message)), as_is)
 
 
 # --- the broker ------------------------------------------------------------------------------
 
 
 def hello(name: str | None) -> Call[dict[str, Any]]:
-    return Call("hello", (PROTOCOL_VERSION, *_options(name=name)), _as_is)
+    return Call("hello", (PROTOCOL_VERSION, *_options(name=name)), as_is)
 
 
 def ping() -> Call[int]:
-    return Call("ping", (), _as_is)
+    return Call("ping", (), as_is)
 
 
 def info() -> Call[dict[str, Any]]:
-    return Call("info", (), _as_is)
+    return Call("info", (), as_is)

@@ -310,19 +310,21 @@ class Client:
             connection = self._own.connection = self._reconnect()
         raise BrokerUnavailable(f"{self.address}: the connection was lost {ATTEMPTS} times: {last}")
 
-    def _call_many(self, calls: list[Call[Any]]) -> list[Any]:
-        """The responses to a pipeline. Nothing is sent twice."""
+    def _call_many(
+        self, requests: list[bytes], together: int, ahead: int
+    ) -> tuple[list[Any], dict[int, Any]]:
+        """The results and refusals of a pipeline. Nothing is sent twice."""
         connection = getattr(self._own, "connection", None)
         if connection is None or not connection.ready:
             connection = self._usable(connection)
         try:
-            return connection.request_many(calls, self.timeout)
+            return connection.request_many(requests, together, ahead, self.timeout)
         except ConnectionEnded as ended:
             if ended.sent:
                 raise self._uncertain(ended) from None
         connection = self._own.connection = self._reconnect()
         try:
-            return connection.request_many(calls, self.timeout)
+            return connection.request_many(requests, together, ahead, self.timeout)
         except ConnectionEnded as ended:
             raise self._uncertain(ended) from None
 

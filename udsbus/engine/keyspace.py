@@ -22,8 +22,9 @@ class Keyspace:
 
     def __init__(self) -> None:
         self.entries: dict[str, Entry] = {}
-        """Read it freely; write through `put` and `drop`. Holds entries whose deadline has passed
-        until they are expired: `live` is the truth at a given time."""
+        """Read it freely; write through `put` and `drop`, unless an entry without a deadline takes
+        the place of one without. Holds entries whose deadline has passed until they are expired:
+        `live` is the truth at a given time."""
         self.deadlines = Deadlines()
         self._order = SortedKeys()
 

@@ -13,13 +13,16 @@ from ..messages import Change, CloseReason
 _pack = msgpack.Packer(autoreset=True).pack
 
 
-def encode_error(msgid: int, error: Error) -> bytes:
+def encode_error(msgid: int | None, error: Error) -> bytes:
     """A response that refuses: `[number, message]`, and the details where the result would be."""
-    details = {"error": error.word, **error.details}
-    return _pack((1, msgid, (error.number, str(error)), details))  # type: ignore[no-any-return]
+    return _pack((1, msgid, *refusal(error)))  # type: ignore[no-any-return]
 
 
-def encode_result(msgid: int, result: Any) -> bytes:
+def refusal(error: Error) -> tuple[tuple[int, str], dict[str, Any]]:
+    return (error.number, str(error)), {"error": error.word, **error.details}
+
+
+def encode_result(msgid: int | None, result: Any) -> bytes:
     return _pack((1, msgid, None, result))  # type: ignore[no-any-return]
 
 

@@ -57,10 +57,7 @@ class Decoder:
                 # Several messages, a part of one, or rubbish: the Unpacker tells which.
                 self._alone = False
             else:
-                if _well_formed(message):
-                    return [message]
-                self._refuse(message)
-                return []
+                return self._well_formed([message])
         if self.cause is not None:
             return []
         if self._unpacker is None:
@@ -74,15 +71,40 @@ class Decoder:
             self._fed += len(data)
             tell = self._unpacker.tell
             for message in self._unpacker:
-                if not _well_formed(message):
-                    self._refuse(message)
-                    return messages
                 messages.append(message)
                 self._whole = tell()  # not after the loop: that would count a part of a message
         except Exception as error:  # many kinds, depending on what is wrong with the bytes
             self.cause = f"not MessagePack: {type(error).__name__}: {error}".rstrip(": ")
         else:
             self._look_at_rest(len(messages))
+        return self._well_formed(messages)
+
+    def _well_formed(self, messages: list[Any]) -> list[Any]:
+        """The requests, responses and notifications before the first message that is none."""
+        for message in messages:
+            if type(message) is list and len(message) == 4:
+                kind, msgid, _, _ = message
+                good = (
+                    type(kind) is type(msgid) is int
+                    and REQUEST <= kind <= RESPONSE
+                    and 0 <= msgid <= MSGID_MOST
+                )
+            else:
+                good = (
+                    type(message) is list
+                    and len(message) == 3
+                    and type(message[0]) is int
+                    and message[0] == NOTIFICATION
+                )
+            if not good:
+                self._alone = False
+                self.reason = CloseReason.BAD_BYTES
+                self.cause = (
+                    "not MessagePack-RPC: expected [0, msgid, method, params], "
+                    "[1, msgid, error, result] or [2, method, params], "
+                    f"got {short_repr(message)}"
+                )
+                return messages[: [each is message for each in messages].index(True)]
         return messages
 
     def _look_at_rest(self, completed: int) -> None:
@@ -99,25 +121,3 @@ class Decoder:
                 self.reason = CloseReason.TOO_LARGE
                 self.cause = f"a message is larger than {FRAME_BYTES} bytes"
                 self._unpacker = None
-
-    def _refuse(self, message: Any) -> None:
-        self.cause = (
-            "not MessagePack-RPC: expected [0, msgid, method, params], [1, msgid, error, result] "
-            f"or [2, method, params], got {short_repr(message)}"
-        )
-        self._alone = False
-
-
-def _well_formed(message: Any) -> bool:
-    """Whether this is a request, a response or a notification."""
-    if type(message) is not list:
-        return False
-    if len(message) == 4:
-        kind, msgid, _, _ = message
-        return (
-            type(kind) is int
-            and type(msgid) is int
-            and REQUEST <= kind <= RESPONSE
-            and 0 <= msgid <= MSGID_MOST
-        )
-    return len(message) == 3 and type(message[0]) is int and message[0] == NOTIFICATION

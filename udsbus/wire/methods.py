@@ -19,7 +19,7 @@ import msgpack
 
 from .. import messages as m
 from ..errors import InvalidRequest, LimitExceeded, UnsupportedValue
-from ..limits import KEYS_PER_REQUEST
+from ..limits import KEYS_PER_REQUEST, REQUESTS_PER_BATCH
 
 # --- kinds of arguments: each checks one and returns it as the command holds it ---------------
 
@@ -108,6 +108,15 @@ def _operations(name: str, value: Any) -> Any:
             )
         operations.append(command)  # type: ignore[arg-type]
     return operations
+
+
+def _requests(name: str, value: Any) -> list[Any]:
+    if len(_list(name, value)) > REQUESTS_PER_BATCH:
+        raise LimitExceeded(
+            f"{name} has {len(value)} items; the limit for one batch is {REQUESTS_PER_BATCH}",
+            limit="requests_per_batch", maximum=REQUESTS_PER_BATCH, actual=len(value),
+        )  # fmt: skip
+    return value  # type: ignore[no-any-return]
 
 
 def _list(name: str, value: Any) -> list[Any]:
@@ -323,6 +332,13 @@ _ROWS = (
         to_native=_native_transaction,
     ),
     Method(
+        "batch", m.Batch,
+        "Carry out requests of one key each, one after the other, as if each had come alone.",
+        "[array of results, map of index to [error, details] of those refused]; both end early "
+        "when the values read are more than `page_bytes`",
+        (Parameter("requests", _requests, "array of [method, params]"),),
+    ),
+    Method(
         "watch", m.Watch, "Be told of every change of the keys that match.",
         "[watch, revision, changes since `from_revision` (nil: they are no longer known)]",
         (_PATTERN,), (Parameter("from_revision", _optional_integer, "last revision seen"),),
@@ -346,6 +362,10 @@ _ROWS = (
 )  # fmt: skip
 
 METHODS: dict[str, Method] = {row.name: row for row in _ROWS}
+BATCHED = frozenset(
+    ("get", "entry", "exists", "set", "delete", "increment", "expire", "persist", "ttl", "publish")
+)
+"""What a `batch` may hold: requests of one key, none of which takes long."""
 TRANSACTION_METHODS = ("get", "set", "delete", "increment")
 
 NOTIFICATIONS: dict[str, tuple[str, str]] = {

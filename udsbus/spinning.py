@@ -28,9 +28,10 @@ LATE_SECONDS = 100e-6
 """A poll that ends so long after its time was interrupted by another process."""
 OFTEN = 1_024
 """Late once in fewer polls than this is often. A core is shared in slices of about 3 ms."""
-REST_FIRST = 2_048
-"""Waits without a poll when it rests for the first time: about 0.1 s of requests."""
-REST_MOST = 16_384
+REST_FIRST = 8_192
+"""Waits without a poll when it rests for the first time. To find out that it is still too crowded
+costs some dozen polls, so this is a hundred times as long."""
+REST_MOST = 65_536
 
 
 class Spinning:
@@ -41,7 +42,7 @@ class Spinning:
         self._skip = 0
         """Waits to come that do not poll."""
         self._rest = REST_FIRST
-        self._since_late = OFTEN
+        self._since_late = 0
         """Polls rewarded since the last late one."""
 
     def spin(self, poll: Callable[[float], list[Any]]) -> list[Any]:

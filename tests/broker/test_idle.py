@@ -8,7 +8,10 @@ import time
 import pytest
 
 from tests.harness import BrokerProcess, RawClient, running_broker
+from udsbus.broker.turn import CROWD
 from udsbus.limits import MIB
+
+from .stepped import SteppedBroker
 
 IDLE_SECONDS = 1.8
 CPU_SECONDS = 0.02
@@ -50,3 +53,27 @@ def test_peers_that_wait_for_something_cost_nothing(address: str, hub: str) -> N
         busy.call("set", "big", bytes(MIB // 2))
         assert used_while_idle(broker, [busy]) < CPU_SECONDS
         assert len(paused.receive()[3]) == 2 * MIB
+
+
+@pytest.mark.parametrize(("active", "polls"), [(CROWD, True), (CROWD + 1, False)])
+def test_it_polls_before_it_sleeps_but_not_in_a_crowd(
+    stepped: SteppedBroker, monkeypatch: pytest.MonkeyPatch, active: int, polls: bool
+) -> None:
+    """With more active connections than that, their processes need the core."""
+    clients = [stepped.accepted()[0] for _ in range(active)]
+    timeouts: list[float] = []
+    poll = stepped.hub.poll
+
+    def noted(timeout: float) -> list[tuple[int, int]]:
+        timeouts.append(timeout)
+        return poll(timeout)
+
+    monkeypatch.setattr(stepped.hub, "poll", noted)
+    for _ in range(2):  # who is active is known from the last time
+        for client in clients:
+            client.send([0, 1, "ping", []])
+        timeouts.clear()
+        assert stepped.turn.work(stepped.now + 1)
+    waiting = timeouts[:-1]
+    assert timeouts[-1] > 0
+    assert (waiting.count(0) > 10) == polls

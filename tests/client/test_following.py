@@ -285,6 +285,38 @@ def test_slow_consumers_get_the_newest_and_a_count(bus: BrokerProcess) -> None:
     subprocess.run([sys.executable, "-c", SLOW, bus.address], check=True, timeout=PATIENCE)
 
 
+@pytest.mark.skipif(sys.platform != "linux", reason="counts context switches in /proc")
+@pytest.mark.parametrize("start", ["watch", "subscribe"])
+def test_a_consumer_that_waits_reads_by_itself(
+    bus: BrokerProcess, client: Client, start: str
+) -> None:
+    """Nothing goes through the event thread, which would cost a second wake-up for each event."""
+    rounds = 300
+
+    def answer() -> None:
+        with udsbus.connect(bus.address) as own, own.subscribe("ball") as balls:
+            own.publish("ready", None)
+            for ball in balls:
+                (own.set if start == "watch" else own.publish)("back", ball.value)
+                if ball.value == rounds:
+                    return
+
+    def switches(thread: threading.Thread) -> int:
+        with open(f"/proc/self/task/{thread.native_id}/status") as status:
+            return next(int(line.split()[1]) for line in status if line.startswith("voluntary"))
+
+    with client.subscribe("ready") as ready, getattr(client, start)("back") as back:
+        with Child(answer):
+            assert ready.get(timeout=PATIENCE) is not None
+            (events,) = [t for t in threading.enumerate() if t.name == "udsbus-events"]
+            for turn in range(rounds + 1):
+                client.publish("ball", turn)
+                assert back.get(timeout=PATIENCE).value == turn
+                if turn == rounds // 2:
+                    before = switches(events)
+            assert switches(events) - before < rounds // 4
+
+
 # --- the end ------------------------------------------------------------------------------------
 
 

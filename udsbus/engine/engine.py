@@ -128,7 +128,12 @@ class Engine:
     def _write(
         self, key: str, value: bytes, deadline: float | None, revision: int, origin: int
     ) -> None:
-        kind = m.UPDATED if self.keyspace.put(key, (value, revision, deadline)) else m.CREATED
+        before = self._entries.get(key)
+        if before is not None and before[2] is None and deadline is None:
+            self._entries[key] = (value, revision, None)  # neither order nor deadlines change
+            kind = m.UPDATED
+        else:
+            kind = m.UPDATED if self.keyspace.put(key, (value, revision, deadline)) else m.CREATED
         self.revision = revision
         change = _new(m.Change, (revision, kind, key, value, deadline, origin))
         self._effects.append(change)
@@ -243,11 +248,16 @@ class Engine:
     def _set_many(
         self, origin: int, now: float, values: dict[str, bytes], ttl: float | None
     ) -> int:
+        entries = self._entries
         for key, value in values.items():
-            check_writable(key)
-            check_value(key, value)
+            if not 0 < len(value) <= VALUE_BYTES:
+                check_value(key, value)
+            if key not in entries:
+                check_writable(key)
         for key in values:
-            self._current(key, now)
+            entry = entries.get(key)
+            if entry is not None and entry[2] is not None:
+                self._current(key, now)
         revision = self.revision + 1 if values else self.revision
         deadline = None if ttl is None else now + ttl
         for key, value in values.items():

@@ -15,7 +15,6 @@ thread steps aside; when the consumer is busy for longer, it reads.
 from __future__ import annotations
 
 import contextlib
-import itertools
 import logging
 import select
 import socket
@@ -33,6 +32,7 @@ from ..wire.framing import RESPONSE, Decoder
 from . import requests
 from .backlog import Backlog
 from .connecting import jittered, open_socket
+from .follower import Answer, Follower
 from .requests import Call, error_from
 
 log = logging.getLogger("udsbus.client")
@@ -44,81 +44,15 @@ RECHECK_SECONDS = 1.0
 CLOSE_SECONDS = 2.0
 """How long `close` waits for the thread to end; it ends by itself all the same."""
 
-_serials = itertools.count(1)
-
 T = TypeVar("T")
-Answer = Callable[[Any], None]
 
 
-class Gate:
-    """Opens once. Unlike `threading.Event`, whose locks an interrupt can leave in disorder."""
-
-    def __init__(self) -> None:
-        self.is_open = False
-        self._shut = threading.Lock()
-        self._shut.acquire()
-
-    def open(self) -> None:
-        if not self.is_open:
-            self.is_open = True
-            with contextlib.suppress(RuntimeError):  # another thread opens it at the same time
-                self._shut.release()
-
-    def wait(self, seconds: float) -> bool:
-        """For one thread. False if it does not open in time."""
-        return self.is_open or self._shut.acquire(timeout=seconds)
-
-
-class OwnLock(threading.local):
-    """One for each thread: held while the thread is in `Events.take`, and so may hold a lock that
-    the event thread needs. `with` a lock is what no interrupt can leave half done."""
+class Taking(threading.local):
+    """A lock for each thread, held while it is in `Events.take`, where it may hold others that the
+    event thread needs. A mark would do, but no interrupt can leave `with lock` half done."""
 
     def __init__(self) -> None:
-        self.taking = threading.Lock()
-
-
-class Follower:
-    """What the event thread keeps going: a watch or a subscription. Called in that thread only."""
-
-    attended = True
-    """Somebody takes what has come, and waits for it when there is nothing."""
-
-    def __init__(self, events: Events, owner: object) -> None:
-        self.started = Gate()
-        """Open when the broker has confirmed it, or refused it."""
-        self.refusal: Error | None = None
-        self.serial = next(_serials)
-        self._events = events
-        self._owner = owner  # kept alive for as long as this is followed
-
-    def begin(self, ask: Callable[[Call[Any], Answer], None], same_bus: bool) -> None:
-        """On a connection that has just been made: ask for what is followed."""
-        raise NotImplementedError
-
-    def ceaser(self) -> Callable[[], Call[Any] | None]:
-        """What gives the request that tells the broker that this is over, or None when it does not
-        know of it. Does not keep this alive."""
-        raise NotImplementedError
-
-    def notified(self, kind: str, params: list[Any]) -> None:
-        """A notification of the broker, to be taken or ignored."""
-        raise NotImplementedError
-
-    def refuse(self, error: Error) -> None:
-        if self.started.is_open:
-            log.error("a watch or subscription could not be taken up again: %s", error)
-            self.wake()
-        self.refusal = error
-        self.started.open()
-
-    def wake(self) -> None:
-        """The client is closing: nobody shall wait any longer."""
-        raise NotImplementedError
-
-    def after_fork(self) -> None:
-        """In a child: replace what a thread of the parent may have held."""
-        if not self.started.is_open:
-            self.started = Gate()
+        self.lock = threading.Lock()
 
 
 class Events:
@@ -141,7 +75,7 @@ class Events:
         self._closing = False
         self._reading = threading.Lock()
         """Held by whoever reads the connection and routes what has come."""
-        self._own = OwnLock()
+        self._taking = Taking()
         self._leader: threading.Lock | None = None
         """The lock of the thread that leads: it does for as long as it holds the lock, so nobody
         can seem to lead who was interrupted. Two may lead for once; the second has nothing to
@@ -171,7 +105,7 @@ class Events:
 
         Raises what the broker refuses it with, RequestTimeout.
         """
-        if self._own.taking.locked():
+        if self._taking.lock.locked():
             raise InvalidRequest("nothing can be watched from here: this interrupts `Watch.get`")
         try:
             self._followers[follower.serial] = weakref.ref(follower, self.look)
@@ -204,9 +138,9 @@ class Events:
     def take(self, backlog: Backlog[T], timeout: float | None) -> T | None:
         """The next item of `backlog`; None when none comes within `timeout` seconds, or it is
         closed. While it waits, the calling thread reads the connection too."""
-        if self._own.taking.locked():  # a signal handler: what it interrupted may be reading
+        if self._taking.lock.locked():  # a signal handler: what it interrupted may be reading
             return self._take(backlog, timeout, aside=False)
-        with self._own.taking:
+        with self._taking.lock:
             return self._take(backlog, timeout, aside=True)
 
     def _take(self, backlog: Backlog[T], timeout: float | None, aside: bool) -> T | None:
@@ -221,7 +155,7 @@ class Events:
                 continue
             poll = select.poll()
             poll.register(bell, select.POLLIN)
-            me = self._own.taking
+            me = self._taking.lock
             try:
                 if aside and not self._is_led():
                     self._leader = me
@@ -291,18 +225,18 @@ class Events:
             follower.wake()
         if thread is not None and thread is not threading.current_thread():
             self.look()
-            if not self._own.taking.locked():  # else it may wait for what we interrupt
+            if not self._taking.lock.locked():  # else it may wait for what we interrupt
                 thread.join(min(self._timeout, CLOSE_SECONDS))
 
     def pause(self) -> None:
         """Before a fork: let nobody be in the midst of routing, where the child would find a change
         that is noted as told and is in no backlog."""
-        if not self._own.taking.locked():
+        if not self._taking.lock.locked():
             self._reading.acquire()
 
     def go_on(self) -> None:
         """After the fork, in the parent."""
-        if not self._own.taking.locked():
+        if not self._taking.lock.locked():
             self._reading.release()
 
     def after_fork(self) -> None:

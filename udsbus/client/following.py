@@ -12,7 +12,8 @@ from ..patterns import check_pattern, matcher
 from ..wire.values import decode
 from . import requests
 from .backlog import Backlog
-from .events import Answer, Events, Follower
+from .events import Events
+from .follower import Answer, Follower
 from .requests import Call
 from .watching import RawChange, Step, WatchCore
 

@@ -11,6 +11,10 @@ from __future__ import annotations
 from ..patterns import RESERVED
 
 
+REMEMBERED = 4_096
+"""Names whose subscribers are kept until a pattern comes or goes: most changes are of few keys."""
+
+
 class _Node:
     __slots__ = ("branches", "many", "subscribers")
 
@@ -23,11 +27,12 @@ class _Node:
 
 
 class Interest:
-    __slots__ = ("_root", "_size")
+    __slots__ = ("_found", "_root", "_size")
 
     def __init__(self) -> None:
         self._root = _Node()
         self._size = 0
+        self._found: dict[str, tuple[int, ...]] = {}
 
     def __len__(self) -> int:
         """Patterns that are subscribed to, each counted once for each time it was asked for."""
@@ -42,6 +47,7 @@ class Interest:
             node = branch
         node.subscribers[subscriber] = node.subscribers.get(subscriber, 0) + 1
         self._size += 1
+        self._found = {}
 
     def remove(self, pattern: str, subscriber: int) -> None:
         """Take back one `add`, and the nodes that nobody needs any more."""
@@ -52,6 +58,7 @@ class Interest:
         subscribers = path[-1].subscribers
         subscribers[subscriber] -= 1
         self._size -= 1
+        self._found = {}
         if not subscribers[subscriber]:
             del subscribers[subscriber]
         for parent, segment in zip(reversed(path[:-1]), reversed(segments), strict=True):
@@ -64,6 +71,14 @@ class Interest:
         """The subscribers with a pattern that matches `name`, each once."""
         if not self._size:
             return ()
+        found = self._found.get(name)
+        if found is None:
+            if len(self._found) >= REMEMBERED:
+                self._found = {}
+            found = self._found[name] = self._search(name)
+        return found
+
+    def _search(self, name: str) -> tuple[int, ...]:
         ours = not name.startswith(RESERVED)
         reached: dict[_Node, None] = {self._root: None}
         if ours:

@@ -7,13 +7,10 @@ import itertools
 import logging
 import threading
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from ..errors import Error
 from .requests import Call
-
-if TYPE_CHECKING:
-    from .events import Events
 
 log = logging.getLogger("udsbus.client")
 
@@ -47,12 +44,11 @@ class Follower:
     attended = True
     """Somebody takes what has come, and waits for it when there is nothing."""
 
-    def __init__(self, events: Events, owner: object) -> None:
+    def __init__(self, owner: object) -> None:
         self.started = Gate()
         """Open when the broker has confirmed it, or refused it."""
         self.refusal: Error | None = None
         self.serial = next(_serials)
-        self._events = events
         self._owner = owner  # kept alive for as long as this is followed
 
     def begin(self, ask: Callable[[Call[Any], Answer], None], same_bus: bool) -> None:

@@ -57,7 +57,8 @@ class Watch(Follower):
         on_changes: Callable[[Watch, int], None] | None,
     ) -> None:
         self._core = core
-        super().__init__(events, owner)
+        super().__init__(owner)
+        self._events = events
         self._backlog = Backlog[RawChange](WATCH_BACKLOG, lambda change: change.key, conflate)
         self._on_changes = on_changes
         self.attended = on_changes is None
@@ -167,7 +168,8 @@ class Subscription(Follower):
     def __init__(self, events: Events, owner: object, patterns: tuple[str, ...]) -> None:
         self._numbers: list[int] = []
         """What the broker calls it on this connection; empty when it does not know of it."""
-        super().__init__(events, owner)
+        super().__init__(owner)
+        self._events = events
         if not patterns:
             raise InvalidRequest("subscribe to at least one pattern of topics")
         for pattern in patterns:

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 from ..patterns import RESERVED
 
-
 REMEMBERED = 4_096
 """Names whose subscribers are kept until a pattern comes or goes: most changes are of few keys."""
 

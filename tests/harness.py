@@ -24,7 +24,7 @@ from udsbus.broker import Settings, run
 from udsbus.broker.hub import SelectorHub, best_hub
 logging.basicConfig(level=logging.INFO)
 address, backend, hub, lifeline = sys.argv[1:]
-run(Settings(address, backend, int(lifeline), {"best": best_hub, "selector": SelectorHub}[hub]))
+run(Settings(address, backend, int(lifeline), {"best": best_hub, "selector": SelectorHub}[hub], 0))
 """
 
 

@@ -15,9 +15,9 @@ import pytest
 
 import udsbus
 from tests.harness import wait_until
-from udsbus import AccessDenied, BrokerUnavailable, LocalBroker
+from udsbus import AccessDenied, BrokerUnavailable, Conflict, LocalBroker
 
-from .support import Child, in_child, in_children, wait_for_end
+from .support import PATIENCE, Child, in_child, in_children, wait_for_end
 
 NOBODY = 65534
 as_root = pytest.mark.skipif(os.getuid() != 0, reason="only root can become another user")
@@ -254,7 +254,8 @@ def test_autostart_works_again_when_the_broker_has_died(address: str) -> None:
             assert client.info()["pid"] == second != first
             os.kill(second, signal.SIGKILL)
             wait_for_end(second)
-            assert client.set("a", 1) == 1
+            assert client.get("a") is None
+            client.set("a", 1)
             third = client.info()["pid"]
             os.kill(third, signal.SIGTERM)
             wait_for_end(third)
@@ -305,3 +306,29 @@ def test_autostart_in_a_directory_of_another_user(runtime: Path) -> None:
     assert str(runtime) in in_child(attempt)
     runtime.chmod(0o700)
     assert str(runtime) in in_child(attempt)
+
+
+# --- one broker after another -------------------------------------------------------------------
+
+
+def test_no_revision_is_used_by_two_brokers(address: str) -> None:
+    """What was read from a broker that is gone must not be taken for what its successor has."""
+    with autostarted(address) as first:
+        first.set("a", "ours")
+        read = first.entry("a")
+        assert read is not None
+        pid = first.info()["pid"]
+        os.kill(pid, signal.SIGTERM)
+        wait_for_end(pid)
+        with autostarted(address) as other:
+            other.set("a", "theirs")
+            with pytest.raises(Conflict):
+                first.set("a", "lost", if_revision=read.revision)
+            with pytest.raises(Conflict):
+                first.delete("a", if_revision=read.revision)
+            assert first.get("a") == "theirs"
+            with first.watch("a", from_revision=read.revision) as watch:
+                change = watch.get(timeout=PATIENCE)
+                assert change is not None
+                assert (change.kind, change.value) == ("present", "theirs")
+                assert watch.started_over == 1

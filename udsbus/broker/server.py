@@ -11,7 +11,7 @@ import signal
 import socket
 from collections.abc import Callable
 from functools import partial
-from time import monotonic
+from time import monotonic, time
 from typing import Any, Literal, NamedTuple
 
 import anyio
@@ -45,10 +45,18 @@ class Settings(NamedTuple):
     lifeline: int | None = None
     """A connected socket: told `ready`, and the broker stops when its other end closes."""
     hub: Callable[[], Hub] = best_hub
+    first_revision: int | None = None
+    """Where revisions begin; None: see `Broker`."""
 
 
 class Broker:
-    """One bus at one address."""
+    """One bus at one address.
+
+    It keeps nothing when it ends, and its successor must not use a revision again: a write that
+    depends on what it read from the old one would meet a stranger's value with the same revision.
+    So revisions begin with the time in microseconds. As long as there are fewer than a million
+    writes a second, and the clock is not set back, none comes twice.
+    """
 
     def __init__(self, settings: Settings) -> None:
         """Claims the address and listens. Raises BrokerUnavailable if it is taken, AccessDenied
@@ -57,7 +65,8 @@ class Broker:
         self._bus = secrets.token_hex(8)
         self._started = monotonic()
         self._statistics = Statistics()
-        self._engine = Engine(values)
+        first = settings.first_revision
+        self._engine = Engine(values, first_revision=int(time() * 1e6) if first is None else first)
         listener = Listener(settings.address)
         self.turn = Turn(
             self._engine,

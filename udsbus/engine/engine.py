@@ -34,11 +34,15 @@ _new: Any = tuple.__new__
 class Engine:
     """The state of one bus."""
 
-    def __init__(self, numbers: Numbers, log: ChangeLog | None = None) -> None:
-        self.revision = 0
+    def __init__(
+        self, numbers: Numbers, log: ChangeLog | None = None, first_revision: int = 0
+    ) -> None:
+        """`first_revision` is that of the empty bus; the first write takes the next."""
+        self.revision = self._first_revision = first_revision
         self.changes = 0
         """How many there have been; several may share a revision."""
         self.log = log if log is not None else ChangeLog()
+        self.log.forgotten = first_revision
         self.keyspace = Keyspace()
         self.watches = Interest()
         self.subscriptions = Interest()
@@ -331,6 +335,7 @@ class Engine:
         missed: list[m.Change] | None = []
         if from_revision is not None:
             missed = None
+            from_revision = from_revision or self._first_revision  # 0: from the very beginning
             if from_revision <= self.revision:
                 self._log_changes()
                 missed = self.log.since(from_revision, matcher(pattern))

@@ -8,9 +8,16 @@ import pytest
 
 import udsbus
 from tests.harness import BrokerProcess, RawClient
-from udsbus import Client, Conflict, InvalidRequest, LimitExceeded, UnsupportedValue
+from udsbus import (
+    BrokerUnavailable,
+    Client,
+    Conflict,
+    InvalidRequest,
+    LimitExceeded,
+    UnsupportedValue,
+)
 
-from .support import in_children, take_number
+from .support import FakeBroker, Hangup, in_children, take_number
 
 # --- transactions -------------------------------------------------------------------------------
 
@@ -56,7 +63,7 @@ def test_a_failed_transaction_does_nothing(client: Client, way: str) -> None:
     assert caught.value.details["key"] == "a"
     assert t.revision is None
     assert client.items() == [("a", 1)]
-    with pytest.raises(InvalidRequest):
+    with pytest.raises(Conflict):
         result.value  # noqa: B018
 
 
@@ -214,9 +221,40 @@ def test_a_block_left_by_an_exception_sends_nothing(
         result = batch.set("a", 1)
         raise error
     assert client.info()["counters"]["requests"] == before + 1
-    with pytest.raises(InvalidRequest, match="when the with block has ended"):
+    with pytest.raises(InvalidRequest, match="nothing was sent"):
         result.value  # noqa: B018
     assert client.count() == 0
+
+
+@pytest.mark.parametrize("kind", ["transaction", "pipeline"])
+def test_what_has_ended_takes_no_more(client: Client, kind: str) -> None:
+    """It would not be sent, or all would be sent again."""
+    with getattr(client, kind)() as batch:
+        batch.increment("n")
+    with pytest.raises(InvalidRequest, match="begin another"):
+        batch.increment("n")
+    with pytest.raises(InvalidRequest, match="begin another"), batch:
+        pass
+    assert client.get("n") == 1
+
+
+def test_a_pipeline_that_breaks_off_keeps_what_was_answered(address: str) -> None:
+    answered = 0
+
+    def answer(method: str, params: list[Any]) -> Any:
+        nonlocal answered
+        answered += 1
+        if answered > 600:
+            raise Hangup
+        return answered
+
+    with FakeBroker(address, answer), udsbus.connect(address) as client:
+        with pytest.raises(BrokerUnavailable, match="nobody knows"), client.pipeline() as p:
+            results = [p.increment("n") for _ in range(1_000)]
+    assert [result.value for result in results[:512]] == list(range(1, 513))
+    for result in results[512:]:
+        with pytest.raises(BrokerUnavailable, match="nobody knows"):
+            result.value  # noqa: B018
 
 
 @pytest.mark.parametrize("kind", ["transaction", "pipeline"])

@@ -6,6 +6,7 @@ import gc
 import os
 import random
 import signal
+import sys
 from collections.abc import Callable
 
 import pytest
@@ -187,3 +188,39 @@ def test_a_handler_may_close_the_client_of_a_busy_watch(bus: BrokerProcess) -> N
     in_child(work)
     with udsbus.connect(bus.address) as client:
         client.delete("busy")
+
+
+def test_an_interrupt_in_the_midst_of_a_fork(client: Client, bus: BrokerProcess) -> None:
+    """Python drops it where it comes in a function that is called at a fork. The child has
+    connections of its own all the same, and the parent can fork and watch as before."""
+
+    def work() -> int:
+        parent, chance = os.getpid(), random.Random(9)
+
+        def strike(*_: object) -> None:
+            raise KeyboardInterrupt
+
+        signal.signal(signal.SIGALRM, strike)
+        sys.unraisablehook = lambda _: None  # what was dropped is told on stderr
+        with udsbus.connect(bus.address, timeout=PATIENCE) as own, own.watch("a") as watch:
+            for turn in range(300):
+                accepted = own.info()["counters"]["accepted"]
+                child = 0
+                try:
+                    signal.setitimer(signal.ITIMER_REAL, chance.uniform(1e-6, 4e-4))
+                    child = os.fork()
+                    signal.setitimer(signal.ITIMER_REAL, 0)
+                except KeyboardInterrupt:
+                    pass
+                if os.getpid() != parent:
+                    os._exit(own.info()["counters"]["accepted"] > accepted)
+                signal.setitimer(signal.ITIMER_REAL, 0)
+                if child:
+                    assert os.waitpid(child, 0)[1] >> 8 == 1, "it has used its parent's connection"
+                own.set("a", turn)
+                change = watch.get(timeout=PATIENCE)
+                assert change is not None
+                assert change.value == turn
+        return turn
+
+    assert in_child(work) == 299

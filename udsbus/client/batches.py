@@ -27,17 +27,25 @@ class Answers:
     """What the broker has answered to the requests of a transaction or pipeline."""
 
     def __init__(self) -> None:
-        self.values: list[Any] | None = None
+        self.over = False
+        """The with block has ended."""
+        self.values: list[Any] = []
         """Of each request, once carried out."""
         self.errors: dict[int, Error] = {}
         """By the number of the request."""
+        self.failure: BaseException | None = None
+        """Why there are no more values."""
         self.readers: list[tuple[int, Callable[[Any], Any]]] = []
         """For those whose answer is not the value itself."""
+
+    def check_open(self) -> None:
+        if self.over:
+            raise InvalidRequest("this has ended with its with block; begin another")
 
     def read(self, values: list[Any]) -> None:
         """Take the broker's answers."""
         for number, read in self.readers:
-            if number not in self.errors:
+            if number < len(values) and number not in self.errors:
                 try:
                     values[number] = read(values[number])
                 except Error as unreadable:
@@ -59,19 +67,24 @@ class Result(Generic[T]):
 
     @property
     def value(self) -> T:
-        """Raises what the broker answered to this request; InvalidRequest before the end."""
-        values = self._answers.values
-        if values is None:
-            raise InvalidRequest("the result is there when the with block has ended")
-        if self._number in self._answers.errors:
-            raise self._answers.errors[self._number]
-        return values[self._number]  # type: ignore[no-any-return]
+        """Raises what the broker answered to this request, or what kept it from answering;
+        InvalidRequest before the end."""
+        answers = self._answers
+        if self._number in answers.errors:
+            raise answers.errors[self._number]
+        if self._number < len(answers.values):
+            return answers.values[self._number]  # type: ignore[no-any-return]
+        if answers.failure is not None:
+            raise answers.failure
+        if answers.over:
+            raise InvalidRequest("nothing was sent: the with block was left by an exception")
+        raise InvalidRequest("the result is there when the with block has ended")
 
     def __repr__(self) -> str:
-        if self._answers.values is None:
-            return "<Result: not there yet>"
-        error = self._answers.errors.get(self._number)
-        return f"<Result: {error!r}>" if error else f"<Result: {self.value!r}>"
+        try:
+            return f"<Result: {self.value!r}>"
+        except Exception as error:
+            return f"<Result: {error!r}>" if self._answers.over else "<Result: not there yet>"
 
 
 class Transaction:
@@ -98,6 +111,7 @@ class Transaction:
 
     def check(self, key: str, revision: int) -> None:
         """The transaction fails unless `key` is at `revision`; 0: unless it is absent."""
+        self._answers.check_open()
         self._checks.append((key, revision))
 
     def get(self, key: str, default: Any = None) -> Result[Any]:
@@ -121,6 +135,7 @@ class Transaction:
         return self._add(requests.increment(key, by))
 
     def _add(self, call: Call[T]) -> Result[T]:
+        self._answers.check_open()
         number = len(self._calls)
         self._calls.append(call)
         if call.read is not as_is:
@@ -128,6 +143,7 @@ class Transaction:
         return Result(self._answers, number)
 
     def __enter__(self) -> Transaction:
+        self._answers.check_open()
         return self
 
     def __exit__(
@@ -136,9 +152,13 @@ class Transaction:
         error: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
+        self._answers.over = True
         if kind is None:
-            call = requests.transaction(self._checks, self._calls)
-            self.revision, values = self._send(call)
+            try:
+                self.revision, values = self._send(requests.transaction(self._checks, self._calls))
+            except BaseException as failure:
+                self._answers.failure = failure
+                raise
             self._answers.read(values)
             unreadable = self._answers.first_error()
             if unreadable is not None:
@@ -154,12 +174,13 @@ class Pipeline:
 
     They are sent when the with block ends; a block left by an exception sends nothing. If some
     fail, the others are carried out all the same, and the first error is raised at the end; each
-    result's `value` raises its own. Far faster than single requests, but not atomic: see
+    result's `value` raises its own. When the broker is lost in the midst of it, those that it has
+    answered have their values. Far faster than single requests, but not atomic: see
     `Transaction`, and `set_many` for many writes at one revision.
     """
 
     def __init__(
-        self, send: Callable[[list[bytes], int, int], tuple[list[Any], dict[int, Any]]]
+        self, send: Callable[[list[bytes], int, int, list[Any], dict[int, Any]], None]
     ) -> None:
         self._send = send
         self._pack = msgpack.Packer(autoreset=True).pack
@@ -210,6 +231,8 @@ class Pipeline:
         return self._add(requests.publish(topic, message))
 
     def _add(self, call: Call[T]) -> Result[T]:
+        if self._answers.over:
+            self._answers.check_open()
         try:
             packed = self._pack(call[:2])
         except (ValueError, TypeError, OverflowError) as error:
@@ -224,6 +247,7 @@ class Pipeline:
         return Result(self._answers, number)
 
     def __enter__(self) -> Pipeline:
+        self._answers.check_open()
         return self
 
     def __exit__(
@@ -232,12 +256,20 @@ class Pipeline:
         error: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
+        answers = self._answers
+        answers.over = True
         if kind is not None or not self._requests:
             return
-        values, refusals = self._send(self._requests, self._together, self._ahead)
-        answers = self._answers
-        answers.errors = {number: error_from(*refusal) for number, refusal in refusals.items()}
-        answers.read(values)
+        values: list[Any] = []
+        refusals: dict[int, Any] = {}
+        try:
+            self._send(self._requests, self._together, self._ahead, values, refusals)
+        except BaseException as failure:
+            answers.failure = failure
+            raise
+        finally:  # what has been answered is known, even if the rest is not
+            answers.errors = {number: error_from(*refusal) for number, refusal in refusals.items()}
+            answers.read(values)
         first = answers.first_error()
         if first is not None:
             number = min(answers.errors) + 1

@@ -16,6 +16,7 @@ from ..errors import ProtocolError, RequestTimeout
 from ..limits import RECEIVE_BYTES
 from ..spinning import Spinning
 from ..wire.framing import MSGID_MOST, NOTIFICATION, RESPONSE, Decoder
+from .forks import FORKS
 from .requests import Call, cannot_be_sent, check_frame, error_from
 
 SEND_CHUNK = 256 * 1024
@@ -40,6 +41,8 @@ class Connection:
         """`sock` is connected and non-blocking."""
         self.ready = True
         """Open, and not in the middle of an exchange (as when a signal handler calls)."""
+        self.forks = len(FORKS)
+        """It belongs to the process that has seen so many."""
         self._socket = sock
         self._send = sock.send
         self._recv = sock.recv
@@ -76,53 +79,51 @@ class Connection:
         return response[3]
 
     def request_many(
-        self, requests: list[bytes], together: int, ahead: int, timeout: float
-    ) -> tuple[list[Any], dict[int, Any]]:
-        """What becomes of several requests, carried out one after the other: their results, and by
-        index what refused them, [error, details]. Raises like `request`.
+        self,
+        requests: list[bytes],
+        together: int,
+        ahead: int,
+        timeout: float,
+        results: list[Any],
+        refusals: dict[int, Any],
+    ) -> None:
+        """Have several requests carried out, one after the other. Raises like `request`.
 
-        `requests` are packed [method, params]; up to `together` of them travel in one frame, and
-        up to `ahead` frames are on their way at once.
+        Fills in `results`, and `refusals` by index: [error, details]. `requests` are packed
+        [method, params]; up to `together` of them travel in one frame, and up to `ahead` frames are
+        on their way at once. Each may take `timeout` seconds.
         """
-        until = monotonic() + timeout
-        results: list[Any] = []
-        refusals: dict[int, Any] = {}
-        sent = 0
-        waiting: deque[tuple[int, int]] = deque()
+        begun = 0
+        """Requests that are sent, or will be next."""
+        frames: deque[tuple[int, int]] = deque()
         """Of each frame on its way: its msgid, and the end of what it holds of `requests`."""
+        sent = False
         try:
             self.ready = False
             while len(results) < len(requests):
-                while sent < len(requests) and len(waiting) < ahead:
+                until = monotonic() + timeout
+                while begun < len(requests) and len(frames) < ahead:
                     self._msgid = msgid = (self._msgid + 1) & MSGID_MOST
-                    some = requests[sent : sent + together]
+                    some = requests[begun : begun + together]
                     self._send_frame(self._batch_frame(msgid, some), until, timeout)
-                    sent += len(some)
-                    waiting.append((msgid, sent))
-                for _, msgid, error, answer in self._responses(until, timeout):
-                    expected, end = waiting.popleft() if waiting else (None, 0)
-                    self._check_msgid(msgid, expected)
-                    if error is not None:
-                        raise error_from(error, answer)
+                    sent = True
+                    begun += len(some)
+                    frames.append((msgid, begun))
+                for response in self._responses(until, timeout):
+                    expected, end = frames.popleft() if frames else (None, 0)
+                    self._check_msgid(response[1], expected)
                     done = len(results)
-                    try:
-                        some_results, some_refusals = answer
-                        results += some_results
-                        for index, refusal in some_refusals.items():
-                            refusals[done + index] = refusal
-                    except (TypeError, ValueError, AttributeError):
-                        raise ProtocolError("the answer to a batch has another form") from None
+                    _read_batch(response, results, refusals)
                     if len(results) != end:  # large results fill a response: ask for the others
-                        if waiting or len(results) == done:
+                        if frames or len(results) == done:
                             raise ProtocolError("the broker left out a part of a batch")
-                        sent = len(results)
+                        begun = len(results)
             self.ready = True
         except BaseException as error:
             self.close()
             if isinstance(error, ConnectionEnded) and sent:
                 error.sent = True
             raise
-        return results, refusals
 
     @property
     def closed(self) -> bool:
@@ -250,3 +251,17 @@ class Connection:
             while messages := self._receive():
                 self._notified(messages)
         return self._told
+
+
+def _read_batch(response: list[Any], results: list[Any], refusals: dict[int, Any]) -> None:
+    """Append what a response to `batch` holds."""
+    _, _, error, answer = response
+    if error is not None:
+        raise error_from(error, answer)
+    try:
+        some_results, some_refusals = answer
+        refused = {len(results) + index: refusal for index, refusal in some_refusals.items()}
+        results += some_results
+        refusals |= refused
+    except (TypeError, ValueError, AttributeError):
+        raise ProtocolError("the answer to a batch has another form") from None

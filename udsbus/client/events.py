@@ -33,6 +33,7 @@ from . import requests
 from .backlog import Backlog
 from .connecting import jittered, open_socket
 from .follower import Answer, Follower
+from .forks import FORKS, release
 from .requests import Call, error_from
 
 log = logging.getLogger("udsbus.client")
@@ -41,6 +42,8 @@ ASIDE_SECONDS = 0.02
 """How long the event thread waits for a consumer to come back before it reads itself."""
 RECHECK_SECONDS = 1.0
 """How long anybody relies on being woken up: an interrupt between two instructions can lose it."""
+SWEEP_SECONDS = 10.0
+"""How long the event thread does, which has more time: nobody waits for it."""
 CLOSE_SECONDS = 2.0
 """How long `close` waits for the thread to end; it ends by itself all the same."""
 
@@ -53,6 +56,8 @@ class Taking(threading.local):
 
     def __init__(self) -> None:
         self.lock = threading.Lock()
+        self.reads = False
+        """It holds `Events._reading`, so that nobody else can read until it goes on."""
 
 
 class Events:
@@ -73,7 +78,7 @@ class Events:
         self._wake_read: socket.socket | None = None
         self._wake_write: socket.socket | None = None
         self._closing = False
-        self._reading = threading.Lock()
+        self._reading = threading.RLock()
         """Held by whoever reads the connection and routes what has come."""
         self._taking = Taking()
         self._leader: threading.Lock | None = None
@@ -82,7 +87,7 @@ class Events:
         read."""
         self._terms = 0
         """How often somebody began to lead."""
-        self._led: list[Backlog[Any]] = []
+        self._waiting: list[Backlog[Any]] = []
         """What the others that wait want to take from."""
         self._resting = False
         """The event thread leaves the connection to the leader, until it is woken up."""
@@ -97,6 +102,7 @@ class Events:
         it that it is over."""
         self._msgid = 0
         self._output = bytearray()
+        self._forks = len(FORKS)
 
     # --- from any thread --------------------------------------------------------------------
 
@@ -139,17 +145,19 @@ class Events:
         """The next item of `backlog`; None when none comes within `timeout` seconds, or it is
         closed. While it waits, the calling thread reads the connection too."""
         if self._taking.lock.locked():  # a signal handler: what it interrupted may be reading
-            return self._take(backlog, timeout, aside=False)
+            return self._take(backlog, timeout, may_lead=False)
         with self._taking.lock:
-            return self._take(backlog, timeout, aside=True)
+            return self._take(backlog, timeout, may_lead=True)
 
-    def _take(self, backlog: Backlog[T], timeout: float | None, aside: bool) -> T | None:
+    def _take(self, backlog: Backlog[T], timeout: float | None, may_lead: bool) -> T | None:
         until = None if timeout is None else monotonic() + min(timeout, TIMEOUT_MOST)
         while (item := backlog.take()) is None:
             self.ensure_running()
             left = RECHECK_SECONDS if until is None else min(until - monotonic(), RECHECK_SECONDS)
             if backlog.closed or left <= 0:
                 return None
+            if self._taking.reads:
+                raise InvalidRequest("nothing can be waited for here: this interrupts `Watch.get`")
             bell = backlog.await_bell()
             if bell is None:
                 continue
@@ -157,19 +165,19 @@ class Events:
             poll.register(bell, select.POLLIN)
             me = self._taking.lock
             try:
-                if aside and not self._is_led():
+                if may_lead and not self._is_led():
                     self._leader = me
                     self._lead(backlog, poll, left)
                 else:
                     if self._leader is me:
                         self._leader = None  # it is interrupted by this very call
                         self._hand_over()
-                    self._led.append(backlog)
+                    self._waiting.append(backlog)
                     poll.poll(left * 1000)
             finally:
-                if backlog in self._led:
-                    self._led.remove(backlog)
-                if aside and self._leader is me:
+                if backlog in self._waiting:
+                    self._waiting.remove(backlog)
+                if may_lead and self._leader is me:
                     self._leader = None
                     self._hand_over()
         return item
@@ -191,8 +199,8 @@ class Events:
 
     def _hand_over(self) -> None:
         """Nobody leads any more: let another consumer do it, else the event thread in time."""
-        for led in self._led[:1]:
-            led.ring()
+        for backlog in self._waiting[:1]:
+            backlog.ring()
         if self._resting:
             self.look()
 
@@ -202,6 +210,7 @@ class Events:
             if self._socket is None or self._failure is not None:
                 return
             try:
+                self._taking.reads = True
                 self._receive(self._socket)
             except Exception as failure:
                 self._failure = failure
@@ -209,6 +218,7 @@ class Events:
                 self._failure = ConnectionResetError("interrupted while it was read")
                 raise
             finally:
+                self._taking.reads = False
                 if self._output or self._failure is not None:
                     self.look()
 
@@ -237,7 +247,7 @@ class Events:
     def go_on(self) -> None:
         """After the fork, in the parent."""
         if not self._taking.lock.locked():
-            self._reading.release()
+            release(self._reading)
 
     def after_fork(self) -> None:
         """In a child: nothing of the parent's connection is ours, not even its thread."""
@@ -255,6 +265,8 @@ class Events:
 
     def ensure_running(self) -> None:
         """Start the thread if it is not there: at the first use, and in a child after a fork."""
+        if self._forks != len(FORKS):
+            self.after_fork()
         with self._lock:
             if self._thread is not None or self._closing:
                 return
@@ -401,7 +413,10 @@ class Events:
                 self._resting = False
             else:
                 everything.register(sock, select.POLLIN | output)
-                ready = everything.poll()
+                ready = everything.poll(SWEEP_SECONDS * 1000)
+                if not ready:
+                    with self._reading:
+                        self._reconcile()
             for fd, events in ready:
                 if fd == wake.fileno():
                     with contextlib.suppress(BlockingIOError):

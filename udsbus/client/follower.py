@@ -65,10 +65,10 @@ class Follower:
         raise NotImplementedError
 
     def refuse(self, error: Error) -> None:
+        self.refusal = error
         if self.started.is_open:
             log.error("a watch or subscription could not be taken up again: %s", error)
             self.wake()
-        self.refusal = error
         self.started.open()
 
     def wake(self) -> None:

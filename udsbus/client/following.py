@@ -187,10 +187,15 @@ class Subscription(Follower):
     def get(self, timeout: float | None = None) -> Message | None:
         """The next message; None when none comes within `timeout` seconds or it is closed.
 
-        Raises UnsupportedValue for one that cannot be read; the subscription goes on.
+        Raises UnsupportedValue for one that cannot be read; the subscription goes on. When the
+        broker refuses to take it up again after a lost connection, that is raised.
         """
         message = self._events.take(self._backlog, timeout)
-        return None if message is None else Message(message[0], decode(message[1]))
+        if message is None:
+            if self._backlog.closed and self.refusal is not None:
+                raise self.refusal
+            return None
+        return Message(message[0], decode(message[1]))
 
     def __iter__(self) -> Iterator[Message]:
         """The messages as they come, until the subscription or its client is closed."""

@@ -11,11 +11,17 @@ import contextlib
 import os
 import threading
 import time
-import weakref
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any, TypeVar, overload
 
-from ..errors import AccessDenied, BrokerUnavailable, Conflict, Error, InvalidRequest
+from ..errors import (
+    AccessDenied,
+    BrokerUnavailable,
+    Conflict,
+    Error,
+    InvalidRequest,
+    RequestTimeout,
+)
 from ..limits import RECONNECT_FIRST, RECONNECT_MOST, REQUEST_TIMEOUT, TIMEOUT_MOST
 from ..messages import CloseReason
 from ..paths import resolve_address
@@ -26,6 +32,7 @@ from .connecting import jittered, open_socket
 from .connection import Connection, ConnectionEnded
 from .events import Events
 from .following import Subscription, Watch
+from .forks import FORKS, Members, told
 from .requests import Call, Entry, Page
 from .watching import WatchCore
 
@@ -80,13 +87,14 @@ class Client:
         self._autostart = autostart
         self._closed = False
         self._own = threading.local()
-        self._connections: weakref.WeakSet[Connection] = weakref.WeakSet()
+        self._connections: Members[Connection] = Members()
+        self._forks = len(FORKS)
         self._events = Events(self.address, name, self.timeout)
         self._callbacks = Callbacks()
         if autostart:
             self._start_broker()
         self._own.connection = self._connect()
-        _clients.add(self)
+        told.add(self)
 
     # --- values -----------------------------------------------------------------------------
 
@@ -277,10 +285,9 @@ class Client:
     def close(self) -> None:
         """Close every connection and end every watch. May be called twice, and in a callback."""
         self._closed = True
-        _clients.discard(self)
         self._events.close()
         self._callbacks.close()
-        for connection in list(self._connections):
+        for connection in self._connections.all():
             connection.interrupt()
 
     def __enter__(self) -> Client:
@@ -298,7 +305,7 @@ class Client:
     def _call(self, call: Call[T]) -> T:
         """The way of every request."""
         connection = getattr(self._own, "connection", None)
-        if connection is None or not connection.ready:
+        if connection is None or not connection.ready or connection.forks != len(FORKS):
             connection = self._usable(connection)
         for _ in range(ATTEMPTS):
             try:
@@ -307,26 +314,35 @@ class Client:
                 if ended.sent and not call.repeatable:
                     raise self._uncertain(ended) from None
                 last = str(ended)  # not the exception: its traceback holds the connection
+            except RequestTimeout as error:
+                raise (error if call.repeatable else _uncertain_timeout(error)) from None
             connection = self._own.connection = self._reconnect()
         raise BrokerUnavailable(f"{self.address}: the connection was lost {ATTEMPTS} times: {last}")
 
     def _call_many(
-        self, requests: list[bytes], together: int, ahead: int
-    ) -> tuple[list[Any], dict[int, Any]]:
-        """The results and refusals of a pipeline. Nothing is sent twice."""
+        self,
+        requests: list[bytes],
+        together: int,
+        ahead: int,
+        results: list[Any],
+        refusals: dict[int, Any],
+    ) -> None:
+        """Fill in the results and refusals of a pipeline. Nothing is sent twice."""
         connection = getattr(self._own, "connection", None)
-        if connection is None or not connection.ready:
+        if connection is None or not connection.ready or connection.forks != len(FORKS):
             connection = self._usable(connection)
-        try:
-            return connection.request_many(requests, together, ahead, self.timeout)
-        except ConnectionEnded as ended:
-            if ended.sent:
-                raise self._uncertain(ended) from None
-        connection = self._own.connection = self._reconnect()
-        try:
-            return connection.request_many(requests, together, ahead, self.timeout)
-        except ConnectionEnded as ended:
-            raise self._uncertain(ended) from None
+        for _ in range(ATTEMPTS):
+            try:
+                connection.request_many(requests, together, ahead, self.timeout, results, refusals)
+                return
+            except ConnectionEnded as ended:
+                if ended.sent:
+                    raise self._uncertain(ended) from None
+                last = str(ended)
+            except RequestTimeout as error:
+                raise _uncertain_timeout(error) from None
+            connection = self._own.connection = self._reconnect()
+        raise BrokerUnavailable(f"{self.address}: the connection was lost {ATTEMPTS} times: {last}")
 
     def _pages(self, page_after: Callable[[str | None], Call[Page[list[T]]]]) -> list[T]:
         found: list[T] = []
@@ -362,6 +378,9 @@ class Client:
 
     def _usable(self, connection: Connection | None) -> Connection:
         """A connection for this thread, when it has none that is ready."""
+        if self._forks != len(FORKS):
+            self.after_fork_in_child()
+            connection = None
         if connection is not None and not connection.closed:
             if connection.in_exchange():
                 # This is a signal handler, or a destructor. It gets a connection of its own, for
@@ -418,47 +437,25 @@ class Client:
         if self._closed:
             raise InvalidRequest("this client is closed")
 
-    def _after_fork(self) -> None:
-        """In a child: leave the parent's connections alone, start our own when needed."""
+    # --- called at a fork -------------------------------------------------------------------
+
+    def before_fork(self) -> None:
+        self._events.pause()
+
+    def after_fork_in_parent(self) -> None:
+        self._events.go_on()
+
+    def after_fork_in_child(self) -> None:
+        """Leave the parent's connections alone; our own are made when needed."""
         self._own = threading.local()
-        for connection in list(self._connections):
+        for connection in self._connections.all():
             connection.close()
-        self._connections = weakref.WeakSet()
+        self._connections = Members()
         self._events.after_fork()
         if self._callbacks.after_fork():
             self._events.ensure_running()
+        self._forks = len(FORKS)
 
 
-_clients: weakref.WeakSet[Client] = weakref.WeakSet()
-_forking: list[Client] = []
-"""The clients at the time of the fork that is going on."""
-_fork_lock = threading.Lock()
-"""Threads may fork at the same time; each pauses and resumes by itself."""
-
-
-def _before_fork() -> None:
-    _fork_lock.acquire()
-    _forking[:] = _clients
-    for client in _forking:
-        client._events.pause()
-
-
-def _after_fork_in_parent() -> None:
-    for client in _forking:
-        client._events.go_on()
-    _forking.clear()
-    _fork_lock.release()
-
-
-def _after_fork_in_child() -> None:
-    for client in _forking:
-        client._after_fork()
-    _forking.clear()
-    _fork_lock.release()
-
-
-os.register_at_fork(
-    before=_before_fork,
-    after_in_parent=_after_fork_in_parent,
-    after_in_child=_after_fork_in_child,
-)
+def _uncertain_timeout(error: RequestTimeout) -> RequestTimeout:
+    return RequestTimeout(f"{error}; nobody knows whether the request was carried out")

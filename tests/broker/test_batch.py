@@ -121,3 +121,52 @@ def test_others_have_their_turn_between_batches(
     for left in (2, 1, 0):
         stepped.step()
         assert len(connection.requests) == left
+
+
+def test_slow_reads_end_a_batch_early(
+    stepped: SteppedBroker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The rest is asked for again, after the others have had their turn."""
+    client, _ = stepped.accepted()
+    clock = itertools.count(stepped.now, SHARE_SECONDS / 4)
+    monkeypatch.setattr(turn_module, "monotonic", lambda: next(clock))
+    client.send([0, 1, "batch", [[["get", ["a"]]] * 100]])
+    stepped.step()
+    results, refusals = client.receive()[3]
+    assert 0 < len(results) < 10
+    assert not refusals
+
+
+def test_writes_do_not_end_a_batch_early(
+    stepped: SteppedBroker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """For a client may have sent more of them, which must not overtake the rest."""
+    client, _ = stepped.accepted()
+    clock = itertools.count(stepped.now, SHARE_SECONDS)
+    monkeypatch.setattr(turn_module, "monotonic", lambda: next(clock))
+    writes = [["set", ["a", ONE, {"if_revision": 9}]], ["delete", ["a"]], ["increment", ["n"]]]
+    client.send([0, 1, "batch", [writes * 100]])
+    stepped.step()
+    results, refusals = client.receive()[3]
+    assert len(results) == 300
+    assert len(refusals) == 100
+
+
+def test_what_cannot_be_packed_is_refused_alone(raw: RawClient) -> None:
+    """A response is a few levels deeper than the value in it."""
+    raw.call("set", "deep", b"\x91" * 1022 + b"\xc0")
+    requests = [["set", ["a", ONE]], ["get", ["deep", {"native": True}]], ["set", ["z", ONE]]]
+    results, refusals = raw.call("batch", requests)
+    assert [result is None for result in results] == [False, True, False]
+    assert list(refusals) == [1]
+
+
+def test_a_native_answer_is_no_larger_than_a_frame(raw: RawClient) -> None:
+    """Packed anew, it may be larger than what is stored."""
+    value = b"\xdd" + (6 * MIB).to_bytes(4, "big") + b"\xca\x00\x00\x00\x00" * (6 * MIB)
+    for key in "abc":
+        raw.call("set", key, value)
+    raw.send([0, 1, "get_many", [["a", "b"], {"native": True}]])
+    answer = raw.receive()
+    assert answer[2] is not None
+    assert answer[3]["limit"] == "frame_bytes"

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import itertools
 import socket
 import time
 
 import pytest
 
 from tests.harness import BrokerProcess, RawClient, running_broker
+from udsbus import spinning
 from udsbus.broker.turn import CROWD
-from udsbus.limits import MIB
+from udsbus.limits import MIB, SPIN_SECONDS
 
 from .stepped import SteppedBroker
 
@@ -69,6 +71,8 @@ def test_it_polls_before_it_sleeps_but_not_in_a_crowd(
         return poll(timeout)
 
     monkeypatch.setattr(stepped.hub, "poll", noted)
+    clock = itertools.count(0, SPIN_SECONDS / 50)
+    monkeypatch.setattr(spinning, "monotonic", lambda: next(clock))  # on which nothing is late
     for _ in range(2):  # who is active is known from the last time
         for client in clients:
             client.send([0, 1, "ping", []])

@@ -25,13 +25,21 @@ import anyio
 import anyio.lowlevel
 
 from ..engine import Engine
-from ..errors import Error, InternalError, InvalidRequest, UnknownMethod
+from ..errors import (
+    Error,
+    InternalError,
+    InvalidRequest,
+    LimitExceeded,
+    UnknownMethod,
+    UnsupportedValue,
+)
 from ..journal import Journal
 from ..limits import (
     ACCEPTS_PER_TURN,
     CHECKPOINT_SECONDS,
     DOZE_SECONDS,
     DRAIN_SECONDS,
+    FRAME_BYTES,
     OUTPUT_CLOSE_BYTES,
     OUTPUT_PAUSE_BYTES,
     PAGE_BYTES,
@@ -64,6 +72,8 @@ Measured: with up to two for each core it pays, with four it costs."""
 Handler = Callable[..., Any]
 """Carries out a command, called with (connection's number, now, *command)."""
 
+ENDING = ("get", "entry")
+"""The requests after which a batch may end: those whose results may be large or slow to make."""
 Routes = dict[str, tuple[int, Handler, Method]]
 """Method name → what `_answer` needs of it, looked up once instead of each time."""
 
@@ -331,7 +341,10 @@ class Turn:
                 return handler(number, now, params[0], params[1])
         command, native = method.parse(params)
         result = handler(number, now, *command)
-        return method.to_native(result) if native and method.to_native is not None else result
+        if native and method.to_native is not None:
+            result = method.to_native(result)
+            _check_size(result)
+        return result
 
     def _refused(self, number: int, name: Any, failure: Exception) -> Error:
         """What the peer is told of a request that failed."""
@@ -344,25 +357,27 @@ class Turn:
     def _batch(
         self, number: int, now: float, requests: list[Any]
     ) -> tuple[list[Any], dict[int, Any]]:
-        """Carry out one request after the other, until their results fill a response."""
+        """Carry out one request after the other; reads only while their values fit in a response,
+        and for no more than a share of the turn."""
         results: list[Any] = []
         refusals: dict[int, Any] = {}
-        size, routes = 0, self._batched
+        size, routes, until = 0, self._batched, monotonic() + SHARE_SECONDS
         for request in requests:
-            name = None
+            name: Any = None
             try:
                 if type(request) is not list or len(request) != 2:
                     raise InvalidRequest("each of requests must be [method, params]")
                 name, params = request
                 result = self._answer(routes, number, now, name, params)
+                if type(result) is not int:
+                    size += _packed_size(result)
             except Exception as failure:
                 refusals[len(results)] = refusal(self._refused(number, name, failure))
                 result = None
             results.append(result)
-            if type(result) is not int:
-                size += _packed_size(result)
-                if size > PAGE_BYTES:
-                    break
+            # Writes are quick, and a client may send more of them before it has this answer.
+            if name in ENDING and (size > PAGE_BYTES or monotonic() > until):
+                break
         self._statistics.requests += len(results) - 1  # the batch itself is counted as one
         return results, refusals
 
@@ -470,8 +485,22 @@ class Turn:
         self._hub.close()
 
 
+def _check_size(result: Any) -> None:
+    """Raise unless a native result can be packed, and is no more than one response holds."""
+    try:
+        size = _packed_size(result)
+    except ValueError as error:
+        raise UnsupportedValue(f"this value cannot be packed into a response: {error}") from None
+    if size > FRAME_BYTES:
+        raise LimitExceeded(
+            f"a response of {size} bytes; one holds {FRAME_BYTES}; ask for less at once",
+            limit="frame_bytes", maximum=FRAME_BYTES, actual=size,
+        )  # fmt: skip
+
+
 def _packed_size(result: Any) -> int:
     """About how many bytes a result takes in a response."""
     if result is None or type(result) is bool:
         return 1
-    return len(result) if type(result) is bytes else len(encode_result(0, result))
+    # As deep as it will stand in the response: msgpack packs only so many levels.
+    return len(result) if type(result) is bytes else len(encode_result(0, ([result], {})))

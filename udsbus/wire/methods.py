@@ -111,12 +111,14 @@ def _operations(name: str, value: Any) -> Any:
 
 
 def _requests(name: str, value: Any) -> list[Any]:
-    if len(_list(name, value)) > REQUESTS_PER_BATCH:
+    if type(value) is not list:
+        raise InvalidRequest(f"{name} must be an array, not {_shown(value)}")
+    if len(value) > REQUESTS_PER_BATCH:
         raise LimitExceeded(
             f"{name} has {len(value)} items; the limit for one batch is {REQUESTS_PER_BATCH}",
             limit="requests_per_batch", maximum=REQUESTS_PER_BATCH, actual=len(value),
         )  # fmt: skip
-    return value  # type: ignore[no-any-return]
+    return value
 
 
 def _list(name: str, value: Any) -> list[Any]:
@@ -335,7 +337,7 @@ _ROWS = (
         "batch", m.Batch,
         "Carry out requests of one key each, one after the other, as if each had come alone.",
         "[array of results, map of index to [error, details] of those refused]; both end early "
-        "when the values read are more than `page_bytes`",
+        "after a read, when the values are more than `page_bytes` or it takes long",
         (Parameter("requests", _requests, "array of [method, params]"),),
     ),
     Method(

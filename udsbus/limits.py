@@ -103,8 +103,6 @@ EXPIRIES_PER_TURN: Final = 1_000
 """Keys that expire in one turn; the rest follow in the next."""
 LISTEN_BACKLOG: Final = 4096
 """Asked of `listen`; the kernel cuts it to net.core.somaxconn."""
-SPARE_DESCRIPTORS: Final = 1
-"""Descriptors held back to answer a connection when the process has run out of them."""
 SPIN_SECONDS: Final = 50e-6
 """How long either side polls before it sleeps. Waking a sleeper costs about as much."""
 DOZE_SECONDS: Final = 0.01
@@ -124,8 +122,8 @@ RECONNECT_FIRST: Final = 0.01
 """Seconds before the second attempt to reconnect; doubles, with jitter, up to the next."""
 RECONNECT_MOST: Final = 1.0
 WATCH_BACKLOG: Final = 65_536
-"""Changes a watch holds for a consumer that does not take them; then it starts over from the
-present state, and says so."""
+"""Changes a watch holds for a consumer that does not take them; then it keeps the newest of each
+key until the consumer has caught up, and counts the others as skipped."""
 SUBSCRIPTION_BACKLOG: Final = 65_536
 """Messages a subscription holds; then the oldest are dropped, and counted."""
 START_SECONDS: Final = 10.0

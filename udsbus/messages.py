@@ -196,11 +196,3 @@ class CloseReason(Enum):
     """Events above `output_close_bytes` were waiting for it."""
     SHUTDOWN = "shutdown"
     """The broker is stopping."""
-
-
-class Incoming(NamedTuple):
-    """A response or notification, as a client sees it."""
-
-    msgid: int | None
-    error: Any
-    result: Any

@@ -33,9 +33,15 @@ def default_address() -> str:
 def resolve_address(address: str | os.PathLike[str] | None) -> str:
     """The absolute path for `address`.
 
-    Raises InvalidRequest for one that the kernel cannot take.
+    Raises InvalidRequest for one that the kernel cannot take, and for an empty one: that is a
+    variable which nobody has set, and should not mean somebody's bus.
     """
-    path = os.path.abspath(os.path.expanduser(os.fspath(address or default_address())))
+    if address is not None and not isinstance(address, str | os.PathLike):
+        raise InvalidRequest(f"the socket path must be text, not {type(address).__name__}")
+    path = os.fspath(default_address() if address is None else address)
+    if not path:
+        raise InvalidRequest("the socket path is empty")
+    path = os.path.abspath(os.path.expanduser(path))
     if "\0" in path:
         raise InvalidRequest(f"the socket path contains a NUL character: {path!r}")
     length = len(os.fsencode(path))

@@ -51,6 +51,8 @@ def check_pattern(pattern: str) -> None:
 
 
 def _check_segments(name: str, what: str) -> None:
+    if not isinstance(name, str):
+        raise InvalidRequest(f"a {what} must be a string, not {type(name).__name__}")
     size = len(name.encode("utf-8", "surrogatepass"))
     if size > KEY_BYTES:
         raise LimitExceeded(

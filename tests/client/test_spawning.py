@@ -332,3 +332,33 @@ def test_no_revision_is_used_by_two_brokers(address: str) -> None:
                 assert change is not None
                 assert (change.kind, change.value) == ("present", "theirs")
                 assert watch.started_over == 1
+
+
+# --- private brokers that are not used as meant -------------------------------------------------
+
+
+def test_a_local_broker_that_does_not_run_is_nobodys_bus() -> None:
+    """An empty address must not mean the user's default bus."""
+    broker = LocalBroker()
+    for _ in range(2):
+        with pytest.raises(BrokerUnavailable, match="not running"):
+            broker.connect()
+        with pytest.raises(udsbus.InvalidRequest, match="empty"):
+            udsbus.connect("")
+        with broker:
+            broker.connect().close()
+
+
+def test_a_local_broker_leaves_no_files_when_its_program_is_killed() -> None:
+    read, write = os.pipe()
+
+    def work() -> None:
+        broker = LocalBroker().start()
+        os.write(write, broker.address.encode())
+        os.kill(os.getpid(), signal.SIGKILL)
+
+    with Child(work), open(read, "rb") as pipe:
+        os.close(write)
+        address = pipe.read().decode()
+    assert address
+    wait_until(lambda: not os.path.exists(os.path.dirname(address)), "its directory to go")

@@ -458,3 +458,24 @@ def test_a_timeout_may_be_long(bus: BrokerProcess, timeout: float) -> None:
 def test_a_client_name_has_a_limit(bus: BrokerProcess) -> None:
     with pytest.raises(LimitExceeded, match="a client name of 300 bytes; the limit is 256"):
         udsbus.connect(bus.address, name="n" * 300)
+
+
+@pytest.mark.parametrize(
+    "ask",
+    [
+        lambda c: c.watch(5),
+        lambda c: c.subscribe(5),
+        lambda c: c.get_many(5),
+        lambda c: c.set_many([1]),
+        lambda c: c.subscribe("a").get("a"),
+        lambda c: udsbus.connect(c.address, timeout=None),  # type: ignore[arg-type]
+        lambda c: udsbus.connect(c.address, timeout="3"),  # type: ignore[arg-type]
+        lambda c: udsbus.connect(5),  # type: ignore[arg-type]
+        lambda c: c.on_change("a", 5),
+    ],
+)
+def test_arguments_of_a_wrong_type_are_invalid_requests(
+    client: Client, ask: Callable[[Client], Any]
+) -> None:
+    with pytest.raises(InvalidRequest):
+        ask(client)

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import logging
+import os
+import shutil
 import statistics
+import sys
 import time
 from collections.abc import Callable
 
@@ -32,9 +35,18 @@ def demonstrate() -> None:
     narrator.gap()
     narrator.say(f"All {stage.started} processes have ended and their files are removed.")
     narrator.title("Try next:")
-    narrator.command("udsbus serve --detach", "a broker of your own")
-    narrator.command("udsbus watch 'config/**'", "in a second terminal")
-    narrator.command("udsbus set config/limit 10", "and look at the second terminal")
+    udsbus = _command()
+    narrator.command(f"{udsbus} serve --detach", "a broker of your own")
+    narrator.command(f"{udsbus} watch 'config/**'", "in a second terminal")
+    narrator.command(f"{udsbus} set config/limit 10", "and look at the second terminal")
+
+
+def _command() -> str:
+    """What to type to run `udsbus`: its path, unless the shell finds it."""
+    installed = os.path.join(os.path.dirname(sys.executable), "udsbus")
+    if shutil.which("udsbus") or not os.path.exists(installed):
+        return "udsbus"
+    return min(installed, os.path.relpath(installed), key=len)
 
 
 def _start(narrator: Narrator, stage: Stage) -> Client:

@@ -15,6 +15,7 @@ from typing import Any
 from ..client.following import Subscription, Watch
 from ..client.sync import Client
 from ..errors import UnsupportedValue
+from ..limits import REQUEST_TIMEOUT
 from .options import address
 from .outcomes import DONE, TIMED_OUT
 from .output import complain, write
@@ -31,12 +32,13 @@ LOSSES = {
 the reader is slow, so they are told of only when they have doubled."""
 
 
-def _client() -> Client:
+def _client(seconds: float | None) -> Client:
     """A client of the bus that the command's options name, whose log is for people to read."""
     log = logging.getLogger("udsbus.client")
     log.addHandler(_Complaints())
     log.propagate = False
-    return Client(address(), name="udsbus command")
+    timeout = min(seconds or REQUEST_TIMEOUT, REQUEST_TIMEOUT)
+    return Client(address(), name="udsbus command", timeout=timeout)
 
 
 class _Complaints(logging.Handler):
@@ -59,7 +61,7 @@ def follow(
     told: dict[str, int] = {}
     came = 0
     try:
-        source = start(_client())
+        source = start(_client(seconds))
         until = None if seconds is None else monotonic() + seconds
         unread = _end_with_reader(source)
         if verbose:

@@ -80,6 +80,22 @@ class Name(Text):
         return [CompletionItem(key) for key in keys_like(incomplete, ctx)]
 
 
+class SocketPath(TextType):
+    """Whether it is there, and ours, is found out by using it."""
+
+    name = "path"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> str:
+        if not value:
+            self.fail("the path is empty", param, ctx)
+        return str(value)
+
+    def shell_complete(
+        self, ctx: click.Context, param: click.Parameter, incomplete: str
+    ) -> list[CompletionItem]:
+        return click.Path().shell_complete(ctx, param, incomplete)
+
+
 class Seconds(NumberType):
     name = "seconds"
 
@@ -135,7 +151,7 @@ def socket_option(function: F) -> F:
     return click.option(
         "--socket",
         metavar="PATH",
-        type=click.Path(),
+        type=SocketPath(),
         expose_value=False,
         callback=_remembered("address"),
         help="Socket of the bus.  [default: $UDSBUS_SOCKET, else this user's default bus]",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import os
 import socket
@@ -12,7 +13,7 @@ from typing import Any
 import click
 
 from ..errors import BrokerUnavailable
-from ..paths import log_path
+from ..paths import lock_path, log_path
 from .options import Command, address, socket_option
 from .outcomes import DONE, REFUSED
 from .output import complain, shown, write_line
@@ -84,6 +85,8 @@ def _serve(
 
     try:
         run(Settings(where, backend, lifeline_fd), started)  # type: ignore[arg-type]
+        if lifeline_fd is not None:
+            _remove_traces(where)
     except BrokerUnavailable as error:
         # Not "no broker": there is one, and that is the trouble.
         complain(str(error))
@@ -94,6 +97,14 @@ def _serve(
         complain(f"cannot serve {where}: {error.strerror}; choose another --socket")
         return REFUSED
     return DONE
+
+
+def _remove_traces(where: str) -> None:
+    """Of a private broker: if its program was killed, nobody else does."""
+    with contextlib.suppress(OSError):
+        os.unlink(lock_path(where))
+        os.unlink(log_path(where))
+        os.rmdir(os.path.dirname(where))
 
 
 def _log_to_stderr(verbose: bool) -> None:

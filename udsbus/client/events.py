@@ -150,6 +150,8 @@ class Events:
             return self._take(backlog, timeout, may_lead=True)
 
     def _take(self, backlog: Backlog[T], timeout: float | None, may_lead: bool) -> T | None:
+        if timeout is not None and type(timeout) not in (int, float):
+            raise InvalidRequest(f"timeout must be a number of seconds, not {timeout!r}")
         until = None if timeout is None else monotonic() + min(timeout, TIMEOUT_MOST)
         while (item := backlog.take()) is None:
             self.ensure_running()

@@ -103,6 +103,8 @@ def exists(key: str) -> Call[bool]:
 
 
 def get_many(keys: Iterable[str]) -> Call[dict[str, Any]]:
+    if not isinstance(keys, Iterable):
+        raise InvalidRequest(f"keys must be a list of keys, not {type(keys).__name__}")
     wanted = list(keys)
     return Call(
         "get_many",
@@ -130,6 +132,8 @@ def set(  # noqa: A001  (named like the method that it describes)
 
 
 def set_many(values: Mapping[str, Any], ttl: float | None = None) -> Call[int]:
+    if not isinstance(values, Mapping):
+        raise InvalidRequest(f"values must be a dict, not {type(values).__name__}")
     encoded = {key: encode(value) for key, value in values.items()}
     return Call("set_many", (encoded, *_options(ttl=ttl)), as_is)
 

@@ -9,7 +9,7 @@ import socket
 import subprocess
 import sys
 import tempfile
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, BinaryIO
 
 from ..errors import AccessDenied, BrokerUnavailable, Error, InvalidRequest
 from ..limits import REQUEST_TIMEOUT, START_SECONDS
@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from .sync import Client
 
 READY = b"ready\n"
+NOT_RUNNING = "this local broker is not running; use it in a with block, or call start() first"
 
 
 class LocalBroker:
@@ -44,7 +45,7 @@ class LocalBroker:
     def pid(self) -> int:
         """The process id of the broker."""
         if self._process is None:
-            raise BrokerUnavailable("this local broker is not running")
+            raise BrokerUnavailable(NOT_RUNNING)
         return self._process.pid
 
     def start(self) -> LocalBroker:
@@ -81,7 +82,12 @@ class LocalBroker:
             shutil.rmtree(self._directory, ignore_errors=True)
 
     def connect(self, *, name: str | None = None, timeout: float = REQUEST_TIMEOUT) -> Client:
-        """A client of it: `udsbus.connect` with its address."""
+        """A client of it: `udsbus.connect` with its address.
+
+        Raises BrokerUnavailable if it is not running.
+        """
+        if self._process is None:
+            raise BrokerUnavailable(NOT_RUNNING)
         from .sync import Client  # which imports this module, for autostart
 
         return Client(self.address, name=name, timeout=timeout)
@@ -131,6 +137,12 @@ def _answers(address: str) -> bool:
         return True
 
 
+def _log(address: str) -> BinaryIO:
+    """The log beside the socket, for its owner's eyes only."""
+    log = os.open(log_path(address), os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o600)
+    return open(log, "ab")
+
+
 def _start(address: str, *options: str) -> tuple[subprocess.Popen[bytes], socket.socket]:
     """Run `udsbus serve` with `options`, the last of which takes a descriptor.
 
@@ -139,7 +151,7 @@ def _start(address: str, *options: str) -> tuple[subprocess.Popen[bytes], socket
     """
     ours, theirs = socket.socketpair()
     try:
-        with theirs, open(log_path(address), "ab") as output:
+        with theirs, _log(address) as output:
             said_before = output.tell()
             command = [sys.executable, "-m", "udsbus", "serve", "--socket", address, *options]
             process = subprocess.Popen(

@@ -51,8 +51,8 @@ def connect(
 ) -> Client:
     """Connect to the bus at `address`, the path of its socket.
 
-    Without `address`: `UDSBUS_SOCKET`, else this user's default bus. `name` is what `udsbus info`
-    and the broker's log call this client. `timeout` is how many seconds a request may take.
+    Without `address`: `UDSBUS_SOCKET`, else this user's default bus. `name` tells the broker who
+    this is. `timeout` is how many seconds a request may take.
     `autostart` starts a broker if none serves the address; however many processes do that at
     once, one broker is started, and it stays when they are gone.
 
@@ -77,7 +77,7 @@ class Client:
         timeout: float = REQUEST_TIMEOUT,
         autostart: bool = False,
     ) -> None:
-        if not timeout > 0:
+        if type(timeout) not in (int, float) or not timeout > 0:
             raise InvalidRequest(f"timeout must be a number of seconds above 0, not {timeout!r}")
         self.address = resolve_address(address)
         """The path of the socket."""
@@ -242,8 +242,8 @@ class Client:
             def reload(change): ...
 
         The functions of a client are called one at a time, in a thread of their own, and may use
-        the client. An exception is logged and the watch goes on. With `function` it returns the
-        Watch, to close it.
+        the client. An exception is logged and the watch goes on. That thread ends with the
+        program: it does not keep it alive. With `function` it returns the Watch, to close it.
         """
         if function is not None:
             return self._watch(pattern, None, initial, False, function)
@@ -368,6 +368,8 @@ class Client:
             )
         if initial and from_revision is not None:
             raise InvalidRequest("a watch begins with the initial state or from a revision")
+        if function is not None and not callable(function):
+            raise InvalidRequest(f"on_change calls a function, not {type(function).__name__}")
         core = WatchCore(pattern, from_revision=from_revision, initial=initial)
         told = self._callbacks.changes if function is not None else None
         watch = Watch(self._events, self, core, conflate, told)

@@ -48,10 +48,9 @@ class SortedKeys:
         else:
             del self._buckets[at], self._lasts[at]
 
-    def after(self, key: str, *, inclusive: bool = False) -> Iterator[str]:
-        """The keys after `key` in order; with `inclusive`, `key` itself too."""
-        find = bisect_left if inclusive else bisect_right
-        first = find(self._lasts, key)
+    def after(self, key: str) -> Iterator[str]:
+        """The keys after `key` in order."""
+        first = bisect_right(self._lasts, key)
         for at in range(first, len(self._buckets)):
             bucket = self._buckets[at]
-            yield from bucket[find(bucket, key) :] if at == first else bucket
+            yield from bucket[bisect_right(bucket, key) :] if at == first else bucket

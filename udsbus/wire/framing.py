@@ -81,7 +81,7 @@ class Decoder:
 
     def _well_formed(self, messages: list[Any]) -> list[Any]:
         """The requests, responses and notifications before the first message that is none."""
-        for message in messages:
+        for index, message in enumerate(messages):
             if type(message) is list and len(message) == 4:
                 kind, msgid, _, _ = message
                 good = (
@@ -104,7 +104,7 @@ class Decoder:
                     "[1, msgid, error, result] or [2, method, params], "
                     f"got {short_repr(message)}"
                 )
-                return messages[: [each is message for each in messages].index(True)]
+                return messages[:index]
         return messages
 
     def _look_at_rest(self, completed: int) -> None:

@@ -5,8 +5,8 @@ request. Polling for that long instead saves it whenever the other side answers 
 wasted when the other side is slow, and worse than wasted when somebody else needs the core:
 perhaps the very process that is waited for. So each side watches how its polls end:
 
-- *in vain*: nothing came. After a few in a row it stops, and tries now and then whether times have
-  changed.
+- *in vain*: nothing came. When that happens more often than not it stops, and tries now and then
+  whether times have changed.
 - *late*: the poll took much longer than it may, because somebody else had the core meanwhile. When
   that happens often, there are more busy processes than cores, and it rests for a while; for twice
   as long if that turns out to be still so.
@@ -21,7 +21,7 @@ from typing import Any
 from .limits import SPIN_SECONDS
 
 TRIES = 4
-"""Polls in vain, in a row, before it stops."""
+"""Polls in vain, more than rewarded ones, before it stops."""
 PROBE_EVERY = 64
 """While stopped, one wait in so many polls again. Costs at most SPIN_SECONDS / 64 a wait."""
 LATE_SECONDS = 100e-6

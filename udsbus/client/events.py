@@ -9,7 +9,17 @@ One thing it shares: a thread that waits in `Watch.get` reads the connection its
 event from this thread to the consumer would cost a second wake-up, which takes longer than all the
 rest. Of several that wait one *leads*: it reads for all, and when it leaves, another does (the
 leader/followers pattern of Schmidt et al.). While somebody leads, and for a moment after, this
-thread steps aside; when the consumer is busy for longer, it reads.
+thread steps aside; when the consumer is busy for longer, it reads. What keeps that in order:
+
+    _reading   a lock; held by whoever reads and routes, for as long as that takes
+    _taking    a lock for each thread; held by a consumer while it takes, mostly waiting
+    _leader    the `_taking` of the consumer that leads; nobody does when it is not locked
+    _waiting   the backlogs of the others that wait; the first is rung when the leader leaves
+    _terms     counts who began to lead: it has changed, so the consumers are at it
+    _resting   the event thread waits to be woken, and the leader does so when it leaves
+
+Only the locks must be right. The others may be wrong for a moment, and after an interrupt for
+longer: then two read in turn, or nobody does until RECHECK_SECONDS have passed.
 """
 
 from __future__ import annotations

@@ -9,7 +9,7 @@ clock, no threads, no randomness. Values are bytes that it does not look into; t
 `increment`, goes through the `Numbers` it was given.
 
 Every change of a key goes through `_write` or `_remove`, and so gets its revision, its place in
-the change log and its effect there and nowhere else.
+the change log and its effect; but for the commonest write, for which `_set` has a short way.
 """
 
 from __future__ import annotations

@@ -103,6 +103,9 @@ EXPIRIES_PER_TURN: Final = 1_000
 """Keys that expire in one turn; the rest follow in the next."""
 LISTEN_BACKLOG: Final = 4096
 """Asked of `listen`; the kernel cuts it to net.core.somaxconn."""
+KEPT_BYTES: Final = 1 * MIB
+"""A packer keeps the buffer of the largest object that it has packed, so after a larger one than
+this it is replaced."""
 SPIN_SECONDS: Final = 50e-6
 """How long either side polls before it sleeps. Waking a sleeper costs about as much."""
 DOZE_SECONDS: Final = 0.01

@@ -6,17 +6,21 @@ import datetime
 import decimal
 import enum
 import math
+import os
 import pathlib
+import sys
 import uuid
 from collections import OrderedDict
 from typing import Any
 
 import pytest
 
+import udsbus
 from tests.harness import BrokerProcess, RawClient
 from udsbus import Client, UnsupportedValue
+from udsbus.limits import MIB
 
-from .support import take_number
+from .support import in_child, take_number
 
 ZONE = datetime.timezone(datetime.timedelta(hours=5, minutes=30))
 VALUES: list[Any] = [
@@ -109,3 +113,23 @@ def test_bytes_that_are_no_value_are_named_as_such(
         assert client.keys("a/*") == ["a/bad", "a/good"]
         client.set("a/bad", "mended")
         assert client.get("a/bad") == "mended"
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
+def test_a_large_value_leaves_no_buffer_behind(bus: BrokerProcess) -> None:
+    """A packer would keep what it needed for the largest that it has packed."""
+    size = 30 * MIB
+
+    def resident() -> int:
+        with open("/proc/self/statm") as numbers:
+            return int(numbers.read().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+
+    def work() -> int:
+        with udsbus.connect(bus.address) as own:
+            own.set("large", 1)
+            before = resident()
+            own.set("large", b"x" * size)
+            own.delete("large")
+            return resident() - before
+
+    assert in_child(work) < size // 2

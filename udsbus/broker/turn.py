@@ -40,6 +40,7 @@ from ..limits import (
     DOZE_SECONDS,
     DRAIN_SECONDS,
     FRAME_BYTES,
+    KEPT_BYTES,
     OUTPUT_CLOSE_BYTES,
     OUTPUT_PAUSE_BYTES,
     PAGE_BYTES,
@@ -54,6 +55,7 @@ from ..wire.encoding import (
     encode_error,
     encode_message,
     encode_result,
+    forget_buffer,
     refusal,
 )
 from ..wire.framing import REQUEST, RESPONSE
@@ -301,6 +303,8 @@ class Turn:
                     size += len(reply)
             done += 1
             if not done & 15 or name == "batch" or size > OUTPUT_PAUSE_BYTES:
+                if size > KEPT_BYTES:
+                    forget_buffer()
                 late = monotonic() - now > SHARE_SECONDS
                 if late or size > OUTPUT_PAUSE_BYTES or done == REQUESTS_PER_TURN:
                     break
@@ -406,6 +410,8 @@ class Turn:
                 self._tell(effect.subscribers, encode_message(effect.topic, effect.message))
 
     def _tell(self, subscribers: tuple[int, ...], frame: bytes) -> None:
+        if len(frame) > KEPT_BYTES:
+            forget_buffer()
         for number in subscribers:
             connection = self.connections.get(number)
             if connection is None or connection.linger_until is not None:

@@ -13,7 +13,7 @@ from typing import Any
 import msgpack
 
 from ..errors import ProtocolError, RequestTimeout
-from ..limits import RECEIVE_BYTES
+from ..limits import KEPT_BYTES, RECEIVE_BYTES
 from ..spinning import Spinning
 from ..wire.framing import MSGID_MOST, NOTIFICATION, RESPONSE, Decoder
 from .forks import FORKS
@@ -47,9 +47,8 @@ class Connection:
         self._send = sock.send
         self._recv = sock.recv
         self._decoder = Decoder()
-        packer = msgpack.Packer(autoreset=True)
-        self._pack = packer.pack
-        self._pack_array_header = packer.pack_array_header
+        self._packer = msgpack.Packer(autoreset=True)
+        self._pack = self._packer.pack
         self._msgid = 0
         self._told: tuple[str, str] | None = None
         poll = select.poll()
@@ -217,12 +216,15 @@ class Connection:
             frame: bytes = self._pack((0, msgid, call.method, call.params))
         except (ValueError, TypeError, OverflowError) as error:
             raise cannot_be_sent(call, error) from None
-        check_frame(call.method, len(frame))
+        if len(frame) > KEPT_BYTES:
+            self._packer = msgpack.Packer(autoreset=True)
+            self._pack = self._packer.pack
+            check_frame(call.method, len(frame))
         return frame
 
     def _batch_frame(self, msgid: int, requests: list[bytes]) -> bytes:
         head = self._pack((0, msgid, "batch"))[1:]  # without "an array of three"
-        number = self._pack_array_header(len(requests))
+        number = self._packer.pack_array_header(len(requests))
         return b"".join((b"\x94", head, b"\x91", number, *requests))
 
     def _receive(self) -> list[Any]:

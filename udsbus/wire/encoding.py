@@ -13,6 +13,12 @@ from ..messages import Change, CloseReason
 _pack = msgpack.Packer(autoreset=True).pack
 
 
+def forget_buffer() -> None:
+    """After a frame above KEPT_BYTES."""
+    global _pack
+    _pack = msgpack.Packer(autoreset=True).pack
+
+
 def encode_error(msgid: int | None, error: Error) -> bytes:
     """A response that refuses: `[number, message]`, and the details where the result would be."""
     return _pack((1, msgid, *refusal(error)))  # type: ignore[no-any-return]

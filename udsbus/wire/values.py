@@ -18,6 +18,7 @@ from typing import Any, NamedTuple
 import msgpack
 
 from ..errors import UnsupportedValue
+from ..limits import KEPT_BYTES
 
 
 class Extension(NamedTuple):
@@ -97,9 +98,13 @@ def encode(value: Any) -> bytes:
 
     Raises UnsupportedValue, naming the type and its place, for what has none.
     """
+    global _pack_scalar
     try:
         if type(value) in _SCALARS:
-            return _pack_scalar(value)  # type: ignore[no-any-return]
+            data: bytes = _pack_scalar(value)
+            if len(data) > KEPT_BYTES:
+                _pack_scalar = msgpack.Packer(autoreset=True).pack
+            return data
         return _packb(value, default=_EXTENDERS[0], strict_types=True)  # type: ignore[no-any-return]
     except _Unsupported as error:
         culprit = error.value

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import signal
 
 import udsbus
+from tests.harness import running_broker
 
 from .support import Command, is_one_complaint
 from .test_changes import began
@@ -58,3 +60,15 @@ def test_subscribe_ends_with_its_reader(command: Command) -> None:
         assert subscribed.process.stdout is not None
         subscribed.process.stdout.close()
         assert subscribed.end() == -signal.SIGPIPE
+
+
+def test_a_lost_connection_is_told_of_though_nothing_comes(command: Command, address: str) -> None:
+    with contextlib.ExitStack() as first:
+        first.enter_context(running_broker(address))
+        with command.running("subscribe", "a", "-v", "--socket", address) as subscribed:
+            began(subscribed)
+            first.close()
+            assert "interrupted" in subscribed.line("stderr")
+            with running_broker(address):
+                assert "may have been missed" in subscribed.line("stderr")
+                assert subscribed.signal(signal.SIGINT) == 0

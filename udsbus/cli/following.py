@@ -20,6 +20,8 @@ from .options import address
 from .outcomes import DONE, TIMED_OUT
 from .output import complain, write
 
+LOOK_SECONDS = 1.0
+"""How soon it is told that the connection was lost, when nothing comes."""
 EVENTS = {
     "started_over": "changes were missed; what is there now follows",
     "interruptions": "the connection was lost; messages may have been missed meanwhile",
@@ -68,8 +70,9 @@ def follow(
             what = (source.pattern,) if isinstance(source, Watch) else source.patterns
             complain(f"following {' '.join(what)} on {address()}; Ctrl-C ends it")
         while count is None or came < count:
+            left = LOOK_SECONDS if until is None else max(until - monotonic(), 0)
             try:
-                item = source.get(None if until is None else max(until - monotonic(), 0))
+                item = source.get(min(left, LOOK_SECONDS))
             except UnsupportedValue as error:
                 complain(f"something is left out: {error}")
                 continue
@@ -79,6 +82,8 @@ def follow(
                     raise source.refusal
                 if unread.is_set():
                     raise BrokenPipeError
+                if not source.closed and (until is None or left > LOOK_SECONDS):
+                    continue
                 break
             write(line(item) + "\n", flush=True)
             came += 1

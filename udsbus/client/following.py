@@ -180,6 +180,11 @@ class Subscription(Follower):
         self._backlog = Backlog[tuple[str, bytes]](SUBSCRIPTION_BACKLOG)
 
     @property
+    def closed(self) -> bool:
+        """Whether it has ended: by `close`, with its client, or refused by the broker."""
+        return self._backlog.closed
+
+    @property
     def dropped(self) -> int:
         """How many messages were dropped because they were not taken in time."""
         return self._backlog.skipped

@@ -54,7 +54,7 @@ PAGE_KEYS: Final = _limit(
     "a page of `keys` or `items` is made within one turn, some hundred microseconds",
 )  # fmt: skip
 PAGE_SCAN: Final = _limit(
-    "page_scan", 10_000, "keys looked at",
+    "page_scan", 2_000, "keys looked at",
     "a pattern that matches little still gives up its turn after this many keys",
 )  # fmt: skip
 PAGE_BYTES: Final = _limit(
@@ -96,7 +96,7 @@ RECEIVE_BYTES: Final = 64 * KIB
 REQUESTS_PER_TURN: Final = 512
 """Requests carried out for one connection in one turn, so that a flood waits for the others."""
 SHARE_SECONDS: Final = 0.002
-"""Into a turn, a connection that has had 16 requests carried out waits for the next."""
+"""Into a turn, a connection that has had 4 requests carried out, or a batch, waits for the next."""
 ACCEPTS_PER_TURN: Final = 64
 """Connections accepted in one turn, so that an accept storm does not stop requests."""
 EXPIRIES_PER_TURN: Final = 1_000

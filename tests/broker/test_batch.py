@@ -113,7 +113,7 @@ def test_one_large_value_is_not_too_much(raw: RawClient) -> None:
 def test_others_have_their_turn_between_batches(
     stepped: SteppedBroker, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The share of a turn is looked at after each batch, not after 16 as with requests."""
+    """The share of a turn is looked at after each batch, not after 4 as with requests."""
     client, connection = stepped.accepted()
     client.send(*[[0, n, "batch", [[["increment", ["n"]]] * REQUESTS_PER_BATCH]] for n in range(3)])
     clock = itertools.count(stepped.now, 2 * SHARE_SECONDS)

@@ -42,7 +42,7 @@ def test_a_flood_does_not_starve_another_connection(any_broker: BrokerProcess) -
 
 
 def test_requests_that_are_short_to_send_and_long_to_carry_out(broker: BrokerProcess) -> None:
-    """The share of a turn is of time too: 512 scans of 10,000 keys would be seconds."""
+    """The share of a turn is of time too: 512 scans of many keys would be seconds."""
     with broker.connect() as flooding, broker.connect() as other:
         for n in range(2):
             flooding.call("set_many", {f"k/{n}/{i}": b"\x01" for i in range(1_000)})

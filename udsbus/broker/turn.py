@@ -302,7 +302,7 @@ class Turn:
                     output.append(reply)
                     size += len(reply)
             done += 1
-            if not done & 15 or name == "batch" or size > OUTPUT_PAUSE_BYTES:
+            if not done & 3 or name == "batch" or size > OUTPUT_PAUSE_BYTES:
                 if size > KEPT_BYTES:
                     forget_buffer()
                 late = monotonic() - now > SHARE_SECONDS

@@ -67,7 +67,7 @@ class Taking(threading.local):
     def __init__(self) -> None:
         self.lock = threading.Lock()
         self.reads = False
-        """It holds `Events._reading`, so that nobody else can read until it goes on."""
+        """It is in `Events._receive`, so that nobody can read until it goes on."""
 
 
 class Events:
@@ -222,7 +222,6 @@ class Events:
             if self._socket is None or self._failure is not None:
                 return
             try:
-                self._taking.reads = True
                 self._receive(self._socket)
             except Exception as failure:
                 self._failure = failure
@@ -230,7 +229,6 @@ class Events:
                 self._failure = ConnectionResetError("interrupted while it was read")
                 raise
             finally:
-                self._taking.reads = False
                 if self._output or self._failure is not None:
                     self.look()
 
@@ -447,6 +445,15 @@ class Events:
                 del self._output[: self._socket.send(self._output)]
 
     def _receive(self, sock: socket.socket) -> None:
+        """Read and route what has come. Not in the midst of itself: a signal handler, or a
+        destructor that the collector calls here, is told by `take`."""
+        self._taking.reads = True
+        try:
+            self._route(sock)
+        finally:
+            self._taking.reads = False
+
+    def _route(self, sock: socket.socket) -> None:
         try:
             data = sock.recv(RECEIVE_BYTES)
         except BlockingIOError:

@@ -324,7 +324,7 @@ def test_unknown_notifications_are_ignored(address: str) -> None:
             assert watch.get(timeout=PATIENCE) == (6, "created", "a", 1)
             broker.send(notification("change", 7, "renamed", "a", b"\x02", "and more"))
             assert watch.get(timeout=PATIENCE) == (7, "renamed", "a", 2)
-        assert broker.requests == ["watch"]
+            assert broker.requests == ["watch"]
 
 
 def test_close_while_there_is_no_broker(address: str) -> None:

@@ -193,7 +193,9 @@ class Turn:
     def turn(self, ready: list[tuple[int, int]]) -> None:
         """One turn for what is ready: (descriptor, mask) pairs from the hub."""
         now = monotonic()
-        self._expire(now)
+        deadline = self._engine.next_deadline()
+        if deadline is not None and deadline <= now:
+            self._engine.expire_due(now)
         if self._unfinished:
             unfinished, self._unfinished = self._unfinished, []
             for unfinished_one in unfinished:
@@ -268,7 +270,8 @@ class Turn:
             messages = connection.decoder.feed(data)
             if messages:
                 self._execute(connection, messages, now)
-            self._end_if_bad(connection)
+            if connection.decoder.cause is not None:
+                self._end_if_bad(connection)
         elif data is not None:
             # The peer has finished asking. Its replies, and what it watches, still go to it
             # unless it has closed its reading side too.
@@ -384,11 +387,6 @@ class Turn:
                 break
         self._statistics.requests += len(results) - 1  # the batch itself is counted as one
         return results, refusals
-
-    def _expire(self, now: float) -> None:
-        deadline = self._engine.next_deadline()
-        if deadline is not None and deadline <= now:
-            self._engine.expire_due(now)
 
     # --- journal, expose, deliver -----------------------------------------------------------
 

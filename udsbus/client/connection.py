@@ -61,21 +61,28 @@ class Connection:
 
         Raises RequestTimeout, ConnectionEnded.
         """
-        self._msgid = msgid = (self._msgid + 1) & MSGID_MOST
-        frame = self._frame(msgid, call)
+        self._msgid = expected = (self._msgid + 1) & MSGID_MOST
+        try:
+            frame = self._pack((0, expected, call.method, call.params))
+        except (ValueError, TypeError, OverflowError) as error:
+            raise cannot_be_sent(call, error) from None
+        if len(frame) > KEPT_BYTES:
+            self._forget_buffer()
+            check_frame(call.method, len(frame))
         until = monotonic() + timeout
         try:
             self.ready = False
             self._send_frame(frame, until, timeout)
-            response = self._responses(until, timeout)[0]
-            self._check_msgid(response[1], msgid)
+            _, msgid, refused, result = self._responses(until, timeout)[0]
+            if msgid != expected:
+                raise _out_of_step(msgid, expected)
             self.ready = True
         except BaseException:
             self.close()
             raise
-        if response[2] is not None:
-            raise error_from(response[2], response[3])
-        return response[3]
+        if refused is not None:
+            raise error_from(refused, result)
+        return result
 
     def request_many(
         self,
@@ -110,7 +117,8 @@ class Connection:
                     frames.append((msgid, begun))
                 for response in self._responses(until, timeout):
                     expected, end = frames.popleft() if frames else (None, 0)
-                    self._check_msgid(response[1], expected)
+                    if response[1] != expected:
+                        raise _out_of_step(response[1], expected)
                     done = len(results)
                     _read_batch(response, results, refusals)
                     if len(results) != end:  # large results fill a response: ask for the others
@@ -199,6 +207,8 @@ class Connection:
                     raise RequestTimeout(f"no answer from the broker within {timeout:g} s")
             ready = []
             messages = self._receive()
+            if len(messages) == 1 and messages[0][0] == RESPONSE:
+                return messages
             if messages:
                 responses = [each for each in messages if each[0] == RESPONSE]
                 if len(responses) < len(messages):
@@ -206,21 +216,9 @@ class Connection:
                 if responses:
                     return responses
 
-    def _check_msgid(self, msgid: int, expected: int | None) -> None:
-        """A signal handler may have used this connection in the middle of an exchange."""
-        if msgid != expected:
-            raise ProtocolError(f"the answer is to request {msgid!r}, not {expected}")
-
-    def _frame(self, msgid: int, call: Call[Any]) -> bytes:
-        try:
-            frame: bytes = self._pack((0, msgid, call.method, call.params))
-        except (ValueError, TypeError, OverflowError) as error:
-            raise cannot_be_sent(call, error) from None
-        if len(frame) > KEPT_BYTES:
-            self._packer = msgpack.Packer(autoreset=True)
-            self._pack = self._packer.pack
-            check_frame(call.method, len(frame))
-        return frame
+    def _forget_buffer(self) -> None:
+        self._packer = msgpack.Packer(autoreset=True)
+        self._pack = self._packer.pack
 
     def _batch_frame(self, msgid: int, requests: list[bytes]) -> bytes:
         head = self._pack((0, msgid, "batch"))[1:]  # without "an array of three"
@@ -253,6 +251,11 @@ class Connection:
             while messages := self._receive():
                 self._notified(messages)
         return self._told
+
+
+def _out_of_step(msgid: int, expected: int | None) -> ProtocolError:
+    """A signal handler may have used this connection in the middle of an exchange."""
+    return ProtocolError(f"the answer is to request {msgid!r}, not {expected}")
 
 
 def _read_batch(response: list[Any], results: list[Any], refusals: dict[int, Any]) -> None:

@@ -42,7 +42,7 @@ def plan(
             continue
         check_writable(key)
         after, result = _carry_out(operation, before, numbers, revision, now)
-        if after is not before:
+        if after != before:  # a write has a revision of its own
             staged[key] = after
         results.append(result)
     check_reply(results)

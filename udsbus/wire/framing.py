@@ -57,7 +57,7 @@ class Decoder:
                 # Several messages, a part of one, or rubbish: the Unpacker tells which.
                 self._alone = False
             else:
-                return self._well_formed([message])
+                return [message] if _is_call(message) else self._well_formed([message])
         if self.cause is not None:
             return []
         if self._unpacker is None:
@@ -82,21 +82,7 @@ class Decoder:
     def _well_formed(self, messages: list[Any]) -> list[Any]:
         """The requests, responses and notifications before the first message that is none."""
         for index, message in enumerate(messages):
-            if type(message) is list and len(message) == 4:
-                kind, msgid, _, _ = message
-                good = (
-                    type(kind) is type(msgid) is int
-                    and REQUEST <= kind <= RESPONSE
-                    and 0 <= msgid <= MSGID_MOST
-                )
-            else:
-                good = (
-                    type(message) is list
-                    and len(message) == 3
-                    and type(message[0]) is int
-                    and message[0] == NOTIFICATION
-                )
-            if not good:
+            if not _is_call(message) and not _is_notification(message):
                 self._alone = False
                 self.reason = CloseReason.BAD_BYTES
                 self.cause = (
@@ -121,3 +107,24 @@ class Decoder:
                 self.reason = CloseReason.TOO_LARGE
                 self.cause = f"a message is larger than {FRAME_BYTES} bytes"
                 self._unpacker = None
+
+
+def _is_call(message: Any) -> bool:
+    """Whether it is a request or a response."""
+    if type(message) is not list or len(message) != 4:
+        return False
+    kind, msgid, _, _ = message
+    return (
+        type(kind) is type(msgid) is int
+        and REQUEST <= kind <= RESPONSE
+        and 0 <= msgid <= MSGID_MOST
+    )
+
+
+def _is_notification(message: Any) -> bool:
+    return (
+        type(message) is list
+        and len(message) == 3
+        and type(message[0]) is int
+        and message[0] == NOTIFICATION
+    )

@@ -14,6 +14,7 @@ from pathlib import Path
 import psutil
 
 import udsbus
+from udsbus.broker.server import COMPILED
 
 from .servers import redis_program, redis_version
 
@@ -54,7 +55,7 @@ def described() -> dict[str, str]:
         "system": f"{platform.system()} {platform.release()}, {_virtual()}",
         "load average": " ".join(f"{load:.2f}" for load in os.getloadavg()),
         "python": platform.python_version(),
-        "udsbus": udsbus.__version__,
+        "udsbus": udsbus.__version__ + (", compiled" if COMPILED else ", not compiled"),
         "redis-server": ".".join(map(str, redis_version(redis_program()))),
     }
     for package in PACKAGES:

@@ -6,6 +6,7 @@ import pytest
 
 from tests.harness import BrokerProcess, RawClient, running_broker
 from udsbus import __version__
+from udsbus.broker import turn
 from udsbus.limits import LIMITS, NAME_BYTES
 from udsbus.messages import CloseReason
 from udsbus.version import PROTOCOL_VERSION
@@ -75,6 +76,7 @@ def test_info_of_a_new_broker(any_broker: BrokerProcess, request: pytest.Fixture
         "pid": any_broker.pid,
         "address": any_broker.address,
         "backend": request.node.callspec.params["any_broker"].partition("-")[0],
+        "compiled": not turn.__file__.endswith(".py"),
         "revision": 0,
         "keys": 0,
         "watches": 0,

@@ -34,6 +34,7 @@ NAMES: dict[str, Any] = {
     "text": str,
     "integer": int,
     "number": float,
+    "boolean": bool,
     "map": dict,
 }
 
@@ -82,10 +83,10 @@ def _pieces(form: Any) -> str:
     if isinstance(form, Placeholder):
         return ".."
     if isinstance(form, list):
-        return " ".join([packer.pack_array_header(len(form)).hex(), *map(_pieces, form)])
+        return " ".join([packer.pack_array_header(len(form)).hex(" "), *map(_pieces, form)])
     if isinstance(form, dict):
         inside = [_pieces(part) for item in form.items() for part in item]
-        return " ".join([packer.pack_map_header(len(form)).hex(), *inside])
+        return " ".join([packer.pack_map_header(len(form)).hex(" "), *inside])
     text: str = packer.pack(form).hex(" ")
     return text
 

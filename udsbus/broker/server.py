@@ -24,6 +24,7 @@ from ..journal import MemoryJournal
 from ..limits import LIMITS, NAME_BYTES
 from ..version import PROTOCOL_VERSION, __version__
 from ..wire import values
+from . import turn as turn_module
 from .hub import Hub, best_hub
 from .listener import Listener
 from .statistics import Statistics
@@ -32,6 +33,9 @@ from .turn import Turn
 log = logging.getLogger("udsbus.broker")
 
 COLLECT_AFTER_OBJECTS = 100_000
+
+COMPILED = not turn_module.__file__.endswith(".py")
+"""Whether mypyc made machine code of the hot modules (pyproject.toml says which)."""
 
 Backend = Literal["asyncio", "trio"]
 
@@ -143,6 +147,7 @@ class Broker:
             "uptime": monotonic() - self._started,
             "bus": self._bus,
             "backend": self.settings.backend,
+            "compiled": COMPILED,
             "revision": engine.revision,
             "keys": len(engine.keyspace.entries),
             "watches": len(engine.watches),

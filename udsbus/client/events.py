@@ -466,8 +466,10 @@ class Events:
             elif message[1] == "closing":
                 log.info("%s closes the event connection: %s", self._address, message[2][1])
             else:
-                for follower in self.followers():
-                    follower.notified(message[1], message[2])
+                for reference in list(self._followers.values()):
+                    follower = reference()
+                    if follower is not None:
+                        follower.notified(message[1], message[2])
         if self._decoder.cause is not None:
             raise ConnectionResetError(f"the broker sent something else: {self._decoder.cause}")
 

@@ -234,8 +234,12 @@ class Subscription(Follower):
         return lambda: requests.unsubscribe(numbers[0]) if numbers else None
 
     def notified(self, kind: str, params: list[Any]) -> None:
-        if kind == "message" and any(matches(params[0]) for matches in self._matchers):
-            self._backlog.put([(params[0], params[1])])
+        if kind != "message":
+            return
+        for matches in self._matchers:
+            if matches(params[0]):
+                self._backlog.put([(params[0], params[1])])
+                return
 
     def wake(self) -> None:
         self._backlog.close()

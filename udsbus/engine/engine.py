@@ -355,8 +355,10 @@ class Engine:
         return self._unregister(origin, self.subscriptions, subscription)
 
     def _publish(self, origin: int, now: float, topic: str, message: bytes) -> int:
-        check_writable(topic, "topic")
-        check_value(topic, message)
+        if not self.subscriptions.remembers(topic):
+            check_writable(topic, "topic")
+        if not 0 < len(message) <= VALUE_BYTES:
+            check_value(topic, message)
         subscribers = self.subscriptions.find(topic)
         if subscribers:
             self._effects.append(m.Message(topic, message, subscribers))

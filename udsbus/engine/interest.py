@@ -66,6 +66,10 @@ class Interest:
                 break
             del parent.branches[segment]
 
+    def remembers(self, name: str) -> bool:
+        """Whether `find` has lately been asked for it, so that its form was checked already."""
+        return name in self._found
+
     def find(self, name: str) -> tuple[int, ...]:
         """The subscribers with a pattern that matches `name`, each once."""
         if not self._size:

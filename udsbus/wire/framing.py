@@ -57,7 +57,9 @@ class Decoder:
                 # Several messages, a part of one, or rubbish: the Unpacker tells which.
                 self._alone = False
             else:
-                return [message] if _is_call(message) else self._well_formed([message])
+                if _is_call(message) or _is_notification(message):
+                    return [message]
+                return self._well_formed([message])
         if self.cause is not None:
             return []
         if self._unpacker is None:

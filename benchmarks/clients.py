@@ -1,4 +1,4 @@
-"""The two client libraries behind one face.
+"""The client libraries behind one face.
 
 `get`, `set` and `publish` are the libraries' own bound methods, so that nothing of ours stands
 between the clock and the library. Both are used as their documentation shows it first.
@@ -9,7 +9,8 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from typing import Any, Protocol
 
-from .results import REDIS
+from .bare import BareClient
+from .results import BARE, REDIS, UDSBUS
 from .servers import Server
 
 
@@ -73,9 +74,15 @@ class UdsbusClient(Client):
         return (message.value for message in subscription)
 
 
+LIBRARIES: dict[str, Callable[[str], Client]] = {
+    REDIS: RedisClient,
+    UDSBUS: UdsbusClient,
+    BARE: BareClient,
+}
+
+
 def connect(server: Server) -> Client:
     """A client of `server`, connected and with one request behind it."""
-    library = RedisClient if server.kind == REDIS else UdsbusClient
-    client: Client = library(server.address)
+    client: Client = LIBRARIES[server.kind](server.address)
     client.get("absent")
     return client

@@ -18,7 +18,7 @@ def print_table(console: Console, table: Table) -> None:
     shown = RichTable(title=table.title, title_justify="left", title_style="bold")
     for heading in ("", "figure", "unit"):
         shown.add_column(heading, no_wrap=True)
-    for heading in (table.reference, "udsbus", "udsbus / it"):
+    for heading in (table.reference, table.own, f"{table.own} / it"):
         shown.add_column(heading, justify="right")
     shown.add_column("goal")
     group = None

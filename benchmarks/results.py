@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 
 REDIS = "redis"
 UDSBUS = "udsbus"
+BARE = "bare"
 
 
 class Goal(NamedTuple):
@@ -69,11 +70,15 @@ class Row:
 class Table:
     """The rows of one measure, in the order in which they were first named."""
 
-    def __init__(self, name: str, title: str, *, reference: str = "Redis") -> None:
+    def __init__(
+        self, name: str, title: str, *, reference: str = "Redis", own: str = "udsbus"
+    ) -> None:
         self.name = name
         self.title = title
         self.reference = reference
         """What the side `REDIS` is in this table, for people."""
+        self.own = own
+        """What the side `UDSBUS` is."""
         self.notes: list[str] = []
         self._rows: dict[tuple[str, str], Row] = {}
 
@@ -93,6 +98,7 @@ class Table:
             "name": self.name,
             "title": self.title,
             "reference": self.reference,
+            "own": self.own,
             "notes": self.notes,
             "rows": [row.as_json() for row in self.rows],
         }

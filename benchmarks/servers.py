@@ -1,4 +1,4 @@
-"""The two servers: each started by us, on a Unix socket in our directory, and ended by us."""
+"""The servers: each started by us, on a Unix socket in our directory, and ended by us."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
 
-from .results import REDIS, UDSBUS
+from .results import BARE, REDIS, UDSBUS
 
 START_SECONDS = 20.0
 STOP_SECONDS = 10.0
@@ -29,7 +29,7 @@ class Server(NamedTuple):
     """A running server, as the worker processes need to know it."""
 
     kind: str
-    """REDIS or UDSBUS."""
+    """REDIS, UDSBUS or BARE."""
     address: str
     pid: int
 
@@ -65,6 +65,16 @@ def running_udsbus(directory: Path) -> Iterator[Server]:
             if lifeline.recv(16) != b"ready\n":
                 raise RuntimeError("the udsbus broker did not start")
             yield Server(UDSBUS, address, process.pid)
+
+
+@contextlib.contextmanager
+def running_bare(directory: Path) -> Iterator[Server]:
+    """The barest broker, ready when the block is entered."""
+    address = str(directory / "bare.sock")
+    command = [sys.executable, "-m", "benchmarks.bare", address]
+    with _ended_after(subprocess.Popen(command, start_new_session=True)) as process:
+        _wait_until_listening(address, process)
+        yield Server(BARE, address, process.pid)
 
 
 def redis_program() -> str:

@@ -57,19 +57,19 @@ def late(spin: Spinning, wait: Wait) -> None:
 
 
 def test_it_polls_until_something_is_ready(wait: Wait) -> None:
-    spin = Spinning()
+    spin = Spinning(SPIN_SECONDS)
     for _ in range(1_000):
         assert polls(spin, wait, ready_at=5) == 5
 
 
 def test_it_polls_for_so_long_and_no_longer(wait: Wait) -> None:
     begin = wait.now
-    assert polls(Spinning(), wait, ready_at=None) > 1
+    assert polls(Spinning(SPIN_SECONDS), wait, ready_at=None) > 1
     assert SPIN_SECONDS <= wait.now - begin < SPIN_SECONDS + 2 * TICK
 
 
 def test_it_stops_when_it_polls_in_vain_and_tries_again_now_and_then(wait: Wait) -> None:
-    spin = Spinning()
+    spin = Spinning(SPIN_SECONDS)
     for _ in range(TRIES):
         assert polls(spin, wait, ready_at=None)
     for _ in range(3):
@@ -79,20 +79,20 @@ def test_it_stops_when_it_polls_in_vain_and_tries_again_now_and_then(wait: Wait)
 
 
 def test_a_success_counts_against_a_poll_in_vain(wait: Wait) -> None:
-    spin = Spinning()
+    spin = Spinning(SPIN_SECONDS)
     for _ in range(100):
         assert polls(spin, wait, ready_at=None)
         assert polls(spin, wait)
 
 
 def test_it_rests_when_another_process_has_the_core(wait: Wait) -> None:
-    spin = Spinning()
+    spin = Spinning(SPIN_SECONDS)
     late(spin, wait)
     assert rest(spin, wait) == REST_FIRST
 
 
 def test_it_rests_longer_each_time_that_it_is_still_so(wait: Wait) -> None:
-    spin = Spinning()
+    spin = Spinning(SPIN_SECONDS)
     rests = []
     for _ in range(6):
         late(spin, wait)
@@ -102,7 +102,7 @@ def test_it_rests_longer_each_time_that_it_is_still_so(wait: Wait) -> None:
 
 
 def test_late_now_and_then_is_no_crowd(wait: Wait) -> None:
-    spin = Spinning()
+    spin = Spinning(SPIN_SECONDS)
     for _ in range(3):
         for _ in range(OFTEN):
             assert polls(spin, wait)

@@ -107,7 +107,7 @@ KEPT_BYTES: Final = 1 * MIB
 """A packer keeps the buffer of the largest object that it has packed, so after a larger one than
 this it is replaced."""
 SPIN_SECONDS: Final = 50e-6
-"""How long either side polls before it sleeps. Waking a sleeper costs about as much."""
+"""How long the broker polls before it sleeps. Waking it costs about as much."""
 DOZE_SECONDS: Final = 0.01
 """How long the broker sleeps in `epoll_wait` itself before it goes back to the event loop, which
 takes longer to wake up."""
@@ -119,6 +119,9 @@ DRAIN_SECONDS: Final = 2.0
 # --- the client -----------------------------------------------------------------------------
 REQUEST_TIMEOUT: Final = 10.0
 """Seconds a request may take, unless `connect(timeout=...)` says otherwise."""
+REPLY_SPIN_SECONDS: Final = 20e-6
+"""How long a client polls for its reply before it sleeps. A broker that is awake answers within
+half of it; one that had to be woken takes longer, and perhaps needs this very core."""
 TIMEOUT_MOST: Final = 1e6
 """Seconds (11 days) that any time-out is cut to: the kernel counts in 32 bits of milliseconds."""
 RECONNECT_FIRST: Final = 0.01

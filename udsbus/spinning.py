@@ -18,12 +18,10 @@ from collections.abc import Callable
 from time import monotonic
 from typing import Any
 
-from .limits import SPIN_SECONDS
-
 TRIES = 4
 """Polls in vain, more than rewarded ones, before it stops."""
 PROBE_EVERY = 64
-"""While stopped, one wait in so many polls again. Costs at most SPIN_SECONDS / 64 a wait."""
+"""While stopped, one wait in so many polls again. Costs at most 1/64 of a poll each."""
 LATE_SECONDS = 100e-6
 """A poll that ends so long after its time was interrupted by another process."""
 OFTEN = 1_024
@@ -35,9 +33,11 @@ REST_MOST = 65_536
 
 
 class Spinning:
-    __slots__ = ("_credit", "_rest", "_since_late", "_skip")
+    __slots__ = ("_credit", "_rest", "_seconds", "_since_late", "_skip")
 
-    def __init__(self) -> None:
+    def __init__(self, seconds: float) -> None:
+        """`seconds`: how long a poll goes on in vain."""
+        self._seconds = seconds
         self._credit = TRIES
         self._skip = 0
         """Waits to come that do not poll."""
@@ -46,12 +46,12 @@ class Spinning:
         """Polls rewarded since the last late one."""
 
     def spin(self, poll: Callable[[float], list[Any]]) -> list[Any]:
-        """What `poll(0)` gives, called until it gives something or SPIN_SECONDS have passed.
+        """What `poll(0)` gives, called until it gives something or its time is over.
         Nothing, at once, when that has not paid of late."""
         if self._skip:
             self._skip -= 1
             return []
-        until = monotonic() + SPIN_SECONDS
+        until = monotonic() + self._seconds
         now = 0.0
         while now < until:
             ready = poll(0)

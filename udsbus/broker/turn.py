@@ -46,6 +46,7 @@ from ..limits import (
     PAGE_BYTES,
     REQUESTS_PER_TURN,
     SHARE_SECONDS,
+    SPIN_SECONDS,
 )
 from ..messages import Batch, Change, CloseReason, Command, Effect, Message, Watch
 from ..spinning import Spinning
@@ -113,7 +114,7 @@ class Turn:
         """Those with output of this turn. May hold one twice: the second flush finds nothing."""
         self._ending: list[Connection] = []
         """Those to be closed once flushed."""
-        self._spinning = Spinning()
+        self._spinning = Spinning(SPIN_SECONDS)
         self._askers: set[int] = set()
         """The connections that have asked something since `work` began."""
         self._crowded = False

@@ -13,7 +13,7 @@ from typing import Any
 import msgpack
 
 from ..errors import ProtocolError, RequestTimeout
-from ..limits import KEPT_BYTES, RECEIVE_BYTES
+from ..limits import KEPT_BYTES, RECEIVE_BYTES, REPLY_SPIN_SECONDS
 from ..spinning import Spinning
 from ..wire.framing import MSGID_MOST, NOTIFICATION, RESPONSE, Decoder
 from .forks import FORKS
@@ -54,7 +54,7 @@ class Connection:
         poll = select.poll()
         poll.register(sock.fileno(), select.POLLIN)
         self._poll = poll.poll
-        self._spinning = Spinning()
+        self._spinning = Spinning(REPLY_SPIN_SECONDS)
 
     def request(self, call: Call[Any], timeout: float) -> Any:
         """The result for one request; raises what the broker answered.

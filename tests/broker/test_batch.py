@@ -9,6 +9,7 @@ import msgpack
 import pytest
 
 from tests.harness import BrokerProcess, RawClient
+from udsbus.broker import answering
 from udsbus.broker import turn as turn_module
 from udsbus.limits import MIB, PAGE_BYTES, REQUESTS_PER_BATCH, SHARE_SECONDS
 from udsbus.wire.methods import BATCHED
@@ -129,7 +130,7 @@ def test_slow_reads_end_a_batch_early(
     """The rest is asked for again, after the others have had their turn."""
     client, _ = stepped.accepted()
     clock = itertools.count(stepped.now, SHARE_SECONDS / 4)
-    monkeypatch.setattr(turn_module, "monotonic", lambda: next(clock))
+    monkeypatch.setattr(answering, "monotonic", lambda: next(clock))
     client.send([0, 1, "batch", [[["get", ["a"]]] * 100]])
     stepped.step()
     results, refusals = client.receive()[3]
@@ -143,7 +144,7 @@ def test_writes_do_not_end_a_batch_early(
     """For a client may have sent more of them, which must not overtake the rest."""
     client, _ = stepped.accepted()
     clock = itertools.count(stepped.now, SHARE_SECONDS)
-    monkeypatch.setattr(turn_module, "monotonic", lambda: next(clock))
+    monkeypatch.setattr(answering, "monotonic", lambda: next(clock))
     writes = [["set", ["a", ONE, {"if_revision": 9}]], ["delete", ["a"]], ["increment", ["n"]]]
     client.send([0, 1, "batch", [writes * 100]])
     stepped.step()

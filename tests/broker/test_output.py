@@ -15,11 +15,13 @@ from udsbus.broker import turn as turn_module
 from udsbus.limits import (
     DRAIN_SECONDS,
     FRAME_BYTES,
+    KEPT_BYTES,
     MIB,
     OUTPUT_CLOSE_BYTES,
     VALUE_BYTES,
 )
 from udsbus.messages import CloseReason, Set
+from udsbus.wire import encoding
 
 from .stepped import SteppedBroker
 
@@ -258,3 +260,15 @@ def test_a_half_closed_peer_that_takes_its_replies_slowly_gets_them_all(
         if not data:
             break
     assert received > 8 * MIB
+
+
+def test_the_packer_of_a_large_reply_is_not_kept(stepped: SteppedBroker) -> None:
+    """Its buffer is as large as the largest reply or event, and never shrinks."""
+    client, _ = stepped.accepted()
+    stepped.engine.execute(0, Set("large", b"x" * (KEPT_BYTES + 1)), stepped.now)
+    stepped.engine.execute(0, Set("small", b"x"), stepped.now)
+    for key, kept in (("small", True), ("large", False)):
+        before = encoding._pack
+        client.send([0, 1, "get", [key]])
+        stepped.receive(client)
+        assert (encoding._pack is before) == kept

@@ -17,6 +17,9 @@ import pytest
 import udsbus
 from tests.harness import BrokerProcess, running_broker, wait_until
 from udsbus import Change, Client, InvalidRequest
+from udsbus.client import events as events_module
+from udsbus.client.events import Events
+from udsbus.wire.framing import Decoder
 
 from .support import (
     PATIENCE,
@@ -336,3 +339,47 @@ def test_close_while_there_is_no_broker(address: str) -> None:
     assert task.result(PATIENCE / 3) is None
     threads = {thread.name for thread in threading.enumerate()}
     assert not threads & {"udsbus-events", "udsbus-callbacks"}
+
+
+# --- when things go wrong between two instructions ----------------------------------------------
+
+
+def test_a_wake_up_that_is_lost_is_made_up_for(
+    client: Client, bus: BrokerProcess, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """An interrupt can come right before the event thread is woken; it looks by itself then."""
+    monkeypatch.setattr(events_module, "SWEEP_SECONDS", 0.05)
+    watch = client.watch("a")
+    monkeypatch.setattr(Events, "look", lambda *_: None)
+    watch.close()
+    wait_until(lambda: client.info()["watches"] == 0, "the watch to be ended")
+    monkeypatch.undo()
+
+
+def test_nobody_waits_for_what_only_he_could_read(client: Client, bus: BrokerProcess) -> None:
+    """A destructor, which the collector may call while messages are read, is told at once."""
+    outcomes: list[BaseException | None] = []
+
+    class Interrupted:
+        def __init__(self, decoder: Decoder) -> None:
+            self.decoder = decoder
+            self.cause = None
+
+        def feed(self, data: bytes) -> list[Any]:
+            try:
+                inner.get(timeout=PATIENCE)
+                outcomes.append(None)
+            except InvalidRequest as error:
+                outcomes.append(error)
+            return self.decoder.feed(data)
+
+    with client.watch("a") as watch, client.watch("b") as inner:
+        client._events._decoder = Interrupted(client._events._decoder)  # type: ignore[assignment]
+        client.set("a", 1)
+        change = watch.get(timeout=PATIENCE)
+        assert change is not None
+        assert change.value == 1
+    assert outcomes
+    for outcome in outcomes:
+        assert isinstance(outcome, InvalidRequest)
+        assert "interrupts" in str(outcome)

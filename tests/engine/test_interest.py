@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from udsbus.engine.interest import Interest
+from udsbus.engine.interest import REMEMBERED, Interest
 
 from .model import matches
 from .support import examples, names, patterns, steps
@@ -22,6 +22,15 @@ def interest_of(*pairs: tuple[str, int]) -> Interest:
 
 
 # --- who is found ---------------------------------------------------------------------------
+
+
+def test_what_is_remembered_is_bounded() -> None:
+    """Else topics that never come again would stay for ever."""
+    interest = interest_of(("**", 1))
+    for number in range(REMEMBERED + 1):
+        assert interest.find(f"job/{number}") == (1,)
+    assert not interest.remembers("job/0")
+    assert interest.remembers(f"job/{REMEMBERED}")
 
 
 def test_nobody_wants_to_know() -> None:

@@ -1,0 +1,124 @@
+"""How a request becomes a result, or an error: the method's route, its command, its handler.
+
+The turn calls this for each message; a `batch` comes back to it for each request inside.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+from reprlib import repr as short_repr
+from time import monotonic
+from typing import Any
+
+from ..errors import (
+    Error,
+    InternalError,
+    InvalidRequest,
+    LimitExceeded,
+    UnknownMethod,
+    UnsupportedValue,
+)
+from ..limits import FRAME_BYTES, PAGE_BYTES, SHARE_SECONDS
+from ..messages import Batch, Command
+from ..wire.encoding import encode_result, refusal
+from ..wire.methods import BATCHED, METHODS, Method
+from .statistics import Statistics
+
+log = logging.getLogger("udsbus.broker")
+
+Handler = Callable[..., Any]
+"""Carries out a command, called with (connection's number, now, *command)."""
+
+Routes = dict[str, tuple[int, Handler, Method]]
+"""Method name → what `answer` needs of it, looked up once instead of each time."""
+
+ENDING = ("get", "entry")
+"""The requests after which a batch may end: those whose results may be large or slow to make."""
+
+
+class Answering:
+    def __init__(self, handlers: dict[type[Command], Handler], statistics: Statistics) -> None:
+        """`handlers` for every command but Batch, which is carried out here."""
+        handlers = handlers | {Batch: self._batch}
+        self.routes: Routes = {
+            name: (method.plain, handlers[method.command], method)
+            for name, method in METHODS.items()
+        }
+        self._batched: Routes = {name: self.routes[name] for name in BATCHED}
+        self._statistics = statistics
+
+    def answer(self, routes: Routes, number: int, now: float, name: Any, params: Any) -> Any:
+        """The result of a request. Raises what refuses it."""
+        try:
+            plain, handler, method = routes[name]
+        except (KeyError, TypeError):
+            here = "" if routes is self.routes else " that a batch may hold"
+            raise UnknownMethod(f"there is no method {short_repr(name)}{here}") from None
+        if plain and type(params) is list and len(params) == plain and type(params[0]) is str:
+            if plain == 1:
+                return handler(number, now, params[0])
+            if type(params[1]) is bytes:
+                return handler(number, now, params[0], params[1])
+        command, native = method.parse(params)
+        result = handler(number, now, *command)
+        if native and method.to_native is not None:
+            result = method.to_native(result)
+            _check_size(result)
+        return result
+
+    def refused(self, number: int, name: Any, failure: Exception) -> Error:
+        """What the peer is told of a request that failed."""
+        self._statistics.refused += 1
+        if isinstance(failure, Error):
+            return failure
+        log.error("a %s of connection %d failed", short_repr(name), number, exc_info=failure)
+        return InternalError("the broker failed to carry this out; its log says more")
+
+    def _batch(
+        self, number: int, now: float, requests: list[Any]
+    ) -> tuple[list[Any], dict[int, Any]]:
+        """Carry out one request after the other; reads only while their values fit in a response,
+        and for no more than a share of the turn."""
+        results: list[Any] = []
+        refusals: dict[int, Any] = {}
+        size, routes, until = 0, self._batched, monotonic() + SHARE_SECONDS
+        for request in requests:
+            name: Any = None
+            try:
+                if type(request) is not list or len(request) != 2:
+                    raise InvalidRequest("each of requests must be [method, params]")
+                name, params = request
+                result = self.answer(routes, number, now, name, params)
+                if type(result) is not int:
+                    size += _packed_size(result)
+            except Exception as failure:
+                refusals[len(results)] = refusal(self.refused(number, name, failure))
+                result = None
+            results.append(result)
+            # Writes are quick, and a client may send more of them before it has this answer.
+            if name in ENDING and (size > PAGE_BYTES or monotonic() > until):
+                break
+        self._statistics.requests += len(results) - 1  # the batch itself is counted as one
+        return results, refusals
+
+
+def _check_size(result: Any) -> None:
+    """Raise unless a native result can be packed, and is no more than one response holds."""
+    try:
+        size = _packed_size(result)
+    except ValueError as error:
+        raise UnsupportedValue(f"this value cannot be packed into a response: {error}") from None
+    if size > FRAME_BYTES:
+        raise LimitExceeded(
+            f"a response of {size} bytes; one holds {FRAME_BYTES}; ask for less at once",
+            limit="frame_bytes", maximum=FRAME_BYTES, actual=size,
+        )  # fmt: skip
+
+
+def _packed_size(result: Any) -> int:
+    """About how many bytes a result takes in a response."""
+    if result is None or type(result) is bool:
+        return 1
+    # As deep as it will stand in the response: msgpack packs only so many levels.
+    return len(result) if type(result) is bytes else len(encode_result(0, ([result], {})))

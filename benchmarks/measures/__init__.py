@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from ..bench import Measure
-from . import alone, batches, floor, idle, latency, pubsub, startup, throughput
+from . import alone, batches, floor, idle, interest, latency, pubsub, startup, throughput
 
 MEASURES: dict[str, Measure] = {
     "latency": latency.measure,
@@ -13,5 +13,6 @@ MEASURES: dict[str, Measure] = {
     "alone": alone.measure,
     "idle": idle.measure,
     "startup": startup.measure,
+    "interest": interest.measure,
     "floor": floor.measure,
 }

@@ -11,7 +11,7 @@ from itertools import pairwise
 import pytest
 
 import udsbus
-from tests.harness import BrokerProcess, wait_until
+from tests.harness import BrokerProcess, running_broker, wait_until
 from udsbus import Client, Watch
 
 from .support import (
@@ -48,16 +48,17 @@ def test_parent_and_children_use_one_client_at_the_same_time(client: Client) -> 
     assert sorted(sums) == list(range(1, 1_201))
 
 
-def test_a_child_has_a_connection_of_its_own_and_takes_it_along(client: Client) -> None:
-    before = client.info()["connections"]
+def test_a_child_has_a_connection_of_its_own_and_takes_it_along(address: str) -> None:
+    """With a broker of its own: another may still be told of connections that end."""
 
     def work() -> tuple[int, int]:
         mine = client.info()["connections"]
         with client.watch("a"):
             return mine, client.info()["connections"]
 
-    assert in_child(work) == (before + 1, before + 2)
-    wait_until(lambda: client.info()["connections"] == before, "the child's connections to end")
+    with running_broker(address), udsbus.connect(address) as client:
+        assert in_child(work) == (2, 3)
+        wait_until(lambda: client.info()["connections"] == 1, "the child's connections to end")
 
 
 def test_a_child_that_closes_the_client_closes_its_own(client: Client) -> None:

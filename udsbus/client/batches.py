@@ -9,6 +9,7 @@ from typing import Any, Generic, TypeVar
 import msgpack
 
 from ..errors import Error, InvalidRequest
+from ..wire.values import encode
 from . import requests
 from .requests import Call, as_is, cannot_be_sent, check_frame, error_from
 
@@ -210,6 +211,9 @@ class Pipeline:
         if_revision: int | None = None,
         if_changed: bool = False,
     ) -> Result[int]:
+        if ttl is None and if_revision is None and not if_changed:
+            # The short way, for what is done most.
+            return self._append("set", (key, encode(value)), as_is)
         return self._add(requests.set(key, value, ttl, if_revision, if_changed))
 
     def delete(self, key: str, *, if_revision: int | None = None) -> Result[bool]:
@@ -231,20 +235,24 @@ class Pipeline:
         return self._add(requests.publish(topic, message))
 
     def _add(self, call: Call[T]) -> Result[T]:
-        if self._answers.over:
-            self._answers.check_open()
+        return self._append(call.method, call.params, call.read)
+
+    def _append(self, method: str, params: Any, read: Callable[[Any], T]) -> Result[T]:
+        answers, requests = self._answers, self._requests
+        if answers.over:
+            answers.check_open()
         try:
-            packed = self._pack(call[:2])
+            packed = self._pack((method, params))
         except (ValueError, TypeError, OverflowError) as error:
-            raise cannot_be_sent(call, error) from None
+            raise cannot_be_sent(method, error) from None
         if len(packed) > LARGE:
             self._together = 1
-            check_frame(call.method, len(packed))
-        number = len(self._requests)
-        self._requests.append(packed)
-        if call.read is not as_is:
-            self._answers.readers.append((number, call.read))
-        return Result(self._answers, number)
+            check_frame(method, len(packed))
+        number = len(requests)
+        requests.append(packed)
+        if read is not as_is:
+            answers.readers.append((number, read))
+        return Result(answers, number)
 
     def __enter__(self) -> Pipeline:
         self._answers.check_open()

@@ -65,7 +65,7 @@ class Connection:
         try:
             frame = self._pack((0, expected, call.method, call.params))
         except (ValueError, TypeError, OverflowError) as error:
-            raise cannot_be_sent(call, error) from None
+            raise cannot_be_sent(call.method, error) from None
         if len(frame) > KEPT_BYTES:
             self._forget_buffer()
             check_frame(call.method, len(frame))

@@ -55,9 +55,9 @@ def error_from(error: Any, details: Any) -> Error:
     return raised
 
 
-def cannot_be_sent(call: Call[Any], error: Exception) -> InvalidRequest:
+def cannot_be_sent(method: str, error: Exception) -> InvalidRequest:
     """For an argument that is no value but must travel: a key that is no text, say."""
-    return InvalidRequest(f"{call.method}: an argument cannot be sent: {error}")
+    return InvalidRequest(f"{method}: an argument cannot be sent: {error}")
 
 
 def check_frame(method: str, size: int) -> None:

@@ -51,7 +51,7 @@ def serve(address: str) -> None:
                     continue
                 try:
                     messages = [msgpack.unpackb(data)]
-                except ValueError:  # several, or a part of one
+                except ValueError:  # several at once; these small ones come whole
                     unpacker.feed(data)
                     messages = list(unpacker)
                 replies = [

@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 
 from udsbus.errors import AccessDenied, Error, InvalidRequest, LimitExceeded
-from udsbus.limits import KEY_BYTES
+from udsbus.limits import KEY_BYTES, KEY_SEGMENTS
 from udsbus.patterns import check_name, check_pattern, check_writable, literal_prefix, matcher
 
 from .engine.model import matches
@@ -155,3 +155,14 @@ def test_no_pattern_makes_matching_exponential(part: list[str]) -> None:
     test = matcher("/".join(segments))
     assert not test(name)
     assert steps(test, name) < 20 * len(segments) * 500
+
+
+def test_a_name_has_so_many_segments_and_no_more() -> None:
+    check_name("/".join("a" * KEY_SEGMENTS))
+    check_pattern("/".join("*" * KEY_SEGMENTS))
+    for check in (check_name, check_pattern):
+        with pytest.raises(LimitExceeded, match=f"of {KEY_SEGMENTS + 1} segments") as raised:
+            check("/".join("a" * (KEY_SEGMENTS + 1)))
+        assert raised.value.details == {
+            "limit": "key_segments", "maximum": KEY_SEGMENTS, "actual": KEY_SEGMENTS + 1,
+        }  # fmt: skip

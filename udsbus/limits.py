@@ -33,13 +33,17 @@ KEY_BYTES: Final = _limit(
     "key_bytes", 1024, "bytes of UTF-8",
     "keys and topics are names; a longer one is almost always data in the wrong place",
 )  # fmt: skip
+KEY_SEGMENTS: Final = _limit(
+    "key_segments", 32, "segments of a key, topic or pattern",
+    "each is a step on the way to those who want a change, and a node to remember them by",
+)  # fmt: skip
 VALUE_BYTES: Final = _limit(
     "value_bytes", 32 * MIB, "encoded bytes",
     "one value is copied whole at each read; larger data belongs in a file whose path is shared",
 )  # fmt: skip
 FRAME_BYTES: Final = _limit(
     "frame_bytes", 64 * MIB, "bytes of one message",
-    "bounds what one connection can make the broker hold before a message is complete",
+    "bounds the bytes that one connection can make the broker hold before a message is complete",
 )  # fmt: skip
 KEYS_PER_REQUEST: Final = _limit(
     "keys_per_request", 100_000, "keys or operations",
@@ -63,7 +67,7 @@ PAGE_BYTES: Final = _limit(
 )  # fmt: skip
 PATTERNS_PER_CONNECTION: Final = _limit(
     "patterns_per_connection", 100_000, "patterns watched and subscribed to",
-    "each costs the broker some hundred bytes",
+    "each costs the broker some hundred bytes for each of its segments that no other has",
 )  # fmt: skip
 NAME_BYTES: Final = _limit(
     "name_bytes", 256, "bytes of UTF-8", "client names are shown in one line of a table"

@@ -12,7 +12,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from .errors import AccessDenied, InvalidRequest, LimitExceeded
-from .limits import KEY_BYTES
+from .limits import KEY_BYTES, KEY_SEGMENTS
 
 RESERVED = "$"
 
@@ -58,6 +58,12 @@ def _check_segments(name: str, what: str) -> None:
         raise LimitExceeded(
             f"{what} of {size} bytes; the limit is {KEY_BYTES}: {shown(name)}",
             limit="key_bytes", maximum=KEY_BYTES, actual=size,
+        )  # fmt: skip
+    segments = name.count("/") + 1
+    if segments > KEY_SEGMENTS:
+        raise LimitExceeded(
+            f"{what} of {segments} segments; the limit is {KEY_SEGMENTS}: {shown(name)}",
+            limit="key_segments", maximum=KEY_SEGMENTS, actual=segments,
         )  # fmt: skip
     if not name or name[0] == "/" or name[-1] == "/" or "//" in name:
         raise InvalidRequest(f"{what} {shown(name)} is empty or has an empty segment")

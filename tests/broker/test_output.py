@@ -6,11 +6,13 @@ import contextlib
 import select
 import socket
 from concurrent.futures import ThreadPoolExecutor
+from typing import Any
 
 import msgpack
 import pytest
 
 from tests.harness import BrokerProcess, RawClient, wait_until
+from udsbus.broker import answering
 from udsbus.broker import turn as turn_module
 from udsbus.limits import (
     DRAIN_SECONDS,
@@ -262,13 +264,26 @@ def test_a_half_closed_peer_that_takes_its_replies_slowly_gets_them_all(
     assert received > 8 * MIB
 
 
-def test_the_packer_of_a_large_reply_is_not_kept(stepped: SteppedBroker) -> None:
-    """Its buffer is as large as the largest reply or event, and never shrinks."""
+@pytest.mark.parametrize(
+    ("message", "kept"),
+    [
+        ([0, 1, "get", ["small"]], True),
+        ([0, 1, "get", ["large"]], False),
+        ([0, 1, "get_many", [["small"] * 9, {"native": True}]], True),
+        ([0, 1, "get_many", [["large"] * 2, {"native": True}]], False),  # refused, but packed
+        ([2, "get", ["large"]], True),
+    ],
+)
+def test_the_packer_of_a_large_reply_is_not_kept(
+    stepped: SteppedBroker, monkeypatch: pytest.MonkeyPatch, message: list[Any], kept: bool
+) -> None:
+    """Its buffer is as large as the largest reply or event, and never shrinks. What needs no reply
+    has none packed."""
+    monkeypatch.setattr(answering, "FRAME_BYTES", 2 * KEPT_BYTES)
     client, _ = stepped.accepted()
-    stepped.engine.execute(0, Set("large", b"x" * (KEPT_BYTES + 1)), stepped.now)
-    stepped.engine.execute(0, Set("small", b"x"), stepped.now)
-    for key, kept in (("small", True), ("large", False)):
-        before = encoding._pack
-        client.send([0, 1, "get", [key]])
-        stepped.receive(client)
-        assert (encoding._pack is before) == kept
+    stepped.engine.execute(0, Set("large", msgpack.packb(b"x" * KEPT_BYTES)), stepped.now)
+    stepped.engine.execute(0, Set("small", msgpack.packb(b"x")), stepped.now)
+    before = encoding._pack
+    client.send(message)
+    stepped.step()
+    assert (encoding._pack is before) == kept

@@ -276,6 +276,16 @@ def test_a_watch_of_an_autostarting_client_finds_the_new_broker(address: str) ->
             assert change.value == 1
 
 
+def test_a_broker_is_not_made_of_what_lies_around(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The program may be in any directory, with modules of any name."""
+    (tmp_path / "click.py").write_text("raise RuntimeError('not this one')")
+    monkeypatch.chdir(tmp_path)
+    with LocalBroker() as broker, broker.connect() as client:
+        assert client.ping() > 0
+
+
 def test_autostart_makes_the_directory(runtime: Path) -> None:
     address = runtime / "new" / "bus.sock"
     with autostarted(str(address)):

@@ -358,3 +358,22 @@ def test_a_handler_does_what_execute_does(engine: Engine) -> None:
     assert engine.handlers[m.Set](ME, 0.0, "a", b"1") == 1
     assert engine.handlers[m.Get](YOU, 0.0, "a") == engine.execute(YOU, m.Get("a"), 0.0) == b"1"
     assert changes(engine) == [(1, m.CREATED, "a")]
+
+
+@pytest.mark.parametrize(
+    ("pattern", "topic", "refused"),
+    [
+        ("$sys/**", "$sys/a", AccessDenied),
+        ("**", "a//b", InvalidRequest),
+        ("a/*", "a/*", InvalidRequest),
+    ],
+)
+def test_a_topic_is_checked_each_time(
+    engine: Engine, pattern: str, topic: str, refused: type[Error]
+) -> None:
+    """Though somebody wants it, and it was asked for before."""
+    engine.execute(1, m.Subscribe([pattern]), 0.0)
+    for _ in range(2):
+        with pytest.raises(refused):
+            engine.execute(2, m.Publish(topic, b"1"), 0.0)
+    assert engine.take_effects() == []

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from udsbus.engine.interest import REMEMBERED, Interest
+from udsbus.engine.interest import REMEMBERED, REMEMBERED_SUBSCRIBERS, Interest
 
 from .model import matches
 from .support import examples, names, patterns, steps
@@ -31,6 +31,13 @@ def test_what_is_remembered_is_bounded() -> None:
         assert interest.find(f"job/{number}") == (1,)
     assert not interest.remembers("job/0")
     assert interest.remembers(f"job/{REMEMBERED}")
+
+
+def test_who_wants_what_everybody_wants_is_not_remembered() -> None:
+    """4,096 names times 10,000 subscribers would be much memory."""
+    crowd = interest_of(*(("**", number) for number in range(REMEMBERED_SUBSCRIBERS + 1)))
+    assert len(crowd.find("a")) == REMEMBERED_SUBSCRIBERS + 1
+    assert not crowd.remembers("a")
 
 
 def test_nobody_wants_to_know() -> None:

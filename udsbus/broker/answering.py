@@ -19,9 +19,9 @@ from ..errors import (
     UnknownMethod,
     UnsupportedValue,
 )
-from ..limits import FRAME_BYTES, PAGE_BYTES, SHARE_SECONDS
+from ..limits import FRAME_BYTES, KEPT_BYTES, PAGE_BYTES, SHARE_SECONDS
 from ..messages import Batch, Command
-from ..wire.encoding import encode_result, refusal
+from ..wire.encoding import encode_result, forget_buffer, refusal
 from ..wire.methods import BATCHED, METHODS, Method
 from .statistics import Statistics
 
@@ -121,4 +121,9 @@ def _packed_size(result: Any) -> int:
     if result is None or type(result) is bool:
         return 1
     # As deep as it will stand in the response: msgpack packs only so many levels.
-    return len(result) if type(result) is bytes else len(encode_result(0, ([result], {})))
+    if type(result) is bytes:
+        return len(result)
+    size = len(encode_result(0, ([result], {})))
+    if size > KEPT_BYTES:
+        forget_buffer()
+    return size

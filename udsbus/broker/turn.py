@@ -272,16 +272,20 @@ class Turn:
                 kind, msgid, name, params = message
             else:
                 (kind, name, params), msgid = message, None
-            if kind == RESPONSE:
-                unasked += 1
-            else:
+            if kind == REQUEST:
                 try:
                     reply = encode_result(msgid, self._answer(routes, number, now, name, params))
                 except Exception as failure:
                     reply = encode_error(msgid, self._refused(number, name, failure))
-                if kind == REQUEST:
-                    output.append(reply)
-                    size += len(reply)
+                output.append(reply)
+                size += len(reply)
+            elif kind == RESPONSE:
+                unasked += 1
+            else:
+                try:
+                    self._answer(routes, number, now, name, params)
+                except Exception as failure:
+                    self._refused(number, name, failure)
             done += 1
             if not done & 3 or name == "batch" or size > OUTPUT_PAUSE_BYTES:
                 if size > KEPT_BYTES:

@@ -8,7 +8,9 @@ import shutil
 import socket
 import subprocess
 import sys
+import sysconfig
 import tempfile
+from pathlib import Path
 from typing import TYPE_CHECKING, BinaryIO
 
 from ..errors import AccessDenied, BrokerUnavailable, Error, InvalidRequest
@@ -143,6 +145,15 @@ def _log(address: str) -> BinaryIO:
     return open(log, "ab")
 
 
+def _environment() -> dict[str, str] | None:
+    """Ours, with the place of this very package when it is none where Python looks by itself."""
+    place = str(Path(__file__).parents[2])
+    if place in (sysconfig.get_path("purelib"), sysconfig.get_path("platlib")):
+        return None
+    places = [place, *filter(None, [os.environ.get("PYTHONPATH")])]
+    return {**os.environ, "PYTHONPATH": os.pathsep.join(places)}
+
+
 def _start(address: str, *options: str) -> tuple[subprocess.Popen[bytes], socket.socket]:
     """Run `udsbus serve` with `options`, the last of which takes a descriptor.
 
@@ -153,9 +164,11 @@ def _start(address: str, *options: str) -> tuple[subprocess.Popen[bytes], socket
     try:
         with theirs, _log(address) as output:
             said_before = output.tell()
-            command = [sys.executable, "-m", "udsbus", "serve", "--socket", address, *options]
+            # -P: not from the directory that this program happens to be in.
+            command = [sys.executable, "-P", "-m", "udsbus", "serve", "--socket", address, *options]
             process = subprocess.Popen(
                 [*command, str(theirs.fileno())],
+                env=_environment(),
                 pass_fds=[theirs.fileno()],
                 stdin=subprocess.DEVNULL,
                 stdout=output,

@@ -12,6 +12,8 @@ from ..patterns import RESERVED
 
 REMEMBERED = 4_096
 """Names whose subscribers are kept until a pattern comes or goes: most changes are of few keys."""
+REMEMBERED_SUBSCRIBERS = 64
+"""Not those of a name that more want: telling them costs far more than finding them."""
 
 
 class _Node:
@@ -67,7 +69,8 @@ class Interest:
             del parent.branches[segment]
 
     def remembers(self, name: str) -> bool:
-        """Whether `find` has lately been asked for it, so that its form was checked already."""
+        """Whether `find` was lately asked for it. Who checks the form of each name before that
+        need not do so again."""
         return name in self._found
 
     def find(self, name: str) -> tuple[int, ...]:
@@ -78,7 +81,9 @@ class Interest:
         if found is None:
             if len(self._found) >= REMEMBERED:
                 self._found = {}
-            found = self._found[name] = self._search(name)
+            found = self._search(name)
+            if len(found) <= REMEMBERED_SUBSCRIBERS:
+                self._found[name] = found
         return found
 
     def _search(self, name: str) -> tuple[int, ...]:

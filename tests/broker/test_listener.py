@@ -226,6 +226,7 @@ def test_a_file_that_is_no_socket_is_not_destroyed(address: str) -> None:
     with pytest.raises(Error):
         Listener(address).close()
     assert Path(address).read_text() == "precious"
+    assert not Path(lock_path(address)).exists(), "nothing is left of the attempt"
 
 
 def test_a_directory_at_the_address_is_refused_and_the_claim_given_back(address: str) -> None:

@@ -5,6 +5,8 @@ from __future__ import annotations
 import math
 import os
 from collections.abc import Callable
+from datetime import timedelta
+from decimal import Decimal
 from typing import Any
 
 import pytest
@@ -18,6 +20,7 @@ from udsbus import (
     Conflict,
     InvalidRequest,
     LimitExceeded,
+    RequestTimeout,
     UnsupportedValue,
 )
 from udsbus.limits import FRAME_BYTES, PAGE_KEYS, PAGE_SCAN
@@ -225,6 +228,12 @@ def test_update_starts_again_when_somebody_was_quicker(
         client.set("a", 5)
     assert client.update("a", function) == (meanwhile or 0) + 1
     assert seen == ([5, None] if meanwhile is None else [None, 10])
+
+
+def test_update_does_not_try_for_ever(bus: BrokerProcess) -> None:
+    with udsbus.connect(bus.address, timeout=0.2) as client, udsbus.connect(bus.address) as other:
+        with pytest.raises(RequestTimeout, match="'a' was not updated: others wrote it"):
+            client.update("a", lambda _: other.increment("a") - 1)
 
 
 def test_update_passes_the_functions_exception_on(client: Client) -> None:
@@ -466,6 +475,15 @@ def test_a_client_name_has_a_limit(bus: BrokerProcess) -> None:
         lambda c: c.watch(5),
         lambda c: c.subscribe(5),
         lambda c: c.get_many(5),
+        lambda c: c.get_many("abc"),
+        lambda c: c.set("a", 1, ttl="3"),
+        lambda c: c.set_many({"a": 1}, ttl=timedelta(seconds=3)),
+        lambda c: c.expire("a", True),
+        lambda c: c.increment("a", Decimal(1)),
+        lambda c: c.pipeline().set("a", 1),
+        lambda c: c.pipeline().get("a"),
+        lambda c: c.transaction().check("a", 0),
+        lambda c: c.transaction().set("a", 1),
         lambda c: c.set_many([1]),
         lambda c: c.subscribe("a").get("a"),
         lambda c: udsbus.connect(c.address, timeout=None),  # type: ignore[arg-type]

@@ -58,6 +58,13 @@ def test_only_a_number_can_be_incremented(stored: bytes) -> None:
         incremented("n", 1, (stored, 1, None), TextNumbers())
 
 
+@pytest.mark.parametrize("by", [float("nan"), float("inf"), -float("inf"), 1.7e308])
+def test_a_number_stays_one(by: float) -> None:
+    """After one NaN each later result would be NaN too."""
+    with pytest.raises(InvalidRequest, match="cannot be counted on from"):
+        incremented("n", by, (b"1.7e308", 1, None), TextNumbers())
+
+
 def test_a_bool_is_no_number() -> None:
     class Bools(TextNumbers):
         def decode(self, data: bytes) -> bool:

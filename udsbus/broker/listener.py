@@ -34,6 +34,7 @@ class Claim:
         self.address = address
         try:
             ensure_private_directory(address)
+            _check_place(address)
             flags = os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW
             self._fd = os.open(lock_path(address), flags, 0o600)
         except AccessDenied:
@@ -132,11 +133,17 @@ class Listener:
         self._claim.release()
 
 
-def _remove_stale_socket(address: str) -> None:
-    """What a dead broker left. The lock is ours, so it is dead; anything else is not ours."""
+def _check_place(address: str) -> None:
+    """Raise AccessDenied if there is something else than a socket, which is not ours."""
     with contextlib.suppress(FileNotFoundError):
         if not stat.S_ISSOCK(os.lstat(address).st_mode):
             raise AccessDenied(f"cannot serve {address}: there is a file, and it is no socket")
+
+
+def _remove_stale_socket(address: str) -> None:
+    """What a dead broker left. The lock is ours, so it is dead."""
+    _check_place(address)
+    with contextlib.suppress(FileNotFoundError):
         os.unlink(address)
 
 

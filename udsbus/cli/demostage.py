@@ -14,7 +14,7 @@ from time import monotonic
 from types import FrameType
 from typing import Any
 
-from ..client.spawning import LocalBroker
+from ..client.spawning import LocalBroker, environment
 from ..client.sync import Client
 from ..errors import Error
 from ..paths import log_path
@@ -181,5 +181,5 @@ class Stage:
 
 def _start(module_and_arguments: list[str], **options: Any) -> subprocess.Popen[bytes]:
     """A Python process in a session of its own, which the terminal's Ctrl-C does not reach."""
-    command = [sys.executable, "-m", *module_and_arguments]
-    return subprocess.Popen(command, start_new_session=True, **options)
+    command = [sys.executable, "-P", "-m", *module_and_arguments]
+    return subprocess.Popen(command, env=environment(), start_new_session=True, **options)

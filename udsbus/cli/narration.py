@@ -30,7 +30,7 @@ class Narrator:
         self._line(text, "", indent=3)
 
     def command(self, text: str, remark: str) -> None:
-        self._line(f"{text:<34}{remark}", "green", indent=3)
+        self._line(f"{text:<33} {remark}", "green", indent=3)
 
     def gap(self) -> None:
         write("\n")

@@ -28,6 +28,8 @@ class Answers:
     """What the broker has answered to the requests of a transaction or pipeline."""
 
     def __init__(self) -> None:
+        self.open = False
+        """Within the with block."""
         self.over = False
         """The with block has ended."""
         self.values: list[Any] = []
@@ -42,6 +44,17 @@ class Answers:
     def check_open(self) -> None:
         if self.over:
             raise InvalidRequest("this has ended with its with block; begin another")
+        if not self.open:
+            raise InvalidRequest("nothing is sent without a with block: `with client.… as many:`")
+
+    def begin(self) -> None:
+        if self.over or self.open:
+            raise InvalidRequest("this has begun already; begin another")
+        self.open = True
+
+    def end(self) -> None:
+        self.open = False
+        self.over = True
 
     def read(self, values: list[Any]) -> None:
         """Take the broker's answers."""
@@ -144,7 +157,7 @@ class Transaction:
         return Result(self._answers, number)
 
     def __enter__(self) -> Transaction:
-        self._answers.check_open()
+        self._answers.begin()
         return self
 
     def __exit__(
@@ -153,7 +166,7 @@ class Transaction:
         error: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
-        self._answers.over = True
+        self._answers.end()
         if kind is None:
             try:
                 self.revision, values = self._send(requests.transaction(self._checks, self._calls))
@@ -239,7 +252,7 @@ class Pipeline:
 
     def _append(self, method: str, params: Any, read: Callable[[Any], T]) -> Result[T]:
         answers, requests = self._answers, self._requests
-        if answers.over:
+        if not answers.open:
             answers.check_open()
         try:
             packed = self._pack((method, params))
@@ -255,7 +268,7 @@ class Pipeline:
         return Result(answers, number)
 
     def __enter__(self) -> Pipeline:
-        self._answers.check_open()
+        self._answers.begin()
         return self
 
     def __exit__(
@@ -265,7 +278,7 @@ class Pipeline:
         traceback: TracebackType | None,
     ) -> None:
         answers = self._answers
-        answers.over = True
+        answers.end()
         if kind is not None or not self._requests:
             return
         values: list[Any] = []

@@ -80,6 +80,11 @@ def _options(**options: Any) -> tuple[dict[str, Any], ...]:
     return (given,) if given else ()
 
 
+def _check_seconds(ttl: float | None) -> None:
+    if ttl is not None and type(ttl) not in (int, float):
+        raise InvalidRequest(f"ttl must be a number of seconds, not {ttl!r}")
+
+
 # --- values ----------------------------------------------------------------------------------
 
 
@@ -103,7 +108,7 @@ def exists(key: str) -> Call[bool]:
 
 
 def get_many(keys: Iterable[str]) -> Call[dict[str, Any]]:
-    if not isinstance(keys, Iterable):
+    if not isinstance(keys, Iterable) or isinstance(keys, str):
         raise InvalidRequest(f"keys must be a list of keys, not {type(keys).__name__}")
     wanted = list(keys)
     return Call(
@@ -127,6 +132,7 @@ def set(  # noqa: A001  (named like the method that it describes)
     if ttl is None and if_revision is None and not if_changed:
         call: Call[int] = _call(Call, ("set", (key, encode(value)), as_is))
         return call
+    _check_seconds(ttl)
     options = _options(ttl=ttl, if_revision=if_revision, if_changed=if_changed or None)
     return Call("set", (key, encode(value), *options), as_is)
 
@@ -134,6 +140,7 @@ def set(  # noqa: A001  (named like the method that it describes)
 def set_many(values: Mapping[str, Any], ttl: float | None = None) -> Call[int]:
     if not isinstance(values, Mapping):
         raise InvalidRequest(f"values must be a dict, not {type(values).__name__}")
+    _check_seconds(ttl)
     encoded = {key: encode(value) for key, value in values.items()}
     return Call("set_many", (encoded, *_options(ttl=ttl)), as_is)
 
@@ -143,10 +150,13 @@ def delete(key: str, if_revision: int | None = None) -> Call[bool]:
 
 
 def increment(key: str, by: int | float = 1) -> Call[Any]:
+    if type(by) not in (int, float):
+        raise InvalidRequest(f"by must be an int or a float, not {by!r}")
     return Call("increment", (key,) if by == 1 and type(by) is int else (key, {"by": by}), as_is)
 
 
 def expire(key: str, ttl: float) -> Call[bool]:
+    _check_seconds(ttl)
     return Call("expire", (key, ttl), as_is)
 
 

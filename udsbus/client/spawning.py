@@ -145,8 +145,8 @@ def _log(address: str) -> BinaryIO:
     return open(log, "ab")
 
 
-def _environment() -> dict[str, str] | None:
-    """Ours, with the place of this very package when it is none where Python looks by itself."""
+def environment() -> dict[str, str] | None:
+    """For a Python that shall find this very package: ours, with its place if need be."""
     place = str(Path(__file__).parents[2])
     if place in (sysconfig.get_path("purelib"), sysconfig.get_path("platlib")):
         return None
@@ -168,7 +168,7 @@ def _start(address: str, *options: str) -> tuple[subprocess.Popen[bytes], socket
             command = [sys.executable, "-P", "-m", "udsbus", "serve", "--socket", address, *options]
             process = subprocess.Popen(
                 [*command, str(theirs.fileno())],
-                env=_environment(),
+                env=environment(),
                 pass_fds=[theirs.fileno()],
                 stdin=subprocess.DEVNULL,
                 stdout=output,

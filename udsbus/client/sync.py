@@ -171,8 +171,10 @@ class Client:
 
         `function` gets `default` if the key is absent. It is called again when somebody else was
         quicker, so it should do nothing but compute. A time to live is kept as it is. Returns the
-        new value.
+        new value. Raises RequestTimeout, and has changed nothing, when somebody else was quicker
+        each time until the time-out.
         """
+        until = time.monotonic() + self.timeout
         while True:
             entry = self.entry(key)
             value = function(default if entry is None else entry.value)
@@ -180,6 +182,10 @@ class Client:
             with contextlib.suppress(Conflict):
                 self.set(key, value, if_revision=revision, ttl=ttl)
                 return value
+            if time.monotonic() > until:
+                raise RequestTimeout(
+                    f"{key!r} was not updated: others wrote it each time within {self.timeout:g} s"
+                )
 
     def keys(self, pattern: str = "**") -> list[str]:
         """The keys that match, in order.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from math import isfinite
 from typing import Any, Protocol
 
 from ..errors import Conflict, InvalidRequest, LimitExceeded
@@ -60,8 +61,9 @@ def incremented(
 ) -> tuple[Any, bytes]:
     """The number that `increment` makes, and its encoding.
 
-    Raises InvalidRequest if the key holds something else than a number, LimitExceeded if the
-    result is longer than `number_bytes`.
+    Raises InvalidRequest if the key holds something else than a number, or the result is none that
+    can be counted on from (infinite, or not a number), LimitExceeded if it is longer than
+    `number_bytes`.
     """
     number: Any = 0
     if entry is not None:
@@ -69,6 +71,8 @@ def incremented(
         if type(number) is not int and type(number) is not float:
             raise InvalidRequest(f"{shown(key)} does not hold a number")
     number += by
+    if not isfinite(number):
+        raise InvalidRequest(f"{shown(key)} would hold {number}, which cannot be counted on from")
     value = numbers.encode(number)
     if len(value) > NUMBER_BYTES:
         raise LimitExceeded(

@@ -77,9 +77,7 @@ class Turn:
         self._listener = listener
         self._hub = hub
         handlers = engine.handlers | own_commands | {Watch: self._watch}
-        answering = Answering(handlers, statistics)
-        self._answer, self._routes = answering.answer, answering.routes
-        self._refused = answering.refused
+        self._answering = Answering(handlers, statistics)
         self._fanned_out: list[Effect] = []
         """Effects of this turn that are queued for their watchers but not in the journal yet."""
         self._statistics = statistics
@@ -265,7 +263,8 @@ class Turn:
 
     def _execute(self, connection: Connection, messages: list[Any], now: float) -> None:
         """Carry out the messages of one connection, at most its share of a turn."""
-        number, output, routes = connection.number, connection.output, self._routes
+        number, output, answering = connection.number, connection.output, self._answering
+        routes = answering.routes
         size = done = unasked = 0
         for message in messages:
             if len(message) == 4:
@@ -274,18 +273,18 @@ class Turn:
                 (kind, name, params), msgid = message, None
             if kind == REQUEST:
                 try:
-                    reply = encode_result(msgid, self._answer(routes, number, now, name, params))
+                    reply = encode_result(msgid, answering.answer(routes, number, now, name, params))
                 except Exception as failure:
-                    reply = encode_error(msgid, self._refused(number, name, failure))
+                    reply = encode_error(msgid, answering.refused(number, name, failure))
                 output.append(reply)
                 size += len(reply)
             elif kind == RESPONSE:
                 unasked += 1
             else:
                 try:
-                    self._answer(routes, number, now, name, params)
+                    answering.answer(routes, number, now, name, params)
                 except Exception as failure:
-                    self._refused(number, name, failure)
+                    answering.refused(number, name, failure)
             done += 1
             if not done & 3 or name == "batch" or size > OUTPUT_PAUSE_BYTES:
                 if size > KEPT_BYTES:

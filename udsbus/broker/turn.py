@@ -273,7 +273,8 @@ class Turn:
                 (kind, name, params), msgid = message, None
             if kind == REQUEST:
                 try:
-                    reply = encode_result(msgid, answering.answer(routes, number, now, name, params))
+                    result = answering.answer(routes, number, now, name, params)
+                    reply = encode_result(msgid, result)
                 except Exception as failure:
                     reply = encode_error(msgid, answering.refused(number, name, failure))
                 output.append(reply)

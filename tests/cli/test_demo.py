@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import re
 import signal
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -82,6 +83,15 @@ def test_on_a_terminal(lonely: Command, runtime: Path, environ: dict[str, Any]) 
     assert left_over(runtime) == []
 
 
+@pytest.fixture
+def hangup_is_heard() -> Iterator[None]:
+    """Even if these tests run under nohup: what is ignored here would be in the demo too."""
+    before = signal.signal(signal.SIGHUP, signal.SIG_DFL)
+    yield
+    signal.signal(signal.SIGHUP, before)
+
+
+@pytest.mark.usefixtures("hangup_is_heard")
 @pytest.mark.parametrize(
     ("step", "how"),
     [

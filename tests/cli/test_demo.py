@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import re
 import signal
+import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,7 @@ from typing import Any
 import pytest
 
 import udsbus
+from udsbus.cli import demostage
 
 from ..harness import wait_until
 from .support import Command
@@ -148,3 +150,13 @@ def test_a_failure_is_told_and_cleaned_up(
     assert err.startswith("udsbus: ")
     assert "Traceback" not in err
     assert os.listdir(deep) == []
+
+
+def test_its_processes_are_not_made_of_what_lies_around(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The demo may be run in any directory, with modules of any name."""
+    (tmp_path / "click.py").write_text("raise RuntimeError('not this one')")
+    monkeypatch.chdir(tmp_path)
+    with demostage._start(["udsbus", "--version"], stdout=subprocess.DEVNULL) as process:
+        assert process.wait(30) == 0

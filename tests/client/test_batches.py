@@ -311,3 +311,14 @@ def test_a_value_that_cannot_be_read_does_not_hide_that_a_transaction_was_carrie
     assert t.revision == written.value == client.revision()
     with pytest.raises(UnsupportedValue):
         bad.value  # noqa: B018
+
+
+@pytest.mark.parametrize("kind", ["pipeline", "transaction"])
+def test_a_block_within_its_own_block_is_a_mistake(client: Client, kind: str) -> None:
+    """The inner end would send what the outer one goes on adding to."""
+    with getattr(client, kind)() as many:
+        with pytest.raises(InvalidRequest, match="begun already"), many:
+            pass
+        result = many.set("a", 1)
+    assert result.value
+    assert client.get("a") == 1

@@ -38,6 +38,8 @@ ENDING = ("get", "entry")
 
 
 class Answering:
+    """Carries out requests, alone or in a `batch`, and counts those that are refused."""
+
     def __init__(self, handlers: dict[type[Command], Handler], statistics: Statistics) -> None:
         """`handlers` for every command but Batch, which is carried out here."""
         handlers = handlers | {Batch: self._batch}
@@ -120,9 +122,9 @@ def _packed_size(result: Any) -> int:
     """About how many bytes a result takes in a response."""
     if result is None or type(result) is bool:
         return 1
-    # As deep as it will stand in the response: msgpack packs only so many levels.
     if type(result) is bytes:
         return len(result)
+    # As deep as it will stand in the response: msgpack packs only so many levels.
     size = len(encode_result(0, ([result], {})))
     if size > KEPT_BYTES:
         forget_buffer()

@@ -251,7 +251,7 @@ class Pipeline:
         return self._append(call.method, call.params, call.read)
 
     def _append(self, method: str, params: Any, read: Callable[[Any], T]) -> Result[T]:
-        answers, requests = self._answers, self._requests
+        answers = self._answers
         if not answers.open:
             answers.check_open()
         try:
@@ -261,8 +261,8 @@ class Pipeline:
         if len(packed) > LARGE:
             self._together = 1
             check_frame(method, len(packed))
-        number = len(requests)
-        requests.append(packed)
+        number = len(self._requests)
+        self._requests.append(packed)
         if read is not as_is:
             answers.readers.append((number, read))
         return Result(answers, number)

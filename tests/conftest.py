@@ -10,6 +10,14 @@ import pytest
 from .harness import BrokerProcess, RawClient, running_broker
 
 
+@pytest.fixture(autouse=True, scope="session")
+def _state_home(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """Brokers that keep their state in the default place keep it out of the developer's."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("XDG_STATE_HOME", str(tmp_path_factory.mktemp("state")))
+        yield
+
+
 @pytest.fixture
 def runtime() -> Iterator[Path]:
     """A short private directory for sockets: pytest's own is too long for a socket path."""

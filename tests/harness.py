@@ -10,7 +10,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -23,8 +23,9 @@ import logging, selectors, sys
 from udsbus.broker import Settings, run
 from udsbus.broker.hub import SelectorHub, best_hub
 logging.basicConfig(level=logging.INFO)
-address, backend, hub, lifeline = sys.argv[1:]
-run(Settings(address, backend, int(lifeline), {"best": best_hub, "selector": SelectorHub}[hub], 0))
+address, backend, hub, durability, state, first, lifeline = sys.argv[1:]
+hubs = {"best": best_hub, "selector": SelectorHub}
+run(Settings(address, backend, int(lifeline), hubs[hub], eval(first), durability, state))
 """
 
 
@@ -32,16 +33,30 @@ class BrokerProcess:
     """A broker in a process of its own. Ready for clients when the constructor returns."""
 
     def __init__(
-        self, address: str | Path, *, backend: str = "asyncio", hub: str = "best", **popen: Any
+        self,
+        address: str | Path,
+        *,
+        backend: str = "asyncio",
+        hub: str = "best",
+        durability: str = "none",
+        state: str | Path = "",
+        first_revision: int | None = 0,
+        under: Sequence[str] = (),
+        **popen: Any,
     ) -> None:
+        """`under`: a command that runs it, `strace` perhaps."""
         self.address = str(address)
+        options = (backend, hub, durability, str(state), str(first_revision))
         self._lifeline, theirs = socket.socketpair()
         # Not a pipe, which fills up when nobody reads it.
         self._stderr = tempfile.TemporaryFile()  # noqa: SIM115
         self._whole_log: str | None = None
         with theirs:
             self.process = subprocess.Popen(
-                [sys.executable, "-c", SERVE, self.address, backend, hub, str(theirs.fileno())],
+                [
+                    *(*under, sys.executable, "-c", SERVE, self.address),
+                    *(*options, str(theirs.fileno())),
+                ],
                 pass_fds=[theirs.fileno()],
                 stderr=self._stderr,
                 **popen,

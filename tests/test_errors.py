@@ -66,6 +66,8 @@ NUMBERS = {
     9: "unavailable",
     10: "missed_changes",
     11: "timeout",
+    12: "storage_failed",
+    13: "journal_damaged",
 }
 """They travel on the wire. Add to this table; never change what is in it."""
 

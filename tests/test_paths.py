@@ -8,7 +8,12 @@ import pytest
 
 from udsbus import paths
 from udsbus.errors import AccessDenied, InvalidRequest
-from udsbus.paths import default_address, ensure_private_directory, resolve_address
+from udsbus.paths import (
+    default_address,
+    default_state,
+    ensure_private_directory,
+    resolve_address,
+)
 
 
 def mode_of(path: Path) -> int:
@@ -95,16 +100,16 @@ def test_what_stands_beside_the_socket() -> None:
 
 
 def test_a_directory_is_made_private(tmp_path: Path) -> None:
-    ensure_private_directory(str(tmp_path / "bus" / "a.sock"))
+    ensure_private_directory(str(tmp_path / "bus"))
     assert mode_of(tmp_path / "bus") == 0o700
-    ensure_private_directory(str(tmp_path / "bus" / "a.sock"))
+    ensure_private_directory(str(tmp_path / "bus"))
 
 
 def test_every_directory_that_is_made_is_private(tmp_path: Path) -> None:
     """Who can write to the one above can put another in the place of the private one."""
     before = os.umask(0)
     try:
-        ensure_private_directory(str(tmp_path / "above" / "bus" / "a.sock"))
+        ensure_private_directory(str(tmp_path / "above" / "bus"))
     finally:
         os.umask(before)
     assert mode_of(tmp_path / "above" / "bus") == 0o700
@@ -116,7 +121,7 @@ def test_a_directory_that_only_we_can_write_to_will_do(tmp_path: Path, mode: int
     directory = tmp_path / "bus"
     directory.mkdir()
     directory.chmod(mode)
-    ensure_private_directory(str(directory / "a.sock"))
+    ensure_private_directory(str(directory))
     assert mode_of(directory) == mode
 
 
@@ -126,23 +131,23 @@ def test_a_directory_that_others_can_write_to_is_refused(tmp_path: Path, mode: i
     directory.mkdir()
     directory.chmod(mode)
     with pytest.raises(AccessDenied, match=f"run: chmod go-w {directory}"):
-        ensure_private_directory(str(directory / "a.sock"))
+        ensure_private_directory(str(directory))
 
 
 def test_a_sticky_directory_will_do(tmp_path: Path) -> None:
     directory = tmp_path / "like-tmp"
     directory.mkdir()
     directory.chmod(0o1777)
-    ensure_private_directory(str(directory / "a.sock"))
+    ensure_private_directory(str(directory))
 
 
 def test_tmp_itself_will_do() -> None:
-    ensure_private_directory("/tmp/a.sock")
+    ensure_private_directory("/tmp")
 
 
 def test_another_users_directory_is_refused(elsewhere: Path) -> None:
     with pytest.raises(AccessDenied, match="belongs to uid"):
-        ensure_private_directory(str(elsewhere / "a.sock"))
+        ensure_private_directory(str(elsewhere))
 
 
 def test_another_users_directory_is_refused_even_if_it_is_sticky(elsewhere: Path) -> None:
@@ -150,4 +155,22 @@ def test_another_users_directory_is_refused_even_if_it_is_sticky(elsewhere: Path
     whoever is first to make /tmp/udsbus-UID, with mode 1777, could replace the socket."""
     elsewhere.chmod(0o1777)
     with pytest.raises(AccessDenied, match="belongs to uid"):
-        ensure_private_directory(str(elsewhere / "a.sock"))
+        ensure_private_directory(str(elsewhere))
+
+
+def test_each_address_has_a_state_directory_of_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("XDG_STATE_HOME", "/somewhere")
+    first, second = default_state("/run/a/default.sock"), default_state("/run/b/default.sock")
+    assert first != second
+    assert first == default_state("/run/a/default.sock")
+    assert first.startswith("/somewhere/udsbus/default-")
+
+
+@pytest.mark.parametrize("home", [None, "", "relative/place"])
+def test_state_without_a_place_for_it(monkeypatch: pytest.MonkeyPatch, home: str | None) -> None:
+    """The XDG specification has a default, and says that a relative path is invalid."""
+    monkeypatch.setenv("HOME", "/home/somebody")
+    monkeypatch.delenv("XDG_STATE_HOME")
+    if home is not None:
+        monkeypatch.setenv("XDG_STATE_HOME", home)
+    assert default_state("/run/x.sock").startswith("/home/somebody/.local/state/udsbus/x-")

@@ -10,6 +10,8 @@
     │   └── UnsupportedValue   (also a TypeError)        a value that cannot be sent or read
     ├── LimitExceeded          a size or a count above its limit
     ├── MissedChanges          a subscriber fell out of the change log
+    ├── StorageFailed          the broker cannot write its journal; nothing was changed
+    ├── JournalDamaged         what a journal holds cannot be read; the broker does not start
     ├── ProtocolError          the peer does not speak this protocol, or another version of it
     └── InternalError          a fault of the broker's own; please report it
 
@@ -118,6 +120,22 @@ class RequestTimeout(Error, TimeoutError):
 
     number = 11
     word = "timeout"
+
+
+class StorageFailed(Error):
+    """The journal cannot be written (a full disk, an I/O error), so nothing has changed. Reads go
+    on, and so do writes as soon as there is room. `details`: `reason`, what the system said."""
+
+    number = 12
+    word = "storage_failed"
+
+
+class JournalDamaged(Error):
+    """A journal that was whole is no longer. Its broker does not start, so nobody is told of this
+    over the wire. `details`: `file`, `offset` in it."""
+
+    number = 13
+    word = "journal_damaged"
 
 
 def _tree(root: type[Error]) -> list[type[Error]]:

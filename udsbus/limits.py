@@ -120,6 +120,16 @@ CHECKPOINT_SECONDS: Final = 0.01
 DRAIN_SECONDS: Final = 2.0
 """At shutdown, how long peers have to take the replies that are waiting for them."""
 
+# --- the journal ----------------------------------------------------------------------------
+SEGMENT_BYTES: Final = 16 * MIB
+"""A segment of the journal is closed, and the next begun, when it is longer than this."""
+RECORD_BYTES: Final = 128 * MIB
+"""What a turn has changed is written as several records when it is more than this; one change, or
+one transaction, is never split."""
+SYNC_SECONDS: Final = 1.0
+"""With `durability=process`, how long after a write the journal is on the disk, unless the disk is
+slower; and how often a journal that could not be written is tried again."""
+
 # --- the client -----------------------------------------------------------------------------
 REQUEST_TIMEOUT: Final = 10.0
 """Seconds a request may take, unless `connect(timeout=...)` says otherwise."""

@@ -134,6 +134,8 @@ EngineCommand = (
     | Ttl | Keys | Items | Count | Transaction | Watch | Unwatch | Subscribe | Unsubscribe | Publish
 )  # fmt: skip
 Command = EngineCommand | Batch | Hello | Ping | Info
+WRITES: Final = (Set, SetMany, Delete, Increment, Expire, Persist, Transaction)
+"""Those that change what is kept."""
 
 # --- effects: what carrying out commands has caused -----------------------------------------
 
@@ -162,6 +164,14 @@ class DeadlineMoved(NamedTuple):
 
     key: str
     deadline: float | None
+
+
+class Writer(NamedTuple):
+    """Who asked for a change, as the history tells it. A `pid` of 0: not known."""
+
+    pid: int
+    uid: int
+    name: str | None
 
 
 class Message(NamedTuple):

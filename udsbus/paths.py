@@ -4,11 +4,15 @@ An address is the path of a Unix domain socket: the argument, else `UDSBUS_SOCKE
 `$XDG_RUNTIME_DIR/udsbus/default.sock`, else `/tmp/udsbus-UID/default.sock`. Directories are made
 with mode 0700. Beside the socket stand its lock (`*.lock`) and, for a broker that a client
 started, its log (`*.log`).
+
+What a bus shall not forget is kept elsewhere: `$XDG_STATE_HOME/udsbus/NAME-HASH`, a directory for
+each address. Sockets live where a reboot clears up, state does not.
 """
 
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import os
 import stat
 
@@ -61,13 +65,22 @@ def log_path(address: str) -> str:
     return address + ".log"
 
 
-def ensure_private_directory(address: str) -> None:
-    """Make the directory of a socket, or refuse one in which others could replace the socket.
+def default_state(address: str) -> str:
+    """The state directory of the bus at `address` (absolute), when nobody names one."""
+    home = os.environ.get("XDG_STATE_HOME", "")
+    if not os.path.isabs(home):  # which the XDG specification says is invalid, and to be ignored
+        home = os.path.join(os.path.expanduser("~"), ".local", "state")
+    name, _ = os.path.splitext(os.path.basename(address))
+    of_path = hashlib.sha256(os.fsencode(address)).hexdigest()[:8]  # for there are more of a name
+    return os.path.join(home, "udsbus", f"{name}-{of_path}")
+
+
+def ensure_private_directory(directory: str) -> None:
+    """Make a directory for our files, or refuse one in which others could replace them.
 
     Raises AccessDenied for a directory that another user owns or can write to. A sticky one
     (`/tmp`) will do: nobody else can rename or remove our files there.
     """
-    directory = os.path.dirname(address)
     _make_private(directory)
     status = os.stat(directory)
     sticky = bool(status.st_mode & stat.S_ISVTX)
@@ -75,7 +88,7 @@ def ensure_private_directory(address: str) -> None:
         raise AccessDenied(f"{directory} belongs to uid {status.st_uid}, not to you; use another")
     if status.st_mode & (stat.S_IWGRP | stat.S_IWOTH) and not sticky:
         raise AccessDenied(
-            f"others can write to {directory} and could replace the socket there; "
+            f"others can write to {directory} and could replace what is there; "
             f"run: chmod go-w {directory}"
         )
 

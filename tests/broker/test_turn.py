@@ -70,8 +70,8 @@ def test_a_msgid_nested_deeply_does_not_hurt(broker: BrokerProcess) -> None:
     for depth in (400, 600, *range(1_015, 1_024)):
         msgid = b"\x91" * depth + b"\xc0"
         with broker.connect() as client, broker.connect() as other:
-            client.socket.sendall(b"\x94\x00" + msgid + b"\xa4ping\x90")
-            client.socket.sendall(b"\x94\x00" + msgid + b"\xa1x\x90")
+            asked = [b"\x94\x00" + msgid + name + b"\x90" for name in (b"\xa4ping", b"\xa1x")]
+            client.socket.sendall(b"".join(asked))  # at once: it may be closed after the first
             answers = [client.receive()]
             if answers[0][0] == 1:
                 answers.append(client.receive())

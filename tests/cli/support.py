@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import re
 import select
 import signal
 import subprocess
@@ -112,6 +113,12 @@ class Running:
             self._buffers[stream] += data
         line, _, self._buffers[stream] = self._buffers[stream].partition(b"\n")
         return line.decode()
+
+    def told(self, pattern: str) -> str:
+        """The next line on stderr in which a regular expression is found; waits for it."""
+        while not re.search(pattern, line := self.line("stderr")):
+            pass
+        return line
 
     def signal(self, number: signal.Signals) -> int:
         """Send it a signal, and return how it ended."""

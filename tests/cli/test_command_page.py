@@ -25,6 +25,22 @@ PAGE = (Path(__file__).parents[2] / "docs" / "command.md").read_text()
 CONTEXT = click.Context(group)
 
 
+def commands() -> dict[str, click.Command]:
+    """Every command by its full name, `journal check` for instance."""
+    found: dict[str, click.Command] = {}
+    for name in COMMANDS:
+        command = group.get_command(CONTEXT, name)
+        assert command is not None
+        if isinstance(command, click.Group):
+            found |= {f"{name} {sub}": one for sub, one in command.commands.items()}
+        else:
+            found[name] = command
+    return found
+
+
+ALL = commands()
+
+
 def section(name: str) -> str:
     found = re.search(rf"^### `udsbus {name}`\n(.*?)(?=^##|\Z)", PAGE, re.M | re.S)
     assert found, f"docs/command.md has no section for {name}"
@@ -32,17 +48,15 @@ def section(name: str) -> str:
 
 
 def options(name: str) -> set[str]:
-    command = group.get_command(CONTEXT, name)
-    assert command is not None
     return {
         spelling
-        for param in command.params
+        for param in ALL[name].params
         if isinstance(param, click.Option) and not param.hidden
         for spelling in param.opts
     }
 
 
-@pytest.mark.parametrize("name", COMMANDS)
+@pytest.mark.parametrize("name", ALL)
 def test_every_option_and_no_other(name: str) -> None:
     documented = {
         spelling
@@ -53,12 +67,10 @@ def test_every_option_and_no_other(name: str) -> None:
     assert documented == options(name)
 
 
-@pytest.mark.parametrize("name", COMMANDS)
+@pytest.mark.parametrize("name", ALL)
 def test_arguments_and_help(name: str) -> None:
-    command = group.get_command(CONTEXT, name)
-    assert command is not None
-    assert f"[{name}](#udsbus-{name})" in PAGE
-    for param in command.params:
+    assert f"[{name}](#udsbus-{name.replace(' ', '-')})" in PAGE
+    for param in ALL[name].params:
         if isinstance(param, click.Argument):
             assert (param.metavar or param.name or "").upper() in section(name)
         elif isinstance(param, click.Option) and not param.hidden:
@@ -67,7 +79,7 @@ def test_arguments_and_help(name: str) -> None:
 
 
 def test_only_commands_that_exist() -> None:
-    assert re.findall(r"^### `udsbus (\w+)`", PAGE, re.M) == list(COMMANDS)
+    assert re.findall(r"^### `udsbus ([\w ]+)`", PAGE, re.M) == list(ALL)
 
 
 def test_exit_codes() -> None:

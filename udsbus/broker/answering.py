@@ -16,11 +16,12 @@ from ..errors import (
     InternalError,
     InvalidRequest,
     LimitExceeded,
+    StorageFailed,
     UnknownMethod,
     UnsupportedValue,
 )
 from ..limits import FRAME_BYTES, KEPT_BYTES, PAGE_BYTES, SHARE_SECONDS
-from ..messages import Batch, Command
+from ..messages import WRITES, Batch, Command, Get, Transaction
 from ..wire.encoding import encode_result, forget_buffer, refusal
 from ..wire.methods import BATCHED, METHODS, Method
 from .statistics import Statistics
@@ -42,13 +43,24 @@ class Answering:
 
     def __init__(self, handlers: dict[type[Command], Handler], statistics: Statistics) -> None:
         """`handlers` for every command but Batch, which is carried out here."""
-        handlers = handlers | {Batch: self._batch}
+        self._handlers = handlers | {Batch: self._batch}
         self.routes: Routes = {
-            name: (method.plain, handlers[method.command], method)
+            name: (method.plain, self._handlers[method.command], method)
             for name, method in METHODS.items()
         }
         self._batched: Routes = {name: self.routes[name] for name in BATCHED}
         self._statistics = statistics
+
+    def refuse_writes(self, failure: StorageFailed | None) -> None:
+        """Answer each request that would change something with `failure`; None: no longer."""
+        for name, (plain, _, method) in self.routes.items():
+            if method.command in WRITES:
+                handler = self._handlers[method.command]
+                if failure is not None:
+                    handler = _refusing(failure, method.command, handler)
+                self.routes[name] = plain, handler, method
+                if name in self._batched:
+                    self._batched[name] = self.routes[name]
 
     def answer(self, routes: Routes, number: int, now: float, name: Any, params: Any) -> Any:
         """The result of a request. Raises what refuses it."""
@@ -103,6 +115,17 @@ class Answering:
                 break
         self._statistics.requests += len(results) - 1  # the batch itself is counted as one
         return results, refusals
+
+
+def _refusing(failure: StorageFailed, command: type[Command], handler: Handler) -> Handler:
+    """What answers a write while the journal cannot be written."""
+
+    def refuse(number: int, now: float, *fields: Any) -> Any:
+        if command is Transaction and all(type(operation) is Get for operation in fields[1]):
+            return handler(number, now, *fields)
+        raise failure.with_traceback(None)  # it would grow with each raise
+
+    return refuse
 
 
 def _check_size(result: Any) -> None:

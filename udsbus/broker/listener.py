@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import contextlib
 import errno
-import fcntl
 import logging
 import os
 import socket
 import stat
 
 from ..errors import AccessDenied, BrokerUnavailable
+from ..filelock import Held, take_lock
 from ..limits import LISTEN_BACKLOG
 from ..messages import CloseReason
 from ..paths import ensure_private_directory, lock_path
@@ -33,26 +33,19 @@ class Claim:
         directory will not do."""
         self.address = address
         try:
-            ensure_private_directory(address)
+            ensure_private_directory(os.path.dirname(address))
             _check_place(address)
-            flags = os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW
-            self._fd = os.open(lock_path(address), flags, 0o600)
+            self._fd = take_lock(lock_path(address))
         except AccessDenied:
             raise
         except OSError as error:
             raise AccessDenied(f"cannot serve {address}: {error}") from None
-        try:
-            fcntl.flock(self._fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            pid = os.read(self._fd, 32).decode(errors="replace").strip()
-            os.close(self._fd)
+        except Held as held:
             raise BrokerUnavailable(
-                f"{address} is served by a living broker, pid {pid or 'unknown'}; "
+                f"{address} is served by a living broker, pid {held.pid or 'unknown'}; "
                 "stop that one first, or choose another address with --socket",
-                pid=int(pid) if pid.isdigit() else None,
+                pid=held.pid,
             ) from None
-        os.ftruncate(self._fd, 0)
-        os.pwrite(self._fd, f"{os.getpid()}\n".encode(), 0)
 
     def release(self) -> None:
         os.close(self._fd)

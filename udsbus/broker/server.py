@@ -20,11 +20,12 @@ import anyio.abc
 from .. import messages as m
 from ..engine import Engine
 from ..errors import LimitExceeded, ProtocolError
-from ..journal import MemoryJournal
+from ..journal import Durability, FileJournal, MemoryJournal
 from ..limits import LIMITS, NAME_BYTES
 from ..version import PROTOCOL_VERSION, __version__
 from ..wire import values
 from . import turn as turn_module
+from .durability import JournalCare, open_state
 from .hub import Hub, best_hub
 from .listener import Listener
 from .statistics import Statistics
@@ -51,30 +52,46 @@ class Settings(NamedTuple):
     hub: Callable[[], Hub] = best_hub
     first_revision: int | None = None
     """Where revisions begin; None: see `Broker`."""
+    durability: Durability = "none"
+    state: str = ""
+    """Absolute path of the directory that keeps what is to survive; not with `none`."""
 
 
 class Broker:
     """One bus at one address.
 
-    It keeps nothing when it ends, and its successor must not use a revision again: a write that
-    depends on what it read from the old one would meet a stranger's value with the same revision.
-    So revisions begin with the time in microseconds. As long as there are fewer than a million
-    writes a second, and the clock is not set back, none comes twice.
+    Without durability it keeps nothing when it ends, and its successor must not use a revision
+    again: a write that depends on what it read from the old one would meet a stranger's value with
+    the same revision. So the revisions of a new bus begin with the time in microseconds. As long as
+    there are fewer than a million writes a second, and the clock is not set back, none comes twice.
     """
 
     def __init__(self, settings: Settings) -> None:
-        """Claims the address and listens. Raises BrokerUnavailable if it is taken, AccessDenied
-        if the directory will not do."""
+        """Claims the address, listens and recovers the state.
+
+        Raises BrokerUnavailable if the address or the state is taken, AccessDenied if a directory
+        will not do, JournalDamaged if the state cannot be trusted.
+        """
         self.settings = settings
         self._bus = secrets.token_hex(8)
         self._started = monotonic()
         self._statistics = Statistics()
         first = settings.first_revision
-        self._engine = Engine(values, first_revision=int(time() * 1e6) if first is None else first)
+        if first is None:
+            first = int(time() * 1e6)
         listener = Listener(settings.address)
+        self._journal: FileJournal | None = None
+        if settings.durability == "none":
+            self._engine = Engine(values, first_revision=first)
+        else:
+            try:
+                self._engine, self._journal = open_state(settings.state, settings.durability, first)
+            except BaseException:
+                listener.close()
+                raise
         self.turn = Turn(
             self._engine,
-            MemoryJournal(),
+            self._journal or MemoryJournal(),
             listener,
             settings.hub(),
             {m.Hello: self._hello, m.Ping: self._ping, m.Info: self._info},
@@ -89,6 +106,8 @@ class Broker:
                 lifeline = socket.socket(fileno=self.settings.lifeline)
                 lifeline.sendall(b"ready\n")
                 tasks.start_soon(self._stop_without, lifeline)
+            if self._journal is not None:
+                tasks.start_soon(JournalCare(self._journal, self.turn).run)
             started()
             await self.turn.run()
             tasks.cancel_scope.cancel()
@@ -148,6 +167,9 @@ class Broker:
             "bus": self._bus,
             "backend": self.settings.backend,
             "compiled": COMPILED,
+            "durability": self.settings.durability,
+            "state": self.settings.state or None,
+            "journal": None if self._journal is None else self._journal.about(),
             "revision": engine.revision,
             "keys": len(engine.keyspace.entries),
             "watches": len(engine.watches),

@@ -6,7 +6,8 @@ The broker is one thread and does these six steps for ever, on every connection 
 Requests are carried out against the engine as they are read; their replies, and the changes for
 those who watch, are queued. Then all changes of the turn go to the journal at once, and only when
 they are safe there is anything sent. So whatever a peer sees is already in the journal, and a
-peer that gets a reply finds its own write everywhere.
+peer that gets a reply finds its own write everywhere. A turn that cannot be journaled never
+happened: it is undone, and carried out again with all writes refused.
 
 `Turn.work` runs turns until nothing comes in any more, then `run` sleeps in the event loop, where
 signals and timers have their turn too.
@@ -23,6 +24,7 @@ import anyio
 import anyio.lowlevel
 
 from ..engine import Engine
+from ..errors import StorageFailed
 from ..journal import Journal
 from ..limits import (
     ACCEPTS_PER_TURN,
@@ -36,7 +38,7 @@ from ..limits import (
     SHARE_SECONDS,
     SPIN_SECONDS,
 )
-from ..messages import Change, CloseReason, Command, Effect, Message, Watch
+from ..messages import Change, CloseReason, Command, Effect, Message, Watch, Writer
 from ..spinning import Spinning
 from ..wire.encoding import (
     encode_change,
@@ -80,6 +82,11 @@ class Turn:
         self._answering = Answering(handlers, statistics)
         self._fanned_out: list[Effect] = []
         """Effects of this turn that are queued for their watchers but not in the journal yet."""
+        self._durable = journal.durable
+        self._executed: list[tuple[Connection, list[Any]]] = []
+        """What this turn has carried out, in case that its journal fails."""
+        self._refusing = False
+        """Whether writes are refused, because the journal cannot be written."""
         self._statistics = statistics
         self._by_fd: dict[int, Connection] = {}
         self._next_number = 1
@@ -97,6 +104,8 @@ class Turn:
         self._stopping = False
         self._sleep: anyio.CancelScope | None = None
         hub.add(listener.socket.fileno(), READ)
+        if self._durable:
+            engine.keep_undo()
 
     # --- wait -------------------------------------------------------------------------------
 
@@ -111,6 +120,9 @@ class Turn:
     def stop(self) -> None:
         """Make `run` return after the turn in hand."""
         self._stopping = True
+        self._wake()
+
+    def _wake(self) -> None:
         if self._sleep is not None:
             self._sleep.cancel()
 
@@ -151,7 +163,7 @@ class Turn:
         self._sleep = None
 
     def _next_due(self) -> float | None:
-        deadline = self._engine.next_deadline()
+        deadline = None if self._refusing else self._engine.next_deadline()
         for connection in self._ending:
             until = connection.linger_until
             if until is not None and (deadline is None or until < deadline):
@@ -169,7 +181,7 @@ class Turn:
     def turn(self, ready: list[tuple[int, int]]) -> None:
         """One turn for what is ready: (descriptor, mask) pairs from the hub."""
         now = monotonic()
-        deadline = self._engine.next_deadline()
+        deadline = None if self._refusing else self._engine.next_deadline()
         if deadline is not None and deadline <= now:
             self._engine.expire_due(now)
         if self._unfinished:
@@ -198,14 +210,18 @@ class Turn:
     def _finish(self) -> None:
         """The second half of a turn: journal, expose, deliver."""
         effects = self._engine.take_effects()
-        if effects:
+        if effects or self._fanned_out:
+            try:
+                self._journal.append(self._fanned_out + effects)
+            except StorageFailed as failure:
+                self._take_back(failure)
+                return
             self._fan_out(effects)
-        if self._fanned_out:
-            effects = self._fanned_out + effects
             self._fanned_out = []
-        if effects:
-            self._journal.append(effects)
             self._expose(effects)
+        if self._durable:
+            self._engine.settle()
+            self._executed.clear()
         touched = self._touched
         if touched:
             # Backwards, so that events leave before the reply to who has caused them.
@@ -213,6 +229,41 @@ class Turn:
                 if not connection.flush():
                     self._lost(connection, CloseReason.PEER_CLOSED)
             touched.clear()
+
+    def _take_back(self, failure: StorageFailed) -> None:
+        """Undo this turn, and have its requests carried out again in the next, without writes.
+
+        Nothing of it has been sent. Whoever was to be told why their connection ends is not told
+        any more; it ends all the same.
+        """
+        self._engine.undo()
+        self._fanned_out = []
+        for connection in self._touched:
+            connection.output.clear()
+        self._touched.clear()
+        executed, self._executed = self._executed, []
+        for connection, messages in reversed(executed):
+            self._statistics.requests -= len(messages)
+            if connection.ended is None and connection.number in self.connections:
+                connection.requests = messages + connection.requests
+                if connection not in self._unfinished:
+                    self._unfinished.append(connection)
+        self.refuse_writes(failure)
+
+    def writer(self, origin: int) -> Writer | None:
+        """Who the connection is that has asked for a change in this turn; None: the broker."""
+        connection = self.connections.get(origin)
+        if connection is None:  # gone within the turn
+            connection = next((one for one, _ in self._executed if one.number == origin), None)
+        if connection is None:
+            return None
+        return Writer(connection.peer.pid, connection.peer.uid, connection.name)
+
+    def refuse_writes(self, failure: StorageFailed | None) -> None:
+        """Answer each request that would change something with `failure`; None: no longer."""
+        self._refusing = failure is not None
+        self._answering.refuse_writes(failure)
+        self._wake()  # for what should have expired meanwhile
 
     # --- read -------------------------------------------------------------------------------
 
@@ -294,6 +345,9 @@ class Turn:
                 if late or size > OUTPUT_PAUSE_BYTES or done == REQUESTS_PER_TURN:
                     break
         self._statistics.requests += done - unasked
+        if self._durable:
+            whole = done == len(messages)
+            self._executed.append((connection, messages if whole else messages[:done]))
         if done < len(messages):
             connection.requests = messages[done:]
             self._unfinished.append(connection)

@@ -28,6 +28,7 @@ COMMANDS = {
     "subscribe": "messages",
     "ping": "about",
     "info": "about",
+    "journal": "journal",
     "demo": "demo",
     "completion": "completing",
 }

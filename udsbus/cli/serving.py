@@ -8,15 +8,18 @@ import os
 import socket
 import sys
 from importlib.util import find_spec
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from ..errors import BrokerUnavailable
-from ..paths import lock_path, log_path
+from ..paths import default_state, lock_path, log_path
 from .options import Command, address, socket_option
 from .outcomes import DONE, REFUSED
 from .output import complain, shown, write_line
+
+if TYPE_CHECKING:
+    from ..broker import Settings
 
 READY = b"ready\n"
 
@@ -27,6 +30,18 @@ READY = b"ready\n"
     "--backend", type=click.Choice(["asyncio", "trio"]), default="asyncio", show_default=True,
     help="Event loop to run on.",
 )  # fmt: skip
+@click.option(
+    "--durability", type=click.Choice(["none", "process", "disk"]), default="process",
+    show_default=True,
+    help="What a reply to a write promises: nothing beyond the life of the broker; that the write "
+    "survives the end of every process, and after a second a power failure too; or that it is on "
+    "the disk.",
+)  # fmt: skip
+@click.option(
+    "--state", metavar="DIR", type=click.Path(file_okay=False),
+    help="Directory for what is to survive. Default: one for each socket, under "
+    "$XDG_STATE_HOME/udsbus or ~/.local/state/udsbus.",
+)  # fmt: skip
 @click.option("-v", "--verbose", is_flag=True, help="Log connections too.")
 @click.option(
     "--detach", is_flag=True,
@@ -35,19 +50,36 @@ READY = b"ready\n"
 @click.option("--lifeline-fd", type=int, hidden=True, help="Stop when its other end closes.")
 @click.option("--ready-fd", type=int, hidden=True, help="Tell `ready` here.")
 def serve_command(
-    backend: str, verbose: bool, detach: bool, lifeline_fd: int | None, ready_fd: int | None
+    backend: str,
+    durability: str,
+    state: str | None,
+    verbose: bool,
+    detach: bool,
+    lifeline_fd: int | None,
+    ready_fd: int | None,
 ) -> int:
     """Run a broker until SIGTERM or Ctrl-C.
 
     Either is a success. Refuses (exit code 3) when another one serves that socket, and names its
-    pid; takes over the socket that a dead one has left behind. The state is in memory in this
-    release: it ends with the broker.
+    pid; takes over the socket that a dead one has left behind. What was in the state directory is
+    there again.
     """
+    if durability == "none" and state is not None:
+        raise click.UsageError("--state is for what survives: not with --durability none")
     if find_spec(backend) is None:
         raise click.UsageError(f"--backend {backend} needs a package: pip install {backend}")
+    from ..broker import Settings
+
     where = address()
+    settings = Settings(
+        where,
+        backend,  # type: ignore[arg-type]
+        lifeline_fd,
+        durability=durability,  # type: ignore[arg-type]
+        state=_state_directory(where, durability, state),
+    )
     if not detach:
-        return _serve(where, backend, verbose, lifeline_fd, ready_fd)
+        return _serve(settings, verbose, ready_fd)
     ours, theirs = socket.socketpair()
     child = os.fork()
     if child:
@@ -59,20 +91,25 @@ def serve_command(
         return DONE
     ours.close()
     os.setsid()
-    return _serve(where, backend, verbose, lifeline_fd, ready_fd, parent=theirs)
+    return _serve(settings, verbose, ready_fd, parent=theirs)
+
+
+def _state_directory(where: str, durability: str, state: str | None) -> str:
+    if durability == "none":
+        return ""
+    return default_state(where) if state is None else os.path.abspath(os.path.expanduser(state))
 
 
 def _serve(
-    where: str,
-    backend: str,
+    settings: Settings,
     verbose: bool,
-    lifeline_fd: int | None,
     ready_fd: int | None,
     parent: socket.socket | None = None,
 ) -> int:
-    from ..broker import Settings, run
+    from ..broker import run
 
     _log_to_stderr(verbose)
+    where = settings.address
 
     def started() -> None:
         if parent is not None:
@@ -84,8 +121,8 @@ def _serve(
                     waiting.sendall(READY)
 
     try:
-        run(Settings(where, backend, lifeline_fd), started)  # type: ignore[arg-type]
-        if lifeline_fd is not None:
+        run(settings, started)
+        if settings.lifeline is not None:
             _remove_traces(where)
     except BrokerUnavailable as error:
         # Not "no broker": there is one, and that is the trouble.

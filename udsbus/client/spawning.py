@@ -61,7 +61,9 @@ class LocalBroker:
         self.address = os.path.join(self._directory, "bus.sock")
         self._owner = os.getpid()
         try:
-            self._process, self._lifeline = _start(self.address, "--lifeline-fd")
+            self._process, self._lifeline = _start(
+                self.address, "--durability", "none", "--lifeline-fd"
+            )
         except BaseException:
             shutil.rmtree(self._directory, ignore_errors=True)
             raise
@@ -110,7 +112,7 @@ def autostart_broker(address: str) -> None:
     if _answers(address):
         return
     try:
-        ensure_private_directory(address)
+        ensure_private_directory(os.path.dirname(address))
         gate = os.open(address + ".starting", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
     except OSError as error:
         if isinstance(error, Error):

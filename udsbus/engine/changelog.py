@@ -57,6 +57,18 @@ class ChangeLog:
             self._bytes -= oldest_size
             self.forgotten = oldest[-1].revision
 
+    def take_back(self, revision: int) -> None:
+        """Forget what came after `revision`, because it never happened."""
+        runs = self._runs
+        while runs and runs[-1][0][-1].revision > revision:
+            run, size = runs.pop()
+            self._count -= len(run)
+            self._bytes -= size
+            kept = [change for change in run if change.revision <= revision]
+            if kept:
+                self.extend(kept)
+        self.forgotten = min(self.forgotten, revision)
+
     def since(self, revision: int, matches: Callable[[str], bool]) -> list[Change] | None:
         """The matching changes after `revision` in order; None when some are forgotten."""
         if revision < self.forgotten:

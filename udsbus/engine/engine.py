@@ -51,6 +51,11 @@ class Engine:
         self._effects: list[m.Effect] = []
         self._changes: list[m.Change] = []
         """Those of the effects that the change log does not have yet: it gets them all at once."""
+        self._undo: list[tuple[str, Entry | None]] | None = None
+        """The entries that were there before what `settle` has not settled yet, if kept."""
+        self._undo_interest: list[Callable[[], object]] = []
+        self._settled = (first_revision, 0)
+        """The revision, and the number of changes, that `undo` goes back to."""
         self._next_id = 1
         self._patterns: dict[int, dict[int, tuple[Interest, list[str]]]] = {}
         """Connection → its watches and subscriptions by number."""
@@ -98,6 +103,35 @@ class Engine:
             self._effects = []
         return effects
 
+    def keep_undo(self) -> None:
+        """From now on be able to `undo`."""
+        self._undo = []
+        self.settle()
+
+    def settle(self) -> None:
+        """All that has happened is safe: `undo` does not go back beyond this."""
+        self._settled = self.revision, self.changes
+        if self._undo:
+            self._undo.clear()
+        if self._undo_interest:
+            self._undo_interest.clear()
+
+    def undo(self) -> None:
+        """Go back to where `settle` was called last, as if nothing had been asked since."""
+        assert self._undo is not None
+        for key, entry in reversed(self._undo):
+            if entry is not None:
+                self.keyspace.put(key, entry)
+            elif key in self._entries:
+                self.keyspace.drop(key)
+        self._undo.clear()
+        for undo in reversed(self._undo_interest):
+            undo()
+        self._undo_interest.clear()
+        self._effects, self._changes = [], []
+        self.revision, self.changes = self._settled
+        self.log.take_back(self.revision)
+
     def next_deadline(self) -> float | None:
         """When `expire_due` wants to be called next; None while nothing has a deadline."""
         return self.keyspace.deadlines.next()
@@ -127,12 +161,37 @@ class Engine:
             for pattern in patterns:
                 interest.remove(pattern, origin)
 
+    # --- what was before ---------------------------------------------------------------------
+
+    def replay(self, changes: list[m.Change | m.DeadlineMoved]) -> None:
+        """Change again what a journal tells of, in the order in which it happened.
+
+        What a repaired journal no longer tells the beginning of is left out.
+        """
+        keyspace, entries = self.keyspace, self._entries
+        for change in changes:
+            if isinstance(change, m.DeadlineMoved):
+                moved = entries.get(change.key)
+                if moved is not None:
+                    keyspace.put(change.key, (moved[0], moved[1], change.deadline))
+                continue
+            revision, _, key, new, deadline, _ = change
+            if new is not None:
+                keyspace.put(key, (new, revision, deadline))
+            elif key in entries:
+                keyspace.drop(key)
+            self.revision = revision
+            self._changes.append(change)
+        self._log_changes()
+
     # --- the two ways to change a key -------------------------------------------------------
 
     def _write(
         self, key: str, value: bytes, deadline: float | None, revision: int, origin: int
     ) -> None:
         before = self._entries.get(key)
+        if self._undo is not None:
+            self._undo.append((key, before))
         if before is not None and before[2] is None and deadline is None:
             self._entries[key] = (value, revision, None)  # neither order nor deadlines change
             kind = m.UPDATED
@@ -144,6 +203,8 @@ class Engine:
         self._changes.append(change)
 
     def _remove(self, key: str, kind: str, origin: int, revision: int | None = None) -> None:
+        if self._undo is not None:
+            self._undo.append((key, self._entries[key]))
         self.keyspace.drop(key)
         self.revision = revision if revision is not None else self.revision + 1
         change = m.Change(self.revision, kind, key, None, None, origin)
@@ -235,6 +296,8 @@ class Engine:
                 check_writable(key)
         elif ttl is None and if_revision is None and not if_changed:
             # The shortest way, for what is done most: neither order nor deadlines change.
+            if self._undo is not None:
+                self._undo.append((key, entry))
             revision = self.revision = self.revision + 1
             self._entries[key] = (value, revision, None)
             change = _new(m.Change, (revision, m.UPDATED, key, value, None, origin))
@@ -302,6 +365,8 @@ class Engine:
         if entry is None:
             check_writable(key)
             return False
+        if self._undo is not None:
+            self._undo.append((key, entry))
         self.keyspace.put(key, (entry[0], entry[1], deadline))
         self._effects.append(m.DeadlineMoved(key, deadline))
         return True
@@ -379,14 +444,31 @@ class Engine:
         registered[number] = interest, patterns
         for pattern in patterns:
             interest.add(pattern, origin)
+        if self._undo is not None:
+            self._undo_interest.append(lambda: self._forget(origin, number))
         return number
 
     def _unregister(self, origin: int, interest: Interest, number: int) -> bool:
         registered = self._patterns.get(origin, {})
         if number not in registered or registered[number][0] is not interest:
             return False
-        patterns = registered.pop(number)[1]
-        self._pattern_counts[origin] -= len(patterns)
-        for pattern in patterns:
-            interest.remove(pattern, origin)
+        patterns = registered[number][1]
+        self._forget(origin, number)
+        if self._undo is not None:
+            self._undo_interest.append(lambda: self._put_back(origin, interest, number, patterns))
         return True
+
+    def _forget(self, origin: int, number: int) -> None:
+        registered = self._patterns.get(origin, {})
+        if number in registered:
+            interest, patterns = registered.pop(number)
+            self._pattern_counts[origin] -= len(patterns)
+            for pattern in patterns:
+                interest.remove(pattern, origin)
+
+    def _put_back(self, origin: int, interest: Interest, number: int, patterns: list[str]) -> None:
+        if origin in self._patterns:  # else its connection is gone
+            self._patterns[origin][number] = interest, patterns
+            self._pattern_counts[origin] += len(patterns)
+            for pattern in patterns:
+                interest.add(pattern, origin)

@@ -1,8 +1,23 @@
-"""The journal: what a turn has changed, made safe before anyone can see it.
+"""The journal: what a turn has changed, made safe before anyone can see it, and read again.
 
-For now the state lives in memory only, and `MemoryJournal` stands where the file will be.
+The turn knows it as a `Journal`: `MemoryJournal` keeps nothing, `FileJournal` writes segments into
+a `StateDirectory`. `Recovery` reads them when a broker starts.
 """
 
-from .journal import Journal, MemoryJournal
+from .directory import StateDirectory
+from .journal import Durability, FileJournal, Journal, MemoryJournal, boot_id
+from .records import Header
+from .records import Turn as JournalTurn
+from .recovery import Recovery
 
-__all__ = ["Journal", "MemoryJournal"]
+__all__ = [
+    "Durability",
+    "FileJournal",
+    "Header",
+    "Journal",
+    "JournalTurn",
+    "MemoryJournal",
+    "Recovery",
+    "StateDirectory",
+    "boot_id",
+]

@@ -1,0 +1,428 @@
+"""What was acknowledged is there again, whatever ended the broker; and disks that take no more."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import resource
+import signal
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.harness import BrokerProcess, RawClient, running_broker, wait_until
+from udsbus.errors import BrokerUnavailable
+from udsbus.journal import Recovery, StateDirectory
+from udsbus.journal.repair import check
+from udsbus.version import PROTOCOL_VERSION
+
+
+@pytest.fixture
+def state(runtime: Path) -> Path:
+    return runtime / "state"
+
+
+@contextlib.contextmanager
+def keeping(address: str, state: Path, durability: str = "process", **more: Any) -> Iterator[Any]:
+    with running_broker(address, durability=durability, state=state, **more) as broker:
+        yield broker
+
+
+def everything(client: RawClient) -> dict[str, tuple[bytes, int]]:
+    items, after = client.call("items", "**")
+    assert after is None
+    return {key: (value, revision) for key, value, revision in items}
+
+
+ENDS = {
+    "kill": lambda broker: broker.kill(),
+    "SIGTERM": lambda broker: broker.stop(),
+    "its program": lambda broker: broker.cut_lifeline(),
+}
+
+
+@pytest.mark.parametrize("end", ENDS)
+@pytest.mark.parametrize("durability", ["process", "disk"])
+def test_what_was_acknowledged_is_there_again(
+    address: str, state: Path, durability: str, end: str
+) -> None:
+    with keeping(address, state, durability) as broker, broker.connect() as client:
+        client.call("set", "a", b"\x01")
+        client.call("set_many", {"b": b"\x02", "c/d": b"\x03", "gone": b"\x04"})
+        client.call("delete", "gone")
+        client.call("increment", "number", {"by": 41})
+        client.call("increment", "number")
+        client.call("transaction", [["a", 1]], [["set", "a", b"\x05"], ["delete", "b"]])
+        client.call("set", "lease", b"\x06", {"ttl": 1000})
+        client.call("set", "lasting", b"\x07", {"ttl": 1000})
+        client.call("persist", "lasting")
+        client.call("expire", "c/d", 2000.0)
+        before, revision = everything(client), client.call("ping")
+        ENDS[end](broker)
+        assert client.rest() is not None
+    with keeping(address, state, durability) as broker, broker.connect() as client:
+        assert everything(client) == before
+        assert client.call("ping") == revision
+        assert client.call("get", "number") == b"\x2a"
+        assert 990 < client.call("ttl", "lease") < 1000
+        assert 1990 < client.call("ttl", "c/d") < 2000
+        assert client.call("ttl", "lasting") is None
+        assert client.call("set", "a", b"\x08") == revision + 1
+
+
+def test_what_expired_meanwhile_is_gone(address: str, state: Path) -> None:
+    with keeping(address, state) as broker, broker.connect() as client:
+        client.call("set", "short", b"\x01", {"ttl": 0.01})
+        client.call("set", "long", b"\x01", {"ttl": 1000})
+        broker.kill()
+    with keeping(address, state) as broker, broker.connect() as client:
+        assert client.call("get", "short") is None
+        wait_until(lambda: client.call("info")["keys"] == 1, "the expiry of what was due")
+        assert client.call("get", "long") == b"\x01"
+
+
+def test_many_ends(address: str, state: Path) -> None:
+    """Nothing is lost or doubled over many lives, each of which begins a segment."""
+    for number in range(1, 9):
+        with keeping(address, state) as broker, broker.connect() as client:
+            assert client.call("increment", "lives") == number
+            broker.kill()
+    assert len(list(state.glob("journal-*.log"))) == 8
+
+
+def test_a_watch_goes_on_over_the_end(address: str, state: Path) -> None:
+    with keeping(address, state) as broker, broker.connect() as client:
+        for value in (b"\x01", b"\x02", b"\x03"):
+            client.call("set", "a", value)
+        broker.kill()
+    with keeping(address, state) as broker, broker.connect() as client:
+        _, revision, missed = client.call("watch", "a", {"from_revision": 1})
+        assert revision == 3
+        assert missed == [[2, "updated", "a", b"\x02"], [3, "updated", "a", b"\x03"]]
+        assert client.call("watch", "a", {"from_revision": 0})[2][0][:2] == [1, "created"]
+
+
+def test_it_is_kept_who_wrote(address: str, state: Path) -> None:
+    with keeping(address, state) as broker:
+        with broker.connect() as named, broker.connect() as other:
+            named.call("hello", PROTOCOL_VERSION, {"name": "somebody"})
+            named.call("set", "a", b"\x01")
+            other.call("set", "a", b"\x02")
+            named.call("set", "a", b"\x03", {"ttl": 0.01})
+            wait_until(lambda: other.call("info")["keys"] == 0, "the expiry")
+    directory = StateDirectory(str(state))
+    writers: dict[int, Any] = {}
+    told = []
+    for _, turn in Recovery(directory):
+        writers |= turn.writers
+        told += [writers.get(change.origin) for change in turn.changes]  # type: ignore[union-attr]
+    directory.close()
+    me = os.getpid(), os.getuid()
+    assert told == [(*me, "somebody"), (*me, None), (*me, "somebody"), None]
+
+
+@pytest.mark.parametrize("durability", ["process", "disk"])
+def test_when_it_is_on_the_disk(address: str, state: Path, durability: str) -> None:
+    with keeping(address, state, durability) as broker, broker.connect() as client:
+        for number in range(3):
+            client.call("set", "a", bytes([number]))
+            journal = client.call("info")["journal"]
+            if durability == "disk":
+                assert journal["synced"] == journal["position"]
+
+        def synced() -> bool:
+            journal = client.call("info")["journal"]
+            return bool(journal["synced"] == journal["position"])
+
+        wait_until(synced, "the journal on the disk")
+
+
+def test_without_durability_nothing_is_kept(address: str, state: Path) -> None:
+    with running_broker(address) as broker, broker.connect() as client:
+        client.call("set", "a", b"\x01")
+        info = client.call("info")
+        assert (info["durability"], info["state"], info["journal"]) == ("none", None, None)
+    with keeping(address, state) as broker, broker.connect() as client:
+        assert client.call("get", "a") is None
+        assert client.call("info")["state"] == str(state)
+
+
+def test_it_is_private(address: str, state: Path) -> None:
+    with keeping(address, state):
+        assert state.stat().st_mode & 0o777 == 0o700
+        for path in state.iterdir():
+            assert path.stat().st_mode & 0o777 == 0o600
+
+
+def test_two_brokers_never_have_the_same_state(address: str, state: Path, runtime: Path) -> None:
+    with keeping(address, state) as broker:
+        with pytest.raises(RuntimeError, match=f"belongs to a living broker, pid {broker.pid}"):
+            BrokerProcess(runtime / "other.sock", durability="process", state=state)
+        assert not (runtime / "other.sock").exists()
+        with pytest.raises(BrokerUnavailable):
+            StateDirectory(str(state))
+        broker.kill()
+        with keeping(str(runtime / "other.sock"), state):
+            pass
+
+
+def test_a_place_that_will_not_do(address: str, runtime: Path) -> None:
+    (runtime / "file").write_text("")
+    for place in (runtime / "file", runtime / "file" / "below", Path("/proc/udsbus")):
+        with pytest.raises(RuntimeError) as caught:
+            BrokerProcess(address, durability="process", state=place)
+        last = str(caught.value).strip().splitlines()[-1]
+        assert "AccessDenied" in last
+        assert str(place) in last or "not a directory" in last.lower()
+        assert not os.path.exists(address)
+
+
+def test_a_damaged_journal_stops_the_start(address: str, state: Path) -> None:
+    with keeping(address, state) as broker, broker.connect() as client:
+        for number in range(10):
+            client.call("set", f"key/{number}", b"\x01")
+    segment = state / "journal-00000001.log"
+    data = bytearray(segment.read_bytes())
+    data[len(data) // 2] ^= 1
+    segment.write_bytes(data)
+    with pytest.raises(RuntimeError, match=r"JournalDamaged.*journal-00000001.log, offset \d+"):
+        BrokerProcess(address, durability="process", state=state)
+    assert not os.path.exists(address)
+    assert segment.read_bytes() == data
+
+
+def test_a_large_turn_is_more_than_one_record(address: str, state: Path) -> None:
+    """Five values of 30 MiB are more than one record should hold."""
+    big = b"\xc6" + (30 << 20).to_bytes(4, "big") + bytes(30 << 20)
+    with keeping(address, state) as broker, broker.connect() as client:
+        client.call("set_many", {"a": big, "b": big})
+        client.call("set", "c", big)
+        broker.kill()
+    with keeping(address, state) as broker, broker.connect() as client:
+        assert client.call("count", "**") == [3, None]
+        assert client.call("get", "c") == big
+
+
+def test_segments_are_closed_when_they_are_long(address: str, state: Path) -> None:
+    value = b"\xc6" + (3 << 20).to_bytes(4, "big") + bytes(3 << 20)
+    with keeping(address, state) as broker, broker.connect() as client:
+        for number in range(14):
+            client.call("set", f"key/{number}", value)
+        assert client.call("info")["journal"]["segment"] == 3
+        broker.kill()
+    with keeping(address, state) as broker, broker.connect() as client:
+        assert client.call("count", "**") == [14, None]
+
+
+# --- a disk that takes no more --------------------------------------------------------------
+
+
+@contextlib.contextmanager
+def full_disk(broker: BrokerProcess, state: Path, room: int = 0) -> Iterator[None]:
+    """The system lets no file of the broker's grow, but by `room` bytes."""
+    size = max(path.stat().st_size for path in state.glob("journal-*.log"))
+    before = resource.prlimit(broker.pid, resource.RLIMIT_FSIZE)
+    resource.prlimit(broker.pid, resource.RLIMIT_FSIZE, (size + room, before[1]))
+    try:
+        yield
+    finally:
+        resource.prlimit(broker.pid, resource.RLIMIT_FSIZE, before)
+
+
+def writable(client: RawClient) -> bool:
+    return client.request("set", "probe", b"\x01")[2] is None
+
+
+WRITES: dict[str, list[Any]] = {
+    "set": ["a", b"\x02"],
+    "set_many": [{"a": b"\x02"}],
+    "delete": ["a"],
+    "increment": ["a"],
+    "expire": ["a", 5.0],
+    "persist": ["lease"],
+    "transaction": [[], [["get", "a"], ["set", "a", b"\x02"]]],
+}
+
+
+@pytest.mark.parametrize("durability", ["process", "disk"])
+@pytest.mark.parametrize("room", [0, 30], ids=["nothing", "a part"])
+def test_writes_are_refused_while_the_disk_is_full(
+    address: str, state: Path, durability: str, room: int
+) -> None:
+    with keeping(address, state, durability) as broker, broker.connect() as client:
+        client.call("set", "a", b"\x01")
+        client.call("set", "lease", b"\x01", {"ttl": 1000})
+        before = everything(client)
+        with full_disk(broker, state, room):
+            for method, params in WRITES.items():
+                number, message, details = client.refused(method, *params)
+                assert number == 12
+                assert details == {"error": "storage_failed", "reason": "File too large"}
+                assert str(state) in message
+                assert "nothing has been changed" in message
+            results, refusals = client.call("batch", [["set", ["a", b"\x02"]], ["get", ["a"]]])
+            assert results == [None, b"\x01"]
+            assert refusals[0][1]["error"] == "storage_failed"
+            assert client.call("transaction", [["a", 1]], [["get", "a"]]) == [2, [b"\x01"]]
+            assert everything(client) == before
+            assert client.call("ping") == 2
+            assert client.call("info")["journal"]["failure"] == "File too large"
+        wait_until(lambda: writable(client), "room again")
+        assert client.call("info")["journal"]["failure"] is None
+        assert client.call("set", "a", b"\x03") == 4
+        broker.kill()
+    assert check(str(state)).fault is None, "no half record is left"
+    with keeping(address, state, durability) as broker, broker.connect() as client:
+        assert client.call("get", "a") == b"\x03"
+        assert client.call("get", "probe") == b"\x01"
+        assert client.call("ping") == 4
+
+
+def test_the_turn_that_meets_a_full_disk_is_carried_out_without_its_writes(
+    address: str, state: Path
+) -> None:
+    """All that came in one turn: reads see what was before it, and what has nothing to do with
+    the journal is done once."""
+    with keeping(address, state) as broker, broker.connect() as client, broker.connect() as other:
+        client.call("set", "a", b"\x01")
+        other.call("watch", "**")
+        other.call("subscribe", ["**"])
+        with full_disk(broker, state):
+            client.send(
+                [0, 1, "get", ["a"]],
+                [0, 2, "watch", ["a"]],
+                [0, 3, "set", ["a", b"\x02"]],
+                [0, 4, "get", ["a"]],
+                [0, 5, "watch", ["b"]],
+                [0, 6, "publish", ["topic", b"\x05"]],
+                [2, "set", ["a", b"\x02"]],
+                [0, 7, "entry", ["a"]],
+            )
+            replies = {reply[1]: reply for reply in (client.receive() for _ in range(7))}
+            assert replies[1][3] == replies[4][3] == b"\x01"
+            assert replies[3][2][0] == 12
+            assert replies[7][3] == [b"\x01", 1, None]
+            assert replies[6][3] == 1
+            info = client.call("info")
+            assert (info["watches"], info["subscriptions"]) == (3, 1)
+            assert info["counters"]["changes"] == 1
+        with broker.connect() as probing:
+            wait_until(lambda: writable(probing), "room again")
+        assert client.call("set", "a", b"\x04") == 3
+        assert client.receive() == [2, "change", [3, "updated", "a", b"\x04"]]
+        assert [other.receive() for _ in range(3)] == [
+            [2, "message", ["topic", b"\x05"]],
+            [2, "change", [2, "created", "probe", b"\x01"]],
+            [2, "change", [3, "updated", "a", b"\x04"]],
+        ]
+
+
+def test_what_is_due_while_the_disk_is_full_expires_afterwards(address: str, state: Path) -> None:
+    with keeping(address, state) as broker, broker.connect() as client, broker.connect() as other:
+        client.call("set", "a", b"\x01", {"ttl": 0.3})
+        other.call("watch", "a")
+        with full_disk(broker, state):
+            wait_until(lambda: client.call("get", "a") is None, "the end of its time")
+            assert not writable(client)
+            began = broker.cpu_seconds()
+            assert other.socket.gettimeout()
+            other.socket.settimeout(0.5)
+            with pytest.raises(TimeoutError):
+                other.receive()
+            assert broker.cpu_seconds() - began < 0.25, "it does not try all the time"
+        other.socket.settimeout(20)
+        assert other.receive() == [2, "change", [2, "expired", "a", None]]
+
+
+def test_a_broker_that_starts_on_a_full_disk_serves_reads(address: str, state: Path) -> None:
+    with keeping(address, state) as broker, broker.connect() as client:
+        client.call("set", "a", b"\x01")
+    # Not even the header of a new segment fits. (The pid in the lock does.)
+    with (
+        keeping(address, state, under=("prlimit", "--fsize=20:unlimited", "--")) as broker,
+        broker.connect() as client,
+    ):
+        assert client.call("get", "a") == b"\x01"
+        assert client.refused("set", "a", b"\x02")[0] == 12
+        pid = client.call("info")["pid"]
+        resource.prlimit(pid, resource.RLIMIT_FSIZE, (resource.RLIM_INFINITY,) * 2)
+        wait_until(lambda: writable(client), "room again")
+        broker.kill()
+    with keeping(address, state) as broker, broker.connect() as client:
+        assert client.call("get", "probe") == b"\x01"
+
+
+STRACE = "strace fails system calls of a broker from outside: apt-get install strace"
+
+
+def failing(call: str, when: str, error: str = "EIO") -> tuple[str, ...]:
+    """What runs a broker so that some calls of `call` fail."""
+    return (
+        *("strace", "-f", "-qq", "-o", "/dev/null"),
+        *("-e", f"trace={call}", "-e", f"inject={call}:error={error}:when={when}", "--"),
+    )
+
+
+def strace_works() -> bool:
+    try:
+        done = subprocess.run(
+            [*failing("fdatasync", "1"), "true"], capture_output=True, check=False
+        )
+    except FileNotFoundError:
+        return False
+    return done.returncode == 0
+
+
+needs_strace = pytest.mark.skipif(not os.environ.get("CI") and not strace_works(), reason=STRACE)
+
+
+@needs_strace
+@pytest.mark.parametrize("durability", ["process", "disk"])
+def test_a_disk_that_fails_to_sync(address: str, state: Path, durability: str) -> None:
+    under = failing("fdatasync", "2..3" if durability == "disk" else "1..2")
+    with keeping(address, state, durability, under=under) as broker, broker.connect() as client:
+        if durability == "disk":
+            assert client.call("set", "a", b"\x01") == 1
+            assert client.refused("set", "a", b"\x02")[2]["reason"] == "Input/output error"
+        else:
+            client.call("set", "a", b"\x01")
+            wait_until(lambda: not writable(client), "the sync that fails")
+        assert client.call("get", "a") == b"\x01"
+        wait_until(lambda: writable(client), "the sync that does not")
+        revision = client.call("set", "a", b"\x03")
+        os.kill(client.call("info")["pid"], signal.SIGKILL)
+        client.rest()
+    with keeping(address, state) as broker, broker.connect() as client:
+        assert client.call("get", "a") == b"\x03"
+        assert client.call("ping") == revision
+
+
+@needs_strace
+def test_what_cannot_even_be_cut_off_counts_for_nothing(address: str, state: Path) -> None:
+    """A write that got through in part, and a disk that does not let it be taken back."""
+    with (
+        keeping(
+            address,
+            state,
+            under=failing("ftruncate", "3+"),  # the first two are those of the locks
+        ) as broker,
+        broker.connect() as client,
+    ):
+        client.call("set", "a", b"\x01")
+        pid = client.call("info")["pid"]
+        size = (state / "journal-00000001.log").stat().st_size
+        limits = resource.prlimit(pid, resource.RLIMIT_FSIZE)
+        resource.prlimit(pid, resource.RLIMIT_FSIZE, (size + 30, limits[1]))
+        assert client.refused("set", "a", b"\x02")[0] == 12
+        resource.prlimit(pid, resource.RLIMIT_FSIZE, limits)
+        wait_until(lambda: writable(client), "room again")
+        assert (state / "journal-00000001.log").stat().st_size == size + 30
+        assert client.call("info")["journal"]["segment"] == 2
+        os.kill(pid, signal.SIGKILL)
+        client.rest()
+    assert check(str(state)).fault is None
+    with keeping(address, state) as broker, broker.connect() as client:
+        assert everything(client) == {"a": (b"\x01", 1), "probe": (b"\x01", 2)}

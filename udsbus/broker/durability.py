@@ -1,0 +1,107 @@
+"""What the broker does for its journal: recovery at the start, and care while it runs.
+
+The turn appends to the journal. The care puts it on the disk each second, and tries again each
+second when it could not be written.
+"""
+
+from __future__ import annotations
+
+import logging
+from time import monotonic, time
+from typing import Literal
+
+import anyio
+import anyio.to_thread
+
+from ..engine import Engine
+from ..journal import FileJournal, Header, JournalTurn, Recovery, StateDirectory, boot_id
+from ..limits import SYNC_SECONDS
+from ..messages import Change, DeadlineMoved
+from ..wire import values
+from .turn import Turn
+
+log = logging.getLogger("udsbus.broker")
+
+
+def open_state(
+    path: str, durability: Literal["process", "disk"], first_revision: int
+) -> tuple[Engine, FileJournal]:
+    """The engine as its journal tells it, and the journal to go on with.
+
+    `first_revision` is where revisions begin if there is no journal yet. Raises JournalDamaged,
+    AccessDenied, BrokerUnavailable (another broker has this state).
+    """
+    begun = monotonic()
+    directory = StateDirectory(path)
+    try:
+        recovery = Recovery(directory)
+        if recovery.first_revision is not None:
+            first_revision = recovery.first_revision
+        engine = Engine(values, first_revision=first_revision)
+        boot = boot_id()
+        for header, turn in recovery:
+            engine.replay(_on_our_clock(header, turn, boot))
+        journal = FileJournal(
+            directory,
+            durability,
+            segment=recovery.next_segment,
+            position=recovery.position,
+            first_revision=first_revision,
+        )
+    except BaseException:
+        directory.close()
+        raise
+    if recovery.position:
+        log.info(
+            "recovered %d keys at revision %d from %s in %.3f s",
+            len(engine.keyspace.entries), engine.revision, path, monotonic() - begun,
+        )  # fmt: skip
+    return engine, journal
+
+
+def _on_our_clock(header: Header, turn: JournalTurn, boot: str) -> list[Change | DeadlineMoved]:
+    """The changes of a turn with their deadlines on the clock of this boot.
+
+    That clock ends with the boot. Across a reboot there is only the one on the wall to go by, which
+    may have been set meanwhile; within a boot nobody looks at it.
+    """
+    if header.boot and header.boot == boot:
+        return turn.changes
+    passed = max(0.0, time() - turn.time)
+    shift = monotonic() - passed - turn.clock
+    return [
+        change if change.deadline is None else change._replace(deadline=change.deadline + shift)
+        for change in turn.changes
+    ]
+
+
+class JournalCare:
+    """Runs beside the turn, in the same thread between turns, but for what waits for the disk."""
+
+    def __init__(self, journal: FileJournal, turn: Turn) -> None:
+        self._journal = journal
+        self._turn = turn
+        self._wanted = anyio.Event()
+        journal.writer = turn.writer
+        journal.wants_care = self._want
+        if journal.failure is not None:  # it could not even begin
+            turn.refuse_writes(journal.failure)
+            self._want()
+
+    def _want(self) -> None:
+        self._wanted.set()
+
+    async def run(self) -> None:
+        journal, turn = self._journal, self._turn
+        while True:
+            await self._wanted.wait()
+            await anyio.sleep(SYNC_SECONDS)
+            self._wanted = anyio.Event()
+            if journal.failure is not None:
+                if journal.retry():
+                    turn.refuse_writes(None)
+            elif journal.durability == "process":
+                try:
+                    await anyio.to_thread.run_sync(journal.sync)
+                except OSError as error:
+                    turn.refuse_writes(journal.sync_failed(error))

@@ -1,0 +1,115 @@
+"""The state directory of one bus: who may use it, and which files it holds.
+
+lock                    held by the broker that has the state; holds its pid
+journal-00000007.log    segments, in the order of their numbers
+damaged/                what was cut off a journal, kept for people to look at
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from typing import NamedTuple
+
+from ..errors import AccessDenied, BrokerUnavailable
+from ..filelock import Held, take_lock
+from ..paths import ensure_private_directory
+
+_SEGMENT = re.compile(r"journal-(\d{8,})\.log")
+
+
+class Segment(NamedTuple):
+    number: int
+    path: str
+
+
+class StateDirectory:
+    """Owned for as long as it is open."""
+
+    def __init__(self, path: str) -> None:
+        """Makes it, private, if it is not there.
+
+        Raises AccessDenied if it will not do, BrokerUnavailable when a living broker has it.
+        """
+        self.path = path
+        try:
+            ensure_private_directory(path)
+            self._lock = take_lock(os.path.join(path, "lock"))
+        except Held as held:
+            raise BrokerUnavailable(
+                f"the state in {path} belongs to a living broker, pid {held.pid or 'unknown'}; "
+                "stop that one first, or choose another directory with --state",
+                pid=held.pid,
+            ) from None
+        except AccessDenied:
+            raise
+        except OSError as error:
+            raise AccessDenied(
+                f"cannot keep state in {path}: {error.strerror}; choose another directory with "
+                "--state, or keep none with --durability none"
+            ) from None
+        if os.stat(path).st_mode & 0o077:
+            os.chmod(path, 0o700)
+
+    def segments(self) -> list[Segment]:
+        """The segments that there are, the oldest first."""
+        return list_segments(self.path)
+
+    def segment_path(self, number: int) -> str:
+        return os.path.join(self.path, f"journal-{number:08}.log")
+
+    def set_aside(self, segment: Segment, offset: int) -> str:
+        """Cut a segment at `offset`, and keep what stood behind it. Returns where.
+
+        In an order in which a crash loses nothing: a copy first, on the disk, then the cut.
+        """
+        place = os.path.join(self.path, "damaged")
+        os.makedirs(place, 0o700, exist_ok=True)
+        name = f"{os.path.basename(segment.path)}.from-{offset}"
+        aside = os.path.join(place, name)
+        number = 1
+        while os.path.exists(aside):
+            number += 1
+            aside = os.path.join(place, f"{name}.{number}")
+        with open(segment.path, "r+b") as file:
+            file.seek(offset)
+            with open(aside, "xb", opener=_private) as copy:
+                while data := file.read(1 << 20):
+                    copy.write(data)
+                copy.flush()
+                os.fsync(copy.fileno())
+            sync_directory(place)
+            sync_directory(self.path)
+            if offset:
+                file.truncate(offset)
+                os.fsync(file.fileno())
+        if not offset:
+            os.unlink(segment.path)
+            sync_directory(self.path)
+        return aside
+
+    def close(self) -> None:
+        os.close(self._lock)
+
+
+def list_segments(path: str) -> list[Segment]:
+    """The segments in a state directory, the oldest first."""
+    found = [
+        Segment(int(match[1]), os.path.join(path, name))
+        for name in os.listdir(path)
+        if (match := _SEGMENT.fullmatch(name))
+    ]
+    return sorted(found)
+
+
+def sync_directory(path: str) -> None:
+    """Put the names of files in a directory on the disk."""
+    fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        os.fsync(fd)
+    finally:
+        os.close(fd)
+
+
+def _private(path: str, flags: int) -> int:
+    return os.open(path, flags | os.O_CLOEXEC, 0o600)

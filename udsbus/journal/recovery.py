@@ -1,0 +1,203 @@
+"""Reading a journal from its beginning to its end, and judging what is wrong with it.
+
+Two things can be wrong. The *tail* may be torn: a process or the machine died within a write, so
+the last record is cut off, or, after a power failure, some of the last second is missing. Nobody
+was promised more, so the journal ends at the last good record before that.
+
+Or there is *damage*: bytes that were on the disk once, by the word of a later record, are not what
+they were, or a segment is gone. Then something acknowledged would be lost in silence, so nothing
+is done without being asked (`udsbus journal repair`).
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import os
+from collections.abc import Iterator
+from typing import NamedTuple
+
+from ..errors import JournalDamaged
+from .directory import Segment, StateDirectory
+from .records import (
+    BadRecord,
+    Header,
+    Turn,
+    UnknownFormat,
+    next_record,
+    read_header,
+    read_turn,
+    record_at,
+    turns,
+)
+
+log = logging.getLogger("udsbus.journal")
+
+
+class Fault(NamedTuple):
+    """Where a journal stops being readable."""
+
+    segment: Segment
+    offset: int
+    what: str
+    torn: bool
+    """Only the tail is torn: no promise is broken by cutting it."""
+    foreign: bool
+    """Another release has written it, and may be able to read it."""
+    later: list[Segment]
+    """The segments behind."""
+
+    def __str__(self) -> str:
+        return f"{self.segment.path}, offset {self.offset}: {self.what}"
+
+
+class Scan:
+    """One pass over the segments. Iterate for (header, turn); then the attributes hold.
+
+    Reads one segment at a time into memory and changes nothing.
+    """
+
+    def __init__(self, segments: list[Segment]) -> None:
+        self.fault: Fault | None = None
+        """What ended the pass before the end."""
+        self.position = 0
+        """The end of the last good record."""
+        self._segments = segments
+
+    def __iter__(self) -> Iterator[tuple[Header, Turn]]:
+        following = [_header_of(segment) for segment in self._segments[1:]]
+        for index, segment in enumerate(self._segments):
+            # The one after says where this one ends: what is beyond was never acknowledged.
+            after = following[index] if index < len(following) else None
+            data = _read(segment)
+            offset = 0
+            try:
+                header, offset = read_header(data)
+                if header.start != self.position:
+                    raise BadRecord(0, _gap(self.position, header.start))
+                self.position = header.start + offset
+                if after is not None:
+                    data = data[: max(0, after.start - header.start)]
+                for end, turn in turns(data, offset, header.start):
+                    yield header, turn
+                    offset = end
+                    self.position = header.start + end
+                if after is not None and self.position != after.start:
+                    raise BadRecord(offset, _gap(self.position, after.start))
+            except BadRecord as bad:
+                later = self._segments[index + 1 :]
+                foreign = isinstance(bad, UnknownFormat)
+                torn = not foreign and self._is_torn(data, bad.offset, later)
+                self.fault = Fault(segment, bad.offset, str(bad), torn, foreign, later)
+                return
+
+    def _is_torn(self, data: bytes, offset: int, later: list[Segment]) -> bool:
+        """Whether nothing behind `offset` says that the journal was on the disk beyond it."""
+        told = _synced_behind(data, offset, self.position, later)
+        return all(synced <= self.position for synced in told)
+
+
+class Recovery:
+    """What a broker finds in its state directory when it starts.
+
+    Iterate for every turn, in order, with the header of its segment; then ask for the rest.
+    """
+
+    def __init__(self, directory: StateDirectory) -> None:
+        self._directory = directory
+        self._segments = directory.segments()
+        self._scan = Scan(self._segments)
+        first = _header_of(self._segments[0]) if self._segments else None
+        self.first_revision = None if first is None else first.first_revision
+        """Where the revisions of the bus began; None: there is no journal yet, or none to read."""
+
+    def __iter__(self) -> Iterator[tuple[Header, Turn]]:
+        """Raises JournalDamaged where it must not go on. Cuts a torn tail, sets it aside and says
+        so in the log."""
+        yield from self._scan
+        fault = self._scan.fault
+        if fault is None:
+            self._sync()
+            return
+        if fault.foreign:
+            raise JournalDamaged(
+                f"{fault}; start the release of udsbus that has written it",
+                file=fault.segment.path,
+                offset=fault.offset,
+            )
+        if not fault.torn:
+            raise JournalDamaged(
+                f"the journal is damaged at {fault}. To see what can be recovered: "
+                f"udsbus journal check --state {self._directory.path}",
+                file=fault.segment.path,
+                offset=fault.offset,
+            )
+        for path in cut(self._directory, fault):
+            log.warning("the journal's torn tail is cut at %s; set aside as %s", fault, path)
+        self._sync()
+
+    def _sync(self) -> None:
+        """The next segment will say that all before it is on the disk."""
+        for segment in self._directory.segments():
+            with open(segment.path, "rb") as file:
+                os.fdatasync(file.fileno())
+
+    @property
+    def position(self) -> int:
+        """Where the journal goes on."""
+        return self._scan.position
+
+    @property
+    def next_segment(self) -> int:
+        """The number of the segment that comes next."""
+        return self._segments[-1].number + 1 if self._segments else 1
+
+
+def cut(directory: StateDirectory, fault: Fault) -> list[str]:
+    """Let the journal end where the fault is. Returns where what stood behind is kept."""
+    # The last first: what a crash leaves behind is a journal with the same fault.
+    aside = [directory.set_aside(segment, 0) for segment in reversed(fault.later)]
+    whole = _header_of(fault.segment) is None  # then nothing in front of the fault is worth keeping
+    return [*aside, directory.set_aside(fault.segment, 0 if whole else fault.offset)]
+
+
+def _gap(end: int, start: int) -> str:
+    if end < start:
+        return f"{start - end} bytes of the journal are missing here"
+    return f"the segment goes {end - start} bytes back"
+
+
+def _header_of(segment: Segment) -> Header | None:
+    """The header of a segment, or None if it has none that can be read."""
+    try:
+        with open(segment.path, "rb") as file:
+            return read_header(file.read(4096))[0]
+    except BadRecord:
+        return None
+
+
+def _read(segment: Segment) -> bytes:
+    with open(segment.path, "rb") as file:
+        return file.read()
+
+
+def _synced_behind(data: bytes, offset: int, position: int, later: list[Segment]) -> Iterator[int]:
+    """What the good records behind `offset` of a segment, and in those behind it, say of how far
+    the journal was on the disk."""
+    for behind in (data, *map(_read, later)):
+        start = start_of(behind, position)
+        at = next_record(behind, offset, start)
+        while at is not None:
+            with contextlib.suppress(BadRecord):  # the header
+                yield read_turn(record_at(behind, at, start), at).synced
+            at = next_record(behind, at, start)
+        offset = 0
+
+
+def start_of(data: bytes, position: int) -> int:
+    """Where a segment begins; if it does not say so any more, probably at `position`, where the one
+    before it ends. Checksums will tell."""
+    try:
+        return read_header(data)[0].start
+    except BadRecord:
+        return position

@@ -21,8 +21,12 @@ STOP_SECONDS = 10.0
 SERVE = """
 import sys
 from udsbus.broker import Settings, run
-run(Settings(sys.argv[1], lifeline=int(sys.argv[2])))
+address, durability, state, lifeline = sys.argv[1:]
+run(Settings(address, lifeline=int(lifeline), durability=durability, state=state))
 """
+
+APPENDFSYNC = {"process": "everysec", "disk": "always"}
+"""Redis's word for what udsbus calls a durability."""
 
 
 class Server(NamedTuple):
@@ -35,13 +39,22 @@ class Server(NamedTuple):
 
 
 @contextlib.contextmanager
-def running_redis(directory: Path) -> Iterator[Server]:
-    """Redis without persistence, ready when the block is entered."""
-    address = str(directory / "redis.sock")
+def running_redis(directory: Path, durability: str = "none") -> Iterator[Server]:
+    """Redis, ready when the block is entered; with an append-only file unless durability is none.
+
+    Both servers may be started anew in a directory, to find there what they have kept.
+    """
+    address = str(directory / f"redis-{durability}.sock")
+    kept = directory / f"redis-{durability}"
+    kept.mkdir(exist_ok=True)
     command = [
-        *(redis_program(), "--port", "0", "--unixsocket", address, "--dir", str(directory)),
-        *("--save", "", "--appendonly", "no", "--loglevel", "warning"),
+        *(redis_program(), "--port", "0", "--unixsocket", address, "--dir", str(kept)),
+        *("--save", "", "--loglevel", "warning"),
     ]
+    if durability == "none":
+        command += ["--appendonly", "no"]
+    else:
+        command += ["--appendonly", "yes", "--appendfsync", APPENDFSYNC[durability]]
     started = subprocess.Popen(command, stdout=subprocess.DEVNULL, start_new_session=True)
     with _ended_after(started) as process:
         _wait_until_listening(address, process)
@@ -49,14 +62,18 @@ def running_redis(directory: Path) -> Iterator[Server]:
 
 
 @contextlib.contextmanager
-def running_udsbus(directory: Path) -> Iterator[Server]:
+def running_udsbus(directory: Path, durability: str = "none") -> Iterator[Server]:
     """A broker of its own, ready when the block is entered."""
-    address = str(directory / "bus.sock")
+    address = str(directory / f"bus-{durability}.sock")
+    state = str(directory / f"state-{durability}")
     lifeline, theirs = socket.socketpair()
     with lifeline:
         with theirs:
             process = subprocess.Popen(
-                [sys.executable, "-c", SERVE, address, str(theirs.fileno())],
+                [
+                    *(sys.executable, "-c", SERVE, address, durability, state),
+                    str(theirs.fileno()),
+                ],
                 pass_fds=[theirs.fileno()],
                 start_new_session=True,
             )

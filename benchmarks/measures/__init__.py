@@ -3,7 +3,18 @@
 from __future__ import annotations
 
 from ..bench import Measure
-from . import alone, batches, floor, idle, interest, latency, pubsub, startup, throughput
+from . import (
+    alone,
+    batches,
+    durability,
+    floor,
+    idle,
+    interest,
+    latency,
+    pubsub,
+    startup,
+    throughput,
+)
 
 MEASURES: dict[str, Measure] = {
     "latency": latency.measure,
@@ -13,6 +24,8 @@ MEASURES: dict[str, Measure] = {
     "alone": alone.measure,
     "idle": idle.measure,
     "startup": startup.measure,
+    "durability": durability.measure,
+    "journal": durability.measure_beside_redis,
     "interest": interest.measure,
     "floor": floor.measure,
 }

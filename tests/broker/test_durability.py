@@ -113,6 +113,26 @@ def test_it_is_kept_who_wrote(address: str, state: Path) -> None:
             other.call("set", "a", b"\x02")
             named.call("set", "a", b"\x03", {"ttl": 0.01})
             wait_until(lambda: other.call("info")["keys"] == 0, "the expiry")
+    me = os.getpid(), os.getuid()
+    assert writers_of(state) == [(*me, "somebody"), (*me, None), (*me, "somebody"), None]
+
+
+def test_who_wrote_is_kept_when_the_first_attempt_failed(address: str, state: Path) -> None:
+    """They are introduced with their first change, which is cut off again."""
+    with keeping(address, state) as broker, broker.connect() as client:
+        client.call("set", "a", b"\x01")
+        with broker.connect() as late:
+            late.call("hello", PROTOCOL_VERSION, {"name": "late"})
+            with full_disk(broker, state):
+                late.refused("set", "a", b"\x02")
+            wait_until(lambda: writable(late), "room again")
+        client.call("set", "a", b"\x03")
+    me = os.getpid(), os.getuid()
+    assert writers_of(state) == [(*me, None), (*me, "late"), (*me, None)]
+
+
+def writers_of(state: Path) -> list[Any]:
+    """Who made each change in a journal."""
     directory = StateDirectory(str(state))
     writers: dict[int, Any] = {}
     told = []
@@ -120,8 +140,7 @@ def test_it_is_kept_who_wrote(address: str, state: Path) -> None:
         writers |= turn.writers
         told += [writers.get(change.origin) for change in turn.changes]  # type: ignore[union-attr]
     directory.close()
-    me = os.getpid(), os.getuid()
-    assert told == [(*me, "somebody"), (*me, None), (*me, "somebody"), None]
+    return told
 
 
 @pytest.mark.parametrize("durability", ["process", "disk"])

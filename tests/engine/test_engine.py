@@ -121,6 +121,7 @@ def test_what_is_refused_has_not_happened(
 ) -> None:
     engine.execute(ME, m.Set("a", b"no number"), 0.0)
     engine.take_effects()
+    engine.settle()
     with pytest.raises(error) as caught:
         engine.execute(ME, command, 0.0)
     assert type(caught.value) is error

@@ -233,6 +233,7 @@ class Bus(RuleBasedStateMachine):
         for engine in (self.engine, self.twin):
             engine.expire_due(self.now)
         effects = comparable(self.engine.take_effects())
+        self.engine.settle()
         self.turn += effects
         assert len(effects) == len(expected)
         assert self.expiries_told(effects) == ()
@@ -249,6 +250,7 @@ class Bus(RuleBasedStateMachine):
     @rule()
     def a_turn_ends(self) -> None:
         assert comparable(self.twin.take_effects()) == self.turn
+        self.twin.settle()
         self.turn = ()
 
     def teardown(self) -> None:
@@ -302,6 +304,7 @@ class Bus(RuleBasedStateMachine):
         outcome = carry_out(self.engine, origin, command, self.now)
         assert outcome == carry_out(self.twin, origin, command, self.now)
         effects = comparable(self.engine.take_effects())
+        self.engine.settle()
         self.turn += effects
         return outcome._replace(effects=effects)
 

@@ -76,6 +76,7 @@ def test_what_is_undone_never_happened(before: Any, undone: Any, after: Any) -> 
     engine, other = keeping_undo(), keeping_undo()
     assert carry_out(engine, before) == carry_out(other, before)
     engine.settle()
+    other.settle()
     carry_out(engine, undone)
     engine.undo()
     assert engine.take_effects() == []
@@ -130,6 +131,7 @@ def test_replaying_gives_the_same_state(requests: Any, after: Any) -> None:
     engine, other = new_engine(ChangeLog(LOG_CHANGES)), new_engine(ChangeLog(LOG_CHANGES))
     for request in requests:
         outcomes = carry_out(engine, [request])
+        engine.settle()
         changes = [one for one in outcomes if isinstance(one, m.Change | m.DeadlineMoved)]
         other.replay(changes)
     for origin in (1, 2):

@@ -55,7 +55,7 @@ def write(path: Path, turns: list[list[Effect]], *, clean: bool = False) -> None
     """Append to the journal in a state directory."""
     _, journal = opened(path)
     for effects in turns:
-        journal.append(effects)
+        journal.append(effects, 1.0)
     if clean:
         journal.close()
     else:

@@ -130,12 +130,14 @@ def test_a_mark_of_being_on_the_disk_makes_damage_of_a_torn_tail(tmp_path: Path)
     for synced in (False, True):
         path = tmp_path / str(synced)
         _, journal = opened(path)
-        journal.append(TURNS[0])
+        journal.append(TURNS[0], 1.0)
         end = journal.position
         if synced:
-            journal.sync()
+            sync = journal.begin_sync()
+            sync.run()
+            journal.end_sync(sync)
         for effects in TURNS[1:]:
-            journal.append(effects)
+            journal.append(effects, 1.0)
         crash(journal)
         with open(segments(path)[0], "r+b") as file:
             file.seek(end - 1)

@@ -101,7 +101,10 @@ class JournalCare:
                 if journal.retry():
                     turn.refuse_writes(None)
             elif journal.durability == "process":
+                sync = journal.begin_sync()
                 try:
-                    await anyio.to_thread.run_sync(journal.sync)
+                    await anyio.to_thread.run_sync(sync.run)
                 except OSError as error:
                     turn.refuse_writes(journal.sync_failed(error))
+                else:
+                    journal.end_sync(sync)

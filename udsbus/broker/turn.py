@@ -203,25 +203,24 @@ class Turn:
                     self._go_on(connection, now)
             if events & (READ | HANGUP):
                 self._read(connection, events, now)
-        self._finish()
+        self._finish(now)
         if self._ending:
             self._close_ended(now)
 
-    def _finish(self) -> None:
+    def _finish(self, now: float) -> None:
         """The second half of a turn: journal, expose, deliver."""
         effects = self._engine.take_effects()
-        if effects or self._fanned_out:
+        if self._fanned_out:
+            effects = self._fanned_out + effects
+        if effects:
             try:
-                self._journal.append(self._fanned_out + effects)
+                self._journal.append(effects, now)
             except StorageFailed as failure:
                 self._take_back(failure)
                 return
-            self._fan_out(effects)
+            self._fan_out(effects[len(self._fanned_out) :] if self._fanned_out else effects)
             self._fanned_out = []
             self._expose(effects)
-        if self._durable:
-            self._engine.settle()
-            self._executed.clear()
         touched = self._touched
         if touched:
             # Backwards, so that events leave before the reply to who has caused them.
@@ -229,6 +228,9 @@ class Turn:
                 if not connection.flush():
                     self._lost(connection, CloseReason.PEER_CLOSED)
             touched.clear()
+        # Nobody waits for these any more.
+        self._engine.settle()
+        self._executed.clear()
 
     def _take_back(self, failure: StorageFailed) -> None:
         """Undo this turn, and have its requests carried out again in the next, without writes.
@@ -458,7 +460,7 @@ class Turn:
         for connection in list(self.connections.values()):
             if connection.linger_until is None:
                 self._end(connection, CloseReason.SHUTDOWN, "the broker is stopping")
-        self._finish()
+        self._finish(monotonic())
         until = monotonic() + DRAIN_SECONDS
         self._close_ended(monotonic())
         while self.connections and monotonic() < until:

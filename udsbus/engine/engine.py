@@ -3,6 +3,7 @@ an exception that refuses, and effects.
 
     result = engine.execute(origin, command, now)
     effects = engine.take_effects()
+    engine.settle()                                  when they are safe; or engine.undo()
 
 The same commands at the same times give the same results, revisions and effects: no I/O, no
 clock, no threads, no randomness. Values are bytes that it does not look into; the one exception,
@@ -99,7 +100,6 @@ class Engine:
         """What has happened since the last call, in order."""
         effects = self._effects
         if effects:
-            self._log_changes()
             self._effects = []
         return effects
 
@@ -109,11 +109,12 @@ class Engine:
         self.settle()
 
     def settle(self) -> None:
-        """All that has happened is safe: `undo` does not go back beyond this."""
-        self._settled = self.revision, self.changes
-        if self._undo:
+        """All that has happened is safe: it enters the change log, and `undo` does not go back
+        beyond this."""
+        self._log_changes()
+        if self._undo is not None:
+            self._settled = self.revision, self.changes
             self._undo.clear()
-        if self._undo_interest:
             self._undo_interest.clear()
 
     def undo(self) -> None:

@@ -5,9 +5,10 @@ from __future__ import annotations
 import contextlib
 import logging
 import os
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from time import monotonic, time
-from typing import Any, Literal, Protocol
+from typing import Any, Literal, NamedTuple, Protocol
+from zlib import crc32
 
 import msgpack
 
@@ -16,7 +17,7 @@ from ..limits import KEPT_BYTES, RECORD_BYTES, SEGMENT_BYTES
 from ..messages import Change, Effect, Message, Writer
 from ..version import __version__
 from .directory import StateDirectory, sync_directory
-from .records import MAGIC, Changed, Header, frame, header_payload
+from .records import MAGIC, MARK, Changed, Header, frame, header_payload, pack_frame
 
 log = logging.getLogger("udsbus.journal")
 
@@ -32,8 +33,9 @@ class Journal(Protocol):
     durable: bool
     """Whether it can fail, so that the turn must be able to take back what it did."""
 
-    def append(self, effects: Sequence[Effect]) -> None:
+    def append(self, effects: list[Effect], now: float) -> None:
         """Make the effects of one turn safe, all or none. When it returns they may be seen.
+        `now` is the time of the turn, on the clock of its deadlines.
 
         Raises StorageFailed; then none of them is.
         """
@@ -47,7 +49,7 @@ class MemoryJournal:
 
     durable = False
 
-    def append(self, effects: Sequence[Effect]) -> None:
+    def append(self, effects: list[Effect], now: float) -> None:
         pass
 
     def close(self) -> None:
@@ -58,8 +60,11 @@ class FileJournal:
     """Appends to a segment, one `write` a turn.
 
     What a `write` was given survives the end of the process, however it ends, because it is the
-    kernel's. `sync` puts it on the disk: at the end of each turn with `disk`, and else when the
-    owner calls it, from another thread if it likes. Everything else belongs to the turn's thread.
+    kernel's. A `Sync` puts it on the disk: at the end of each turn with `disk`, and else when the
+    owner runs one, in another thread if it likes. Everything else belongs to the turn's thread.
+
+    Measured and left: to preallocate segments (a `write` into them takes as long), and to map them
+    into memory, which saves two thirds of a `write`, but then a full disk is a SIGBUS.
 
     A write that fails is cut off again, and nothing is written any more until `retry` finds that
     it can be. If even the cut fails, the segment is left as it is; the header of the next says
@@ -94,17 +99,18 @@ class FileJournal:
         self._directory = directory
         self._first_revision = first_revision
         self._boot = boot_id()
-        self._packer = msgpack.Packer(autoreset=True)
+        self._pack = msgpack.Packer(autoreset=True).pack
         self._fd = -1
         self._retired: list[int] = []
-        """Segments that are finished but perhaps not on the disk; `sync` closes them."""
+        """Segments that are finished but perhaps not on the disk."""
         self._new_names = False
         self._start = self._end = position
         """Of the segment: the positions of its first byte and of the next record."""
         self._introduced: set[int] = set()
         """The connections that the segment knows the writers of."""
-        self._clean = True
-        """Nothing is unsynced that nobody has been told of."""
+        self._quick_until = 0
+        """The position up to which a record can be written without a thought: it wants no new
+        segment, and that it wants to be synced is known already."""
         try:
             self._begin_segment()
         except OSError as error:
@@ -117,7 +123,18 @@ class FileJournal:
         """Where the next record will stand."""
         return self._end
 
-    def append(self, effects: Sequence[Effect]) -> None:
+    def append(self, effects: list[Effect], now: float) -> None:
+        if (
+            len(effects) == 1
+            and type(effects[0]) is Change
+            and effects[0][5] in self._introduced
+            and self._end < self._quick_until
+        ):  # the commonest, and it shall cost a `set` as little as can be
+            try:
+                self._write(effects, None, now)
+            except OSError as error:
+                raise self._failed(error, cut_to=self._end) from None
+            return
         changes: list[Changed] = [one for one in effects if not isinstance(one, Message)]
         if not changes:
             return
@@ -128,46 +145,45 @@ class FileJournal:
             if before - self._start > SEGMENT_BYTES:
                 self._begin_segment()
                 before = self._end
-            if len(changes) <= FEW:
-                self._write(changes)
-            else:
-                for some in _records(changes):
-                    self._write(some)
+            writers = self._newcomers(changes)
+            for some in [changes] if len(changes) <= FEW else _records(changes):
+                self._write(some, writers, now)
+                writers = None
             if self.durability == "disk":
                 self._sync_now()
         except OSError as error:
             raise self._failed(error, cut_to=before) from None
-        if self._clean and self.durability == "process":
-            self._clean = False
+        if self.durability == "process" and not self._quick_until:
+            self._quick_until = self._start + SEGMENT_BYTES
             self.wants_care()
 
-    def _write(self, changes: list[Changed]) -> None:
-        introduced = self._introduced
-        writers: dict[int, Writer] | None = None
+    def _write(self, changes: Any, writers: dict[int, Writer] | None, now: float) -> None:
+        """Raises OSError; a part may have been written then."""
+        payload = self._pack((time(), now, self.synced, changes, writers))
+        position = self._end
+        # As `frame` does; a call less is a part of what a `set` takes.
+        record = pack_frame(MARK, len(payload), crc32(payload, position & 0xFFFFFFFF)) + payload
+        written = os.write(self._fd, record)
+        if written == len(record):
+            self._end = position + written
+            if written > KEPT_BYTES:
+                self._pack = msgpack.Packer(autoreset=True).pack
+            return
+        with memoryview(record) as whole:  # the disk is full; the next one will tell
+            while written < len(record):
+                written += os.write(self._fd, whole[written:])
+        self._end = position + written
+
+    def _newcomers(self, changes: list[Changed]) -> dict[int, Writer] | None:
+        """Those who have not changed anything before in this segment."""
+        found: dict[int, Writer] = {}
         for change in changes:
-            if type(change) is Change and change.origin not in introduced:
-                writers = writers or {}
-                self._introduce(change.origin, writers)
-        payload = self._packer.pack((time(), monotonic(), self.synced, changes, writers))
-        if len(payload) > KEPT_BYTES:
-            self._packer = msgpack.Packer(autoreset=True)
-        self._write_all(frame(payload, self._end))
-
-    def _introduce(self, origin: int, writers: dict[int, Writer]) -> None:
-        self._introduced.add(origin)
-        writer = self.writer(origin)
-        if writer is not None:
-            writers[origin] = writer
-
-    def _write_all(self, data: bytes) -> None:
-        written = os.write(self._fd, data)
-        self._end += written
-        if written < len(data):  # the disk has become full within it: the next one will tell
-            with memoryview(data) as whole:
-                while written < len(data):
-                    more = os.write(self._fd, whole[written:])
-                    self._end += more
-                    written += more
+            if isinstance(change, Change) and change.origin not in self._introduced:
+                self._introduced.add(change.origin)
+                writer = self.writer(change.origin)
+                if writer is not None:
+                    found[change.origin] = writer
+        return found or None
 
     # --- segments ---------------------------------------------------------------------------
 
@@ -192,36 +208,37 @@ class FileJournal:
         self._new_names = True
         self.segment = number
         self._introduced.clear()
+        self._quick_until = 0
         self._start = self._end
         self._end += len(data)
 
     # --- to the disk ------------------------------------------------------------------------
 
-    def sync(self) -> None:
-        """Put on the disk what has been written before the call. For `process`: any thread.
+    def begin_sync(self) -> Sync:
+        """What it takes to put all that has been written on the disk.
 
-        Raises OSError. Whoever calls tells the turn's thread of it with `sync_failed`.
+        Run it, in any thread, and then call `end_sync`, or `sync_failed` if it raised.
         """
-        self._clean = True  # before we look at the end: what comes later has to ask again
-        self._sync_now()
+        self._quick_until = 0  # what is written from now on has to ask again
+        new_names, self._new_names = self._new_names, False
+        directory = self._directory.path if new_names else None
+        return Sync(self._end, [*self._retired, self._fd], directory)
+
+    def end_sync(self, sync: Sync) -> None:
+        self.synced = sync.end
+        for fd in sync.segments[:-1]:
+            self._retired.remove(fd)
+            os.close(fd)
 
     def _sync_now(self) -> None:
-        end, fd = self._end, self._fd
-        retired = self._retired[:]
-        for one in (*retired, fd):
-            os.fdatasync(one)
-        if self._new_names:
-            self._new_names = False
-            sync_directory(self._directory.path)
-        self.synced = end
-        for one in retired:
-            self._retired.remove(one)
-            os.close(one)
+        sync = self.begin_sync()
+        sync.run()
+        self.end_sync(sync)
 
     # --- trouble ----------------------------------------------------------------------------
 
     def sync_failed(self, error: OSError) -> StorageFailed:
-        """`sync` raised `error`. Nothing more is written until it succeeds.
+        """A sync raised `error`. Nothing more is written until one succeeds.
 
         What it should have put on the disk is safe from the end of processes, as before. Whether
         it would survive a power failure is not known any more: the kernel may have given it up.
@@ -237,7 +254,7 @@ class FileJournal:
             if self._fd < 0:
                 self._begin_segment()
                 before = self._end
-            self._write([])
+            self._write([], None, monotonic())
             self._sync_now()
         except OSError as error:
             self._failed(error, cut_to=before)
@@ -257,6 +274,8 @@ class FileJournal:
         if self.failure is None:
             log.error("%s; writes are refused until it can be", failure)
         self.failure = failure
+        self._quick_until = 0
+        self._introduced.clear()  # some may have been introduced in what is cut off
         if cut_to is not None and self._fd >= 0:
             self._end = cut_to
             try:
@@ -280,13 +299,31 @@ class FileJournal:
     def close(self) -> None:
         try:
             self._sync_now()
-            self._write([])  # which says that all before it is on the disk
+            self._write([], None, monotonic())  # which says that all before it is on the disk
         except OSError as error:
             log.error("the journal could not be put on the disk at the end: %s", error)
         for fd in (*self._retired, self._fd):
             if fd >= 0:
                 os.close(fd)
         self._directory.close()
+
+
+class Sync(NamedTuple):
+    """Puts a journal on the disk."""
+
+    end: int
+    """The position up to which it does so."""
+    segments: list[int]
+    """Descriptors, the last one of the segment that is being written to."""
+    directory: str | None
+    """Where there are new names."""
+
+    def run(self) -> None:
+        """Raises OSError."""
+        for fd in self.segments:
+            os.fdatasync(fd)
+        if self.directory is not None:
+            sync_directory(self.directory)
 
 
 def _records(changes: list[Changed]) -> Iterator[list[Changed]]:

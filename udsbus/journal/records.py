@@ -28,6 +28,7 @@ MAGIC: Final = b"udsbus journal 1\n"
 MARK: Final = b"\xc1udr"
 """0xC1 is the one byte that MessagePack never uses."""
 _FRAME = struct.Struct("<4sII")
+pack_frame = _FRAME.pack
 OVERHEAD: Final = _FRAME.size
 
 _new: Any = tuple.__new__
@@ -81,7 +82,7 @@ class UnknownFormat(BadRecord):
 def frame(payload: bytes, position: int) -> bytes:
     """The whole record for a payload that will stand at `position`."""
     crc = zlib.crc32(payload, position & 0xFFFFFFFF)
-    return _FRAME.pack(MARK, len(payload), crc) + payload
+    return pack_frame(MARK, len(payload), crc) + payload
 
 
 def record_at(data: bytes, offset: int, start: int) -> bytes:

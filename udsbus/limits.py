@@ -72,6 +72,13 @@ PATTERNS_PER_CONNECTION: Final = _limit(
 NAME_BYTES: Final = _limit(
     "name_bytes", 256, "bytes of UTF-8", "client names are shown in one line of a table"
 )
+SESSION_BYTES: Final = _limit(
+    "session_bytes", 64, "bytes of UTF-8", "a session's name is to be unique, not to be read"
+)
+UNANSWERED_MOST: Final = _limit(
+    "unanswered_most", 64, "requests",
+    "so many answers are kept for a lane, in case that they are asked for again",
+)  # fmt: skip
 NUMBER_BYTES: Final = _limit(
     "number_bytes", 9, "encoded bytes",
     "`increment` counts in 64-bit integers and floats, which is what every client can read",
@@ -85,6 +92,14 @@ CHANGE_LOG_CHANGES: Final = _limit(
 CHANGE_LOG_BYTES: Final = _limit(
     "change_log_bytes", 16 * MIB, "bytes of keys and values", "bounds the memory of the change log"
 )
+RESUME_SECONDS: Final = _limit(
+    "resume_seconds", 60, "seconds",
+    "the answers of a lane without a connection are kept for so long",
+)  # fmt: skip
+LANES_KEPT: Final = _limit(
+    "lanes_kept", 10_000, "lanes without a connection",
+    "bounds what clients leave behind that come and go",
+)  # fmt: skip
 OUTPUT_PAUSE_BYTES: Final = _limit(
     "output_pause_bytes", 1 * MIB, "bytes of replies not taken",
     "a connection with more than this waiting is not read until it has caught up",

@@ -118,6 +118,9 @@ class Publish(NamedTuple):
 class Hello(NamedTuple):
     version: int
     name: str | None = None
+    session: str | None = None
+    lane: int = 0
+    unanswered: int = 1
 
 
 class Ping(NamedTuple):
@@ -172,6 +175,18 @@ class Writer(NamedTuple):
     pid: int
     uid: int
     name: str | None
+    session: str | None = None
+    lane: int = 0
+
+
+class Answered(NamedTuple):
+    """What was answered to a request that may have changed something."""
+
+    origin: int
+    """The connection that asked."""
+    msgid: int
+    response: bytes
+    """The whole of it, as it was sent."""
 
 
 class Message(NamedTuple):
@@ -204,5 +219,7 @@ class CloseReason(Enum):
     """The broker has no descriptor left for another connection."""
     SLOW_READER = "slow_reader"
     """Events above `output_close_bytes` were waiting for it."""
+    REPLACED = "replaced"
+    """Another connection goes on with its lane."""
     SHUTDOWN = "shutdown"
     """The broker is stopping."""

@@ -14,6 +14,7 @@ from udsbus import messages as m
 from udsbus.broker import turn as turn_module
 from udsbus.broker.connection import Connection
 from udsbus.broker.hub import Hub
+from udsbus.broker.lanes import Lanes
 from udsbus.broker.listener import Listener
 from udsbus.broker.statistics import Statistics
 from udsbus.broker.turn import Turn
@@ -39,6 +40,7 @@ class SteppedBroker:
             Listener(address),
             hub,
             dict.fromkeys((m.Hello, m.Ping, m.Info), self._revision),
+            Lanes(),
             self.statistics,
         )
         self._address = address

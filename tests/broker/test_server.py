@@ -21,6 +21,7 @@ def test_hello_says_who_answers(any_broker: BrokerProcess) -> None:
     assert reply == {
         "version": PROTOCOL_VERSION,
         "broker": __version__,
+        "epoch": 1,
         "pid": any_broker.pid,
         "revision": 1,
         "limits": {name: limit.value for name, limit in LIMITS.items()},
@@ -132,5 +133,5 @@ def test_every_start_is_another_bus(address: str) -> None:
 def test_reasons_are_words_that_never_change() -> None:
     assert {reason.value for reason in CloseReason} == {
         "peer_closed", "peer_reset", "bad_bytes", "too_large", "wrong_user", "too_many",
-        "slow_reader", "shutdown",
+        "slow_reader", "replaced", "shutdown",
     }  # fmt: skip

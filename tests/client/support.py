@@ -442,6 +442,10 @@ class FakeBroker:
         """May be replaced at any time."""
         self.hello: bytes | None = None
         """What it responds to `hello`, if not the usual."""
+        self.bus = "fake"
+        self.epoch = 1
+        self.sent: list[tuple[int, str, list[Any]]] = []
+        """Each request, `hello` too: msgid, method, params."""
         self._listener = socket.socket(socket.AF_UNIX)
         self._listener.bind(address)
         self._listener.listen(queue)
@@ -493,8 +497,9 @@ class FakeBroker:
                         sock.sendall(self._respond(msgid, method, params))
 
     def _respond(self, msgid: int, method: str, params: list[Any]) -> bytes:
+        self.sent.append((msgid, method, params))
         if method == "hello":
-            result: Any = self.hello or {"bus": "fake", "revision": 0}
+            result: Any = self.hello or {"bus": self.bus, "epoch": self.epoch, "revision": 0}
         elif method == "batch":
             self.requests += [each for each, _ in params[0]]
             results = [self.answer(*request) for request in params[0]]

@@ -266,7 +266,10 @@ def test_a_read_is_not_asked_for_ever(address: str) -> None:
 def test_a_write_whose_fate_is_unknown_is_not_sent_again(
     address: str, write: Callable[[Client], Any]
 ) -> None:
+    """The broker that comes back knows nothing of it: it keeps its state in memory."""
+
     def answer(method: str, params: list[Any]) -> Any:
+        broker.bus = "another"
         raise Hangup
 
     with FakeBroker(address, answer) as broker, udsbus.connect(address) as client:
@@ -281,6 +284,7 @@ def test_a_write_whose_fate_is_unknown_is_not_sent_again(
 def test_what_the_broker_says_of_the_end_is_passed_on(address: str) -> None:
     def answer(method: str, params: list[Any]) -> Any:
         broker.send(notification("closing", "shutdown", "the broker is stopping"))
+        broker.bus += "!"
         raise Hangup
 
     with FakeBroker(address, answer) as broker, udsbus.connect(address) as client:

@@ -7,9 +7,18 @@ from pathlib import Path
 from typing import Any
 
 from udsbus.journal import FileJournal, JournalTurn, Recovery, StateDirectory
-from udsbus.messages import CREATED, DELETED, UPDATED, Change, DeadlineMoved, Effect, Writer
+from udsbus.messages import (
+    CREATED,
+    DELETED,
+    UPDATED,
+    Answered,
+    Change,
+    DeadlineMoved,
+    Effect,
+    Writer,
+)
 
-WRITERS = {1: Writer(4321, 1000, "first"), 2: Writer(4322, 1000, None)}
+WRITERS = {1: Writer(4321, 1000, "first", "session", 3), 2: Writer(4322, 1000, None)}
 
 TURNS: list[list[Effect]] = [
     [Change(11, CREATED, "a", b"\x01", None, 1)],
@@ -19,6 +28,15 @@ TURNS: list[list[Effect]] = [
     [Change(14, DELETED, "b/ü", None, None, 0)],
     [Change(15, CREATED, "c", b"\xc4\x40" + bytes(64), None, 1)],
 ]
+
+
+def answers_to(effects: list[Effect]) -> list[Answered]:
+    """What connections 1 and 2 were told."""
+    return [
+        Answered(change.origin, 7, b"\x94\x01\x07\xc0\x01")
+        for change in effects
+        if isinstance(change, Change) and change.origin
+    ]
 
 
 def opened(path: Path, durability: Any = "process") -> tuple[list[JournalTurn], FileJournal]:
@@ -35,7 +53,8 @@ def opened(path: Path, durability: Any = "process") -> tuple[list[JournalTurn], 
         durability,
         segment=recovery.next_segment,
         position=recovery.position,
-        first_revision=recovery.first_revision or 10,
+        bus=recovery.first.bus if recovery.first else "a bus",
+        first_revision=recovery.first.first_revision if recovery.first else 10,
     )
     journal.writer = WRITERS.get
     return turns, journal
@@ -55,7 +74,7 @@ def write(path: Path, turns: list[list[Effect]], *, clean: bool = False) -> None
     """Append to the journal in a state directory."""
     _, journal = opened(path)
     for effects in turns:
-        journal.append(effects, 1.0)
+        journal.append(effects, answers_to(effects), 1.0)
     if clean:
         journal.close()
     else:

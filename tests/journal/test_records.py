@@ -22,15 +22,17 @@ from udsbus.journal.records import (
     turn_payload,
     turns,
 )
-from udsbus.messages import UPDATED, Change, DeadlineMoved, Writer
+from udsbus.messages import UPDATED, Answered, Change, DeadlineMoved, Writer
 
-HEADER = Header(3, 12_345, 77, "boot", "0.1.0")
+HEADER = Header(3, 12_345, "a bus", 77, "boot", "0.1.0")
 TURN = Turn(
     1.5,
     2.5,
     100,
     [Change(78, UPDATED, "ü", b"\x01", 9.5, 4), DeadlineMoved("ü", None)],
-    {4: Writer(1, 2, "name"), 5: Writer(3, 4, None)},
+    {4: Writer(1, 2, "name", "session", 7), 5: Writer(3, 4, None)},
+    (Answered(4, 99, b"response"),),
+    True,
 )
 
 
@@ -99,7 +101,8 @@ def test_what_is_no_turn(payload: bytes) -> None:
 
 def test_later_releases_may_add_to_a_turn() -> None:
     """An array may become longer; what this release does not know of, it does not read."""
-    payload = b"\x96" + turn_payload(TURN)[1:] + b"\xc0"
+    payload = b"\x98" + turn_payload(TURN)[1:] + b"\xc0"
+    assert turn_payload(TURN)[:1] == b"\x97"
     assert read_turn(payload, 0) == TURN
 
 

@@ -14,7 +14,7 @@ from udsbus.journal.records import read_header
 from udsbus.journal.repair import check, repair
 from udsbus.messages import Change, Effect, Writer
 
-from .support import TURNS, copy, crash, opened, read, write
+from .support import TURNS, WRITERS, answers_to, copy, crash, opened, read, write
 
 Turns = list[list[Effect]]
 
@@ -50,10 +50,48 @@ def test_who_wrote_is_found_again(original: Path) -> None:
     turns, journal = opened(original)
     crash(journal)
     writers = [dict(turn.writers) for turn in turns]
-    assert writers[0] == {1: (4321, 1000, "first")}
-    assert writers[1] == {2: (4322, 1000, None)}
+    assert writers[0] == {1: WRITERS[1]}
+    assert writers[1] == {2: WRITERS[2]}
     assert writers[2] == {}
-    assert writers[3] == {1: (4321, 1000, "first")}, "each segment can be read by itself"
+    assert writers[3] == {1: WRITERS[1]}, "each segment can be read by itself"
+
+
+def test_answers_are_found_again(original: Path) -> None:
+    turns, journal = opened(original)
+    crash(journal)
+    found = [list(turn.answers) for turn in turns]
+    assert found == [answers_to(effects) for effects in TURNS]
+
+
+def test_a_turn_in_parts_is_there_as_a_whole_or_not_at_all(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A part of it without its answers would be carried out again by who asks again."""
+    monkeypatch.setattr("udsbus.journal.journal.RECORD_BYTES", 10)
+    path = tmp_path / "state"
+    parts: list[Effect] = [
+        Change(20 + n, "created", f"k/{n}", bytes([1] * 20), None, 1) for n in range(6)
+    ]
+    write(path, [TURNS[0]])
+    _, journal = opened(path)
+    begun = journal.position
+    journal.append(parts, answers_to(parts), 1.0)
+    crash(journal)
+    turns, journal = opened(path)
+    crash(journal)
+    assert [change for turn in turns[1:] for change in turn.changes] == parts
+    assert len(turns) > 4
+    assert [len(turn.answers) for turn in turns[1:]] == [0] * (len(turns) - 2) + [6]
+    segment = segments(path)[1]
+    whole = segment.read_bytes()
+    header = begun - check(str(path)).segments[0][1]
+    for length in range(header, len(whole)):
+        other = copy(path, tmp_path / "copy")
+        for later in segments(other)[2:]:
+            later.unlink()
+        segments(other)[1].write_bytes(whole[:length])
+        assert read(other) == [TURNS[0]]
+        assert read(other) == [TURNS[0]]
 
 
 def test_a_journal_goes_on_where_it_was(original: Path) -> None:
@@ -130,14 +168,14 @@ def test_a_mark_of_being_on_the_disk_makes_damage_of_a_torn_tail(tmp_path: Path)
     for synced in (False, True):
         path = tmp_path / str(synced)
         _, journal = opened(path)
-        journal.append(TURNS[0], 1.0)
+        journal.append(TURNS[0], [], 1.0)
         end = journal.position
         if synced:
             sync = journal.begin_sync()
             sync.run()
             journal.end_sync(sync)
         for effects in TURNS[1:]:
-            journal.append(effects, 1.0)
+            journal.append(effects, [], 1.0)
         crash(journal)
         with open(segments(path)[0], "r+b") as file:
             file.seek(end - 1)

@@ -28,6 +28,9 @@ def packed(value: Any) -> bytes:
 GOOD: dict[str, list[tuple[Any, Any]]] = {
     "version": [(1, 1), (2**64 - 1, 2**64 - 1)],
     "name": [("me", "me"), ("", ""), (None, None)],
+    "session": [("s", "s"), ("", ""), (None, None)],
+    "lane": [(0, 0), (7, 7)],
+    "unanswered": [(1, 1), (7, 7)],
     "key": [("a/b", "a/b"), ("", "")],
     "keys": [([], []), (["a", "b"], ["a", "b"])],
     "value": [
@@ -72,6 +75,9 @@ NO_SECONDS = [0, 0.0, -1, -0.5, float("nan"), float("inf"), "5", True, [1], {}, 
 WRONG: dict[str, list[Any]] = {
     "version": NO_INTEGER,
     "name": NO_OPTIONAL_TEXT,
+    "session": NO_OPTIONAL_TEXT,
+    "lane": NO_INTEGER,
+    "unanswered": [*NO_INTEGER, 0],
     "key": NO_TEXT,
     "keys": [None, "a", {"a": 1}, b"", [1], ["a", None], [b"a"]],
     "value": [],

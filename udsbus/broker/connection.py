@@ -10,6 +10,7 @@ from ..messages import CloseReason
 from ..peers import Peer
 from ..wire.framing import Decoder
 from .hub import READ, WRITE, Hub
+from .lanes import Lane
 
 SEND_BYTES = 256 * 1024
 """Waiting output handed to the kernel at a time; a socket buffer holds less."""
@@ -24,8 +25,8 @@ class Connection:
     """
 
     __slots__ = (
-        "_hub", "_interest", "_recv", "_send", "_waiting", "decoder", "ended", "fd", "linger_until",
-        "name", "number", "output", "peer", "requests", "socket", "stalled",
+        "_hub", "_interest", "_recv", "_send", "_waiting", "decoder", "ended", "fd", "lane",
+        "linger_until", "name", "number", "output", "peer", "requests", "socket", "stalled",
     )  # fmt: skip
 
     def __init__(self, number: int, sock: socket.socket, peer: Peer, hub: Hub) -> None:
@@ -34,6 +35,8 @@ class Connection:
         self.fd = sock.fileno()
         self.peer = peer
         self.name: str | None = None
+        self.lane: Lane | None = None
+        """The sequence of requests that goes over it, if its client wants answers to be kept."""
         self.decoder = Decoder()
         self.requests: list[Any] = []
         """Messages read but not carried out yet: more than one turn's share."""

@@ -16,36 +16,48 @@ import anyio.to_thread
 from ..engine import Engine
 from ..journal import FileJournal, Header, JournalTurn, Recovery, StateDirectory, boot_id
 from ..limits import SYNC_SECONDS
-from ..messages import Change, DeadlineMoved
+from ..messages import Change, DeadlineMoved, Writer
 from ..wire import values
+from .lanes import Lanes
 from .turn import Turn
 
 log = logging.getLogger("udsbus.broker")
 
 
 def open_state(
-    path: str, durability: Literal["process", "disk"], first_revision: int
+    path: str, durability: Literal["process", "disk"], bus: str, first_revision: int, lanes: Lanes
 ) -> tuple[Engine, FileJournal]:
-    """The engine as its journal tells it, and the journal to go on with.
+    """The engine as its journal tells it, and the journal to go on with; `lanes` gets the answers.
 
-    `first_revision` is where revisions begin if there is no journal yet. Raises JournalDamaged,
-    AccessDenied, BrokerUnavailable (another broker has this state).
+    `bus` and `first_revision` are what it is called, and where its revisions begin, if there is no
+    journal yet. Raises JournalDamaged, AccessDenied, BrokerUnavailable (another broker has this
+    state).
     """
     begun = monotonic()
     directory = StateDirectory(path)
     try:
         recovery = Recovery(directory)
-        if recovery.first_revision is not None:
-            first_revision = recovery.first_revision
+        if recovery.first is not None:
+            bus, first_revision = recovery.first.bus, recovery.first.first_revision
         engine = Engine(values, first_revision=first_revision)
         boot = boot_id()
+        segment = 0
+        writers: dict[int, Writer] = {}
         for header, turn in recovery:
             engine.replay(_on_our_clock(header, turn, boot))
+            if header.segment != segment:
+                segment, writers = header.segment, {}
+            writers |= turn.writers
+            for origin, msgid, response in turn.answers:
+                writer = writers.get(origin)
+                if writer is not None and writer.session is not None:
+                    lanes.restore((writer.session, writer.lane), msgid, response, monotonic())
         journal = FileJournal(
             directory,
             durability,
             segment=recovery.next_segment,
             position=recovery.position,
+            bus=bus,
             first_revision=first_revision,
         )
     except BaseException:

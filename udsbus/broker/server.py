@@ -21,12 +21,13 @@ from .. import messages as m
 from ..engine import Engine
 from ..errors import LimitExceeded, ProtocolError
 from ..journal import Durability, FileJournal, MemoryJournal
-from ..limits import LIMITS, NAME_BYTES
+from ..limits import LIMITS, NAME_BYTES, SESSION_BYTES, UNANSWERED_MOST
 from ..version import PROTOCOL_VERSION, __version__
 from ..wire import values
 from . import turn as turn_module
 from .durability import JournalCare, open_state
 from .hub import Hub, best_hub
+from .lanes import Lanes
 from .listener import Listener
 from .statistics import Statistics
 from .turn import Turn
@@ -73,28 +74,33 @@ class Broker:
         will not do, JournalDamaged if the state cannot be trusted.
         """
         self.settings = settings
-        self._bus = secrets.token_hex(8)
+        self._bus = secrets.token_hex(8)  # if there is no state that has a name already
         self._started = monotonic()
         self._statistics = Statistics()
         first = settings.first_revision
         if first is None:
             first = int(time() * 1e6)
         listener = Listener(settings.address)
+        self._lanes = Lanes()
         self._journal: FileJournal | None = None
         if settings.durability == "none":
             self._engine = Engine(values, first_revision=first)
         else:
             try:
-                self._engine, self._journal = open_state(settings.state, settings.durability, first)
+                self._engine, self._journal = open_state(
+                    settings.state, settings.durability, self._bus, first, self._lanes
+                )
             except BaseException:
                 listener.close()
                 raise
+            self._bus = self._journal.bus
         self.turn = Turn(
             self._engine,
             self._journal or MemoryJournal(),
             listener,
             settings.hub(),
             {m.Hello: self._hello, m.Ping: self._ping, m.Info: self._info},
+            self._lanes,
             self._statistics,
         )
 
@@ -130,24 +136,39 @@ class Broker:
 
     # --- commands about the broker itself ---------------------------------------------------
 
-    def _hello(self, number: int, now: float, version: int, name: str | None) -> dict[str, Any]:
+    def _hello(
+        self,
+        number: int,
+        now: float,
+        version: int,
+        name: str | None,
+        session: str | None,
+        lane: int,
+        unanswered: int,
+    ) -> dict[str, Any]:
         if version != PROTOCOL_VERSION:
             raise ProtocolError(
                 f"this broker (udsbus {__version__}) speaks protocol version {PROTOCOL_VERSION}, "
                 f"not {version}; use the same release of udsbus on both sides",
                 version=PROTOCOL_VERSION,
             )
-        size = 0 if name is None else len(name.encode())
-        if size > NAME_BYTES:
+        _check_size("a client name", "name_bytes", NAME_BYTES, name)
+        _check_size("a session's name", "session_bytes", SESSION_BYTES, session)
+        if unanswered > UNANSWERED_MOST:
             raise LimitExceeded(
-                f"a client name of {size} bytes; the limit is {NAME_BYTES}",
-                limit="name_bytes", maximum=NAME_BYTES, actual=size,
+                f"{unanswered} unanswered requests; the limit is {UNANSWERED_MOST}",
+                limit="unanswered_most", maximum=UNANSWERED_MOST, actual=unanswered,
             )  # fmt: skip
         self.turn.connections[number].name = name
+        if session is not None:
+            self.turn.take_lane(number, (session, lane), unanswered, now)
+        if self._journal is not None:
+            self._journal.introduce_again(number)
         return {
             "version": PROTOCOL_VERSION,
             "broker": __version__,
             "bus": self._bus,
+            "epoch": 1 if self._journal is None else self._journal.epoch,
             "pid": os.getpid(),
             "revision": self._engine.revision,
             "limits": {name: limit.value for name, limit in LIMITS.items()},
@@ -179,6 +200,14 @@ class Broker:
             "counters": self._statistics.as_dict(engine.changes),
             "limits": {name: limit.value for name, limit in LIMITS.items()},
         }
+
+
+def _check_size(what: str, limit: str, most: int, text: str | None) -> None:
+    size = 0 if text is None else len(text.encode())
+    if size > most:
+        raise LimitExceeded(
+            f"{what} of {size} bytes; the limit is {most}", limit=limit, maximum=most, actual=size
+        )
 
 
 def run(settings: Settings, started: Callable[[], None] = lambda: None) -> None:

@@ -38,7 +38,7 @@ from ..limits import (
     SHARE_SECONDS,
     SPIN_SECONDS,
 )
-from ..messages import Change, CloseReason, Command, Effect, Message, Watch, Writer
+from ..messages import Answered, Change, CloseReason, Command, Effect, Message, Watch, Writer
 from ..spinning import Spinning
 from ..wire.encoding import (
     encode_change,
@@ -49,13 +49,17 @@ from ..wire.encoding import (
     forget_buffer,
 )
 from ..wire.framing import REQUEST, RESPONSE
+from ..wire.methods import ANSWERS_KEPT
 from .answering import Answering, Handler
 from .connection import Connection
 from .hub import HANGUP, READ, WRITE, Hub
+from .lanes import Lane, Lanes
 from .listener import Listener
 from .statistics import Statistics
 
 log = logging.getLogger("udsbus.broker")
+
+_new: Any = tuple.__new__
 
 CROWD = 2 * (os.cpu_count() or 1)
 """With more connections active than this, polling before a sleep steals time from their processes.
@@ -70,6 +74,7 @@ class Turn:
         listener: Listener,
         hub: Hub,
         own_commands: dict[type[Command], Handler],
+        lanes: Lanes,
         statistics: Statistics,
     ) -> None:
         self.connections: dict[int, Connection] = {}
@@ -85,6 +90,10 @@ class Turn:
         self._durable = journal.durable
         self._executed: list[tuple[Connection, list[Any]]] = []
         """What this turn has carried out, in case that its journal fails."""
+        self._lanes = lanes
+        self._answered: list[Answered] = []
+        """The answers of this turn that are to be kept, and of each the lane:"""
+        self._answered_lanes: list[Lane] = []
         self._refusing = False
         """Whether writes are refused, because the journal cannot be written."""
         self._statistics = statistics
@@ -214,7 +223,7 @@ class Turn:
             effects = self._fanned_out + effects
         if effects:
             try:
-                self._journal.append(effects, now)
+                self._journal.append(effects, self._answered, now)
             except StorageFailed as failure:
                 self._take_back(failure)
                 return
@@ -231,6 +240,11 @@ class Turn:
         # Nobody waits for these any more.
         self._engine.settle()
         self._executed.clear()
+        if self._answered:
+            for lane, answered in zip(self._answered_lanes, self._answered, strict=True):
+                lane.answers.append((answered[1], answered[2]))
+            self._answered.clear()
+            self._answered_lanes.clear()
 
     def _take_back(self, failure: StorageFailed) -> None:
         """Undo this turn, and have its requests carried out again in the next, without writes.
@@ -240,6 +254,8 @@ class Turn:
         """
         self._engine.undo()
         self._fanned_out = []
+        self._answered.clear()
+        self._answered_lanes.clear()
         for connection in self._touched:
             connection.output.clear()
         self._touched.clear()
@@ -259,7 +275,20 @@ class Turn:
             connection = next((one for one, _ in self._executed if one.number == origin), None)
         if connection is None:
             return None
-        return Writer(connection.peer.pid, connection.peer.uid, connection.name)
+        session, lane = (None, 0) if connection.lane is None else connection.lane.key
+        return Writer(connection.peer.pid, connection.peer.uid, connection.name, session, lane)
+
+    def take_lane(self, number: int, key: tuple[str, int], unanswered: int, now: float) -> None:
+        """Let a connection go on with a lane; if another has it, that one ends."""
+        connection = self.connections[number]
+        if connection.lane is not None and connection.lane.key != key:
+            self._lanes.leave(connection.lane, number, now)
+        connection.lane, before = self._lanes.take(key, unanswered, number, now)
+        if before and before != number:
+            self._end(
+                self.connections[before], CloseReason.REPLACED,
+                "another connection goes on with its lane",
+            )  # fmt: skip
 
     def refuse_writes(self, failure: StorageFailed | None) -> None:
         """Answer each request that would change something with `failure`; None: no longer."""
@@ -325,11 +354,17 @@ class Turn:
             else:
                 (kind, name, params), msgid = message, None
             if kind == REQUEST:
-                try:
-                    result = answering.answer(routes, number, now, name, params)
-                    reply = encode_result(msgid, result)
-                except Exception as failure:
-                    reply = encode_error(msgid, answering.refused(number, name, failure))
+                lane = connection.lane
+                reply = lane.answer(msgid) if lane is not None and lane.resuming else None
+                if reply is None:
+                    try:
+                        result = answering.answer(routes, number, now, name, params)
+                        reply = encode_result(msgid, result)
+                        if lane is not None and name in ANSWERS_KEPT:
+                            self._answered.append(_new(Answered, (number, msgid, reply)))
+                            self._answered_lanes.append(lane)
+                    except Exception as failure:
+                        reply = encode_error(msgid, answering.refused(number, name, failure))
                 output.append(reply)
                 size += len(reply)
             elif kind == RESPONSE:
@@ -448,6 +483,8 @@ class Turn:
         connection.requests = []
         connection.output.clear()
         connection.close()
+        if connection.lane is not None:
+            self._lanes.leave(connection.lane, connection.number, monotonic())
         self._engine.disconnect(connection.number)
         reason = connection.ended or reason
         self._statistics.closed[reason] += 1

@@ -11,13 +11,10 @@ import msgpack
 from ..errors import Error, InvalidRequest
 from ..wire.values import encode
 from . import requests
-from .requests import Call, as_is, cannot_be_sent, check_frame, error_from
+from .requests import AHEAD, Call, as_is, cannot_be_sent, check_frame, error_from
 
 TOGETHER = 256
 """Requests of a pipeline that travel in one frame: some hundred microseconds for the broker."""
-AHEAD = 2
-"""Frames on their way at once, so that the broker need not wait for the next; but only one with
-requests that read values: it ends where the values fill a response, and the rest comes next."""
 LARGE = 64 * 1024
 """A pipeline with a request of more bytes than this sends each in a frame of its own."""
 
@@ -202,6 +199,8 @@ class Pipeline:
         """Packed [method, params]."""
         self._together = TOGETHER
         self._ahead = AHEAD
+        """But one with requests that read values: a frame of them ends where the values fill a
+        response, and the rest comes next."""
         self._answers = Answers()
 
     def get(self, key: str, default: Any = None) -> Result[Any]:

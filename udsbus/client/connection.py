@@ -31,14 +31,45 @@ class ConnectionEnded(Exception):
         super().__init__(told[1] if told is not None else "the connection ended")
         self.sent = sent
         self.told = told
+        self.msgid = 0
+        """By which the same request may be sent again."""
+
+
+class Many:
+    """The requests of a pipeline, and how far they are: what another connection needs to go on."""
+
+    def __init__(
+        self,
+        requests: list[bytes],
+        together: int,
+        ahead: int,
+        results: list[Any],
+        refusals: dict[int, Any],
+    ) -> None:
+        """`requests` are packed [method, params]; up to `together` of them travel in one frame, and
+        up to `ahead` frames are on their way at once. Fills in `results`, and `refusals` by index:
+        [error, details]."""
+        self.requests = requests
+        self.together = together
+        self.ahead = ahead
+        self.results = results
+        self.refusals = refusals
+        self.begun = 0
+        """Requests that are sent, or will be next."""
+        self.frames: deque[tuple[int, int, int]] = deque()
+        """Of each frame on its way: its msgid, and the part that it holds of `requests`."""
 
 
 class Connection:
     """Owns its socket. After anything but an answer (time-out, interrupt, end) it is closed: an
     answer that came later would be taken for that of the next request."""
 
-    def __init__(self, sock: socket.socket) -> None:
-        """`sock` is connected and non-blocking."""
+    def __init__(self, sock: socket.socket, lane: int = 0, msgid: int = 0) -> None:
+        """`sock` is connected and non-blocking. `msgid` is the last that was used in its lane."""
+        self.lane = lane
+        """The number of the sequence of requests that goes over it; 0: of none."""
+        self.bus: tuple[str, int] = ("", 0)
+        """Which state it leads to, and its epoch; once the broker has been greeted."""
         self.ready = True
         """Open, and not in the middle of an exchange (as when a signal handler calls)."""
         self.forks = len(FORKS)
@@ -49,19 +80,22 @@ class Connection:
         self._decoder = Decoder()
         self._packer = msgpack.Packer(autoreset=True)
         self._pack = self._packer.pack
-        self._msgid = 0
+        self.msgid = msgid
         self._told: tuple[str, str] | None = None
         poll = select.poll()
         poll.register(sock.fileno(), select.POLLIN)
         self._poll = poll.poll
         self._spinning = Spinning(REPLY_SPIN_SECONDS)
 
-    def request(self, call: Call[Any], timeout: float) -> Any:
-        """The result for one request; raises what the broker answered.
+    def request(self, call: Call[Any], timeout: float, again: int = 0) -> Any:
+        """The result for one request; raises what the broker answered. `again`: the msgid by which
+        it was sent before.
 
         Raises RequestTimeout, ConnectionEnded.
         """
-        self._msgid = expected = (self._msgid + 1) & MSGID_MOST
+        expected = again
+        if not again:
+            self.msgid = expected = (self.msgid % MSGID_MOST) + 1
         try:
             frame = self._pack((0, expected, call.method, call.params))
         except (ValueError, TypeError, OverflowError) as error:
@@ -77,58 +111,50 @@ class Connection:
             if msgid != expected:
                 raise _out_of_step(msgid, expected)
             self.ready = True
-        except BaseException:
+        except BaseException as error:
             self.close()
+            if isinstance(error, ConnectionEnded):
+                error.msgid = expected
             raise
         if refused is not None:
             raise error_from(refused, result)
         return result
 
-    def request_many(
-        self,
-        requests: list[bytes],
-        together: int,
-        ahead: int,
-        timeout: float,
-        results: list[Any],
-        refusals: dict[int, Any],
-    ) -> None:
+    def request_many(self, many: Many, timeout: float) -> None:
         """Have several requests carried out, one after the other. Raises like `request`.
 
-        Fills in `results`, and `refusals` by index: [error, details]. `requests` are packed
-        [method, params]; up to `together` of them travel in one frame, and up to `ahead` frames are
-        on their way at once. Each may take `timeout` seconds.
+        Goes on where another connection has lost it. Each may take `timeout` seconds.
         """
-        begun = 0
-        """Requests that are sent, or will be next."""
-        frames: deque[tuple[int, int]] = deque()
-        """Of each frame on its way: its msgid, and the end of what it holds of `requests`."""
-        sent = False
+        requests, frames, results = many.requests, many.frames, many.results
         try:
             self.ready = False
+            until = monotonic() + timeout
+            for msgid, begin, end in frames:
+                self._send_frame(self._batch_frame(msgid, requests[begin:end]), until, timeout)
             while len(results) < len(requests):
                 until = monotonic() + timeout
-                while begun < len(requests) and len(frames) < ahead:
-                    self._msgid = msgid = (self._msgid + 1) & MSGID_MOST
-                    some = requests[begun : begun + together]
-                    self._send_frame(self._batch_frame(msgid, some), until, timeout)
-                    sent = True
-                    begun += len(some)
-                    frames.append((msgid, begun))
+                while many.begun < len(requests) and len(frames) < many.ahead:
+                    self.msgid = msgid = (self.msgid % MSGID_MOST) + 1
+                    begin = many.begun
+                    end = min(begin + many.together, len(requests))
+                    self._send_frame(self._batch_frame(msgid, requests[begin:end]), until, timeout)
+                    many.begun = end
+                    frames.append((msgid, begin, end))
                 for response in self._responses(until, timeout):
-                    expected, end = frames.popleft() if frames else (None, 0)
+                    expected, _, end = frames[0] if frames else (None, 0, 0)
                     if response[1] != expected:
                         raise _out_of_step(response[1], expected)
+                    frames.popleft()
                     done = len(results)
-                    _read_batch(response, results, refusals)
+                    _read_batch(response, results, many.refusals)
                     if len(results) != end:  # large results fill a response: ask for the others
                         if frames or len(results) == done:
                             raise ProtocolError("the broker left out a part of a batch")
-                        begun = len(results)
+                        many.begun = len(results)
             self.ready = True
         except BaseException as error:
             self.close()
-            if isinstance(error, ConnectionEnded) and sent:
+            if isinstance(error, ConnectionEnded) and frames:
                 error.sent = True
             raise
 

@@ -16,6 +16,9 @@ from ..wire.values import decode, encode
 
 T = TypeVar("T")
 
+AHEAD = 2
+"""Frames of a pipeline on their way at once, so that the broker need not wait for the next."""
+
 
 class Call(NamedTuple, Generic[T]):
     """One request: its method, its params, and what its result means."""
@@ -233,8 +236,12 @@ def publish(topic: str, message: Any) -> Call[int]:
 # --- the broker ------------------------------------------------------------------------------
 
 
-def hello(name: str | None) -> Call[dict[str, Any]]:
-    return Call("hello", (PROTOCOL_VERSION, *_options(name=name)), as_is)
+def hello(
+    name: str | None, session: str | None = None, lane: int | None = None
+) -> Call[dict[str, Any]]:
+    unanswered = None if session is None else AHEAD
+    options = _options(name=name, session=session, lane=lane, unanswered=unanswered)
+    return Call("hello", (PROTOCOL_VERSION, *options), as_is)
 
 
 def ping() -> Call[int]:

@@ -8,6 +8,7 @@ thread, which start with the first of them (`events.py`).
 from __future__ import annotations
 
 import contextlib
+import itertools
 import os
 import threading
 import time
@@ -22,14 +23,20 @@ from ..errors import (
     InvalidRequest,
     RequestTimeout,
 )
-from ..limits import RECONNECT_FIRST, RECONNECT_MOST, REQUEST_TIMEOUT, TIMEOUT_MOST
+from ..limits import (
+    RECONNECT_FIRST,
+    RECONNECT_MOST,
+    REQUEST_TIMEOUT,
+    RESUME_SECONDS,
+    TIMEOUT_MOST,
+)
 from ..messages import CloseReason
 from ..paths import resolve_address
 from . import requests
 from .batches import Pipeline, Transaction
 from .callbacks import Callbacks, Function
 from .connecting import jittered, open_socket
-from .connection import Connection, ConnectionEnded
+from .connection import Connection, ConnectionEnded, Many
 from .events import Events
 from .following import Subscription, Watch
 from .forks import FORKS, Members, told
@@ -64,8 +71,9 @@ def connect(
 class Client:
     """A client of one bus. May be used by many threads, and after a fork in the child too.
 
-    Every method raises BrokerUnavailable when the broker is gone and does not come back within
-    the time-out, RequestTimeout when it does not answer, and InvalidRequest, LimitExceeded or
+    What is lost on its way, because the broker ended, is sent again when it is back, and is carried
+    out once. Every method raises BrokerUnavailable when the broker does not come back within the
+    time-out, RequestTimeout when it does not answer, and InvalidRequest, LimitExceeded or
     AccessDenied when it refuses. Usable as a context manager, which closes it.
     """
 
@@ -88,12 +96,15 @@ class Client:
         self._closed = False
         self._own = threading.local()
         self._connections: Members[Connection] = Members()
+        self._session = os.urandom(8).hex()
+        """By which the broker knows all these connections for one client's."""
+        self._lanes = itertools.count(1)
         self._forks = len(FORKS)
         self._events = Events(self.address, name, self.timeout)
         self._callbacks = Callbacks()
         if autostart:
             self._start_broker()
-        self._own.connection = self._connect()
+        self._own.connection = self._connect(None)
         told.add(self)
 
     # --- values -----------------------------------------------------------------------------
@@ -313,16 +324,19 @@ class Client:
         connection = getattr(self._own, "connection", None)
         if connection is None or not connection.ready or connection.forks != len(FORKS):
             connection = self._usable(connection)
+        again = 0
         for _ in range(ATTEMPTS):
             try:
-                return call.read(connection.request(call, self.timeout))
+                return call.read(connection.request(call, self.timeout, again))
             except ConnectionEnded as ended:
-                if ended.sent and not call.repeatable:
-                    raise self._uncertain(ended) from None
                 last = str(ended)  # not the exception: its traceback holds the connection
+                if ended.sent and not call.repeatable:
+                    again = ended.msgid
+                    connection = self._resume(connection, last, call.method == "publish")
+                else:
+                    connection = self._own.connection = self._reconnect(connection)
             except RequestTimeout as error:
                 raise (error if call.repeatable else _uncertain_timeout(error)) from None
-            connection = self._own.connection = self._reconnect()
         raise BrokerUnavailable(f"{self.address}: the connection was lost {ATTEMPTS} times: {last}")
 
     def _call_many(
@@ -333,22 +347,45 @@ class Client:
         results: list[Any],
         refusals: dict[int, Any],
     ) -> None:
-        """Fill in the results and refusals of a pipeline. Nothing is sent twice."""
+        """Fill in the results and refusals of a pipeline."""
         connection = getattr(self._own, "connection", None)
         if connection is None or not connection.ready or connection.forks != len(FORKS):
             connection = self._usable(connection)
-        for _ in range(ATTEMPTS):
+        many = Many(requests, together, ahead, results, refusals)
+        attempts = 0
+        while attempts < ATTEMPTS:
+            done = len(results)
             try:
-                connection.request_many(requests, together, ahead, self.timeout, results, refusals)
+                connection.request_many(many, self.timeout)
                 return
             except ConnectionEnded as ended:
-                if ended.sent:
-                    raise self._uncertain(ended) from None
                 last = str(ended)
+                if many.frames:
+                    connection = self._resume(connection, last)
+                else:
+                    connection = self._own.connection = self._reconnect(connection)
             except RequestTimeout as error:
                 raise _uncertain_timeout(error) from None
-            connection = self._own.connection = self._reconnect()
+            attempts = 1 if len(results) > done else attempts + 1
         raise BrokerUnavailable(f"{self.address}: the connection was lost {ATTEMPTS} times: {last}")
+
+    def _resume(self, lost: Connection, why: str, same_broker: bool = False) -> Connection:
+        """A connection over which what was sent over `lost` can be sent again: the broker knows
+        what it has answered, and so does one that comes after it with the same state.
+
+        `same_broker`: but it must be the same one. Raises BrokerUnavailable if that cannot be, and
+        then nobody knows whether a request was carried out.
+        """
+        since = time.monotonic()
+        try:
+            connection = self._reconnect(lost)
+        except Error as error:
+            raise self._uncertain(why, f" ({error})") from None
+        self._own.connection = connection
+        same = connection.bus == lost.bus if same_broker else connection.bus[0] == lost.bus[0]
+        if not lost.lane or not same or time.monotonic() - since > RESUME_SECONDS / 2:
+            raise self._uncertain(why)
+        return connection
 
     def _pages(self, page_after: Callable[[str | None], Call[Page[list[T]]]]) -> list[T]:
         found: list[T] = []
@@ -393,17 +430,24 @@ class Client:
             if connection.in_exchange():
                 # This is a signal handler, or a destructor. It gets a connection of its own, for
                 # one request.
-                return self._connect()
+                return self._connect(None)
             connection.close()
-        self._own.connection = self._reconnect()
+        self._own.connection = self._reconnect(connection)
         return self._own.connection  # type: ignore[no-any-return]
 
-    def _connect(self) -> Connection:
-        connection = Connection(open_socket(self.address, self.timeout))
+    def _connect(self, before: Connection | None) -> Connection:
+        """A new connection that goes on with the lane of the one before, or begins one."""
+        sock = open_socket(self.address, self.timeout)
+        if before is None:
+            connection = Connection(sock, next(self._lanes))
+        else:
+            connection = Connection(sock, before.lane, before.msgid)
         self._connections.add(connection)
         try:
             self._check_open()  # `close` may just have missed this one
-            connection.request(requests.hello(self.name), self.timeout)
+            hello = requests.hello(self.name, self._session, connection.lane)
+            answer = connection.request(hello, self.timeout)
+            connection.bus = answer["bus"], answer["epoch"]
         except ConnectionEnded as ended:
             refused = ended.told is not None and ended.told[0] == CloseReason.WRONG_USER.value
             error = AccessDenied if refused else BrokerUnavailable
@@ -413,8 +457,9 @@ class Client:
             raise
         return connection
 
-    def _reconnect(self) -> Connection:
-        """A new connection; while there is no broker, try again until the time-out."""
+    def _reconnect(self, before: Connection | None) -> Connection:
+        """A new connection in the place of the one before; while there is no broker, try again
+        until the time-out."""
         until = time.monotonic() + self.timeout
         delay = RECONNECT_FIRST
         while True:
@@ -422,7 +467,7 @@ class Client:
             try:
                 if self._autostart:
                     self._start_broker()
-                return self._connect()
+                return self._connect(before)
             except BrokerUnavailable:
                 left = until - time.monotonic()
                 if left <= 0:
@@ -435,10 +480,10 @@ class Client:
 
         autostart_broker(self.address)
 
-    def _uncertain(self, ended: ConnectionEnded) -> Error:
+    def _uncertain(self, why: str, then: str = "") -> Error:
         return BrokerUnavailable(
-            f"{self.address}: {ended} before it answered; nobody knows whether the request was "
-            "carried out, so it was not sent again"
+            f"{self.address}: {why} before it answered; nobody knows whether the request was "
+            f"carried out, so it was not sent again{then}"
         )
 
     def _check_open(self) -> None:
@@ -455,6 +500,7 @@ class Client:
 
     def after_fork_in_child(self) -> None:
         """Leave the parent's connections alone; our own are made when needed."""
+        self._session = os.urandom(8).hex()
         self._own = threading.local()
         for connection in self._connections.all():
             connection.close()

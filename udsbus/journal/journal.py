@@ -14,7 +14,7 @@ import msgpack
 
 from ..errors import StorageFailed
 from ..limits import KEPT_BYTES, RECORD_BYTES, SEGMENT_BYTES
-from ..messages import Change, Effect, Message, Writer
+from ..messages import Answered, Change, Effect, Message, Writer
 from ..version import __version__
 from .directory import StateDirectory, sync_directory
 from .records import MAGIC, MARK, Changed, Header, frame, header_payload, pack_frame
@@ -33,9 +33,10 @@ class Journal(Protocol):
     durable: bool
     """Whether it can fail, so that the turn must be able to take back what it did."""
 
-    def append(self, effects: list[Effect], now: float) -> None:
+    def append(self, effects: list[Effect], answers: list[Answered], now: float) -> None:
         """Make the effects of one turn safe, all or none. When it returns they may be seen.
-        `now` is the time of the turn, on the clock of its deadlines.
+        `answers` are those to be kept with them; `now` is the time of the turn, on the clock of its
+        deadlines.
 
         Raises StorageFailed; then none of them is.
         """
@@ -49,7 +50,7 @@ class MemoryJournal:
 
     durable = False
 
-    def append(self, effects: list[Effect], now: float) -> None:
+    def append(self, effects: list[Effect], answers: list[Answered], now: float) -> None:
         pass
 
     def close(self) -> None:
@@ -80,6 +81,7 @@ class FileJournal:
         *,
         segment: int,
         position: int,
+        bus: str,
         first_revision: int,
     ) -> None:
         """Begins segment number `segment` at `position`.
@@ -96,7 +98,11 @@ class FileJournal:
         self.synced = position
         """The position up to which the journal is on the disk."""
         self.segment = segment - 1
+        self.epoch = segment
+        """Grows with each broker that has this state."""
         self._directory = directory
+        self.bus = bus
+        """Which state this is."""
         self._first_revision = first_revision
         self._boot = boot_id()
         self._pack = msgpack.Packer(autoreset=True).pack
@@ -123,7 +129,7 @@ class FileJournal:
         """Where the next record will stand."""
         return self._end
 
-    def append(self, effects: list[Effect], now: float) -> None:
+    def append(self, effects: list[Effect], answers: list[Answered], now: float) -> None:
         if (
             len(effects) == 1
             and type(effects[0]) is Change
@@ -131,7 +137,7 @@ class FileJournal:
             and self._end < self._quick_until
         ):  # the commonest, and it shall cost a `set` as little as can be
             try:
-                self._write(effects, None, now)
+                self._write(effects, None, answers, now)
             except OSError as error:
                 raise self._failed(error, cut_to=self._end) from None
             return
@@ -146,9 +152,14 @@ class FileJournal:
                 self._begin_segment()
                 before = self._end
             writers = self._newcomers(changes)
-            for some in [changes] if len(changes) <= FEW else _records(changes):
-                self._write(some, writers, now)
-                writers = None
+            if len(changes) <= FEW:
+                self._write(changes, writers, answers, now)
+            else:
+                *first, last = _records(changes)
+                for some in first:
+                    self._write(some, writers, [], now, more=True)
+                    writers = None
+                self._write(last, writers, answers, now)
             if self.durability == "disk":
                 self._sync_now()
         except OSError as error:
@@ -157,9 +168,16 @@ class FileJournal:
             self._quick_until = self._start + SEGMENT_BYTES
             self.wants_care()
 
-    def _write(self, changes: Any, writers: dict[int, Writer] | None, now: float) -> None:
+    def _write(
+        self,
+        changes: Any,
+        writers: dict[int, Writer] | None,
+        answers: list[Answered],
+        now: float,
+        more: bool = False,
+    ) -> None:
         """Raises OSError; a part may have been written then."""
-        payload = self._pack((time(), now, self.synced, changes, writers))
+        payload = self._pack((time(), now, self.synced, changes, writers, answers, more))
         position = self._end
         # As `frame` does; a call less is a part of what a `set` takes.
         record = pack_frame(MARK, len(payload), crc32(payload, position & 0xFFFFFFFF)) + payload
@@ -173,6 +191,10 @@ class FileJournal:
             while written < len(record):
                 written += os.write(self._fd, whole[written:])
         self._end = position + written
+
+    def introduce_again(self, origin: int) -> None:
+        """A connection has told more of itself: say so with its next change."""
+        self._introduced.discard(origin)
 
     def _newcomers(self, changes: list[Changed]) -> dict[int, Writer] | None:
         """Those who have not changed anything before in this segment."""
@@ -192,7 +214,7 @@ class FileJournal:
         number = self.segment + 1
         path = self._directory.segment_path(number)
         fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_APPEND | os.O_CLOEXEC, 0o600)
-        header = Header(number, self._end, self._first_revision, self._boot, __version__)
+        header = Header(number, self._end, self.bus, self._first_revision, self._boot, __version__)
         data = MAGIC + frame(header_payload(header), 0)
         try:
             if os.write(fd, data) != len(data):
@@ -254,7 +276,7 @@ class FileJournal:
             if self._fd < 0:
                 self._begin_segment()
                 before = self._end
-            self._write([], None, monotonic())
+            self._write([], None, [], monotonic())
             self._sync_now()
         except OSError as error:
             self._failed(error, cut_to=before)
@@ -299,7 +321,7 @@ class FileJournal:
     def close(self) -> None:
         try:
             self._sync_now()
-            self._write([], None, monotonic())  # which says that all before it is on the disk
+            self._write([], None, [], monotonic())  # which says that all before it is on the disk
         except OSError as error:
             log.error("the journal could not be put on the disk at the end: %s", error)
         for fd in (*self._retired, self._fd):

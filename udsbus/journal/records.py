@@ -20,7 +20,7 @@ from typing import Any, Final, NamedTuple
 
 import msgpack
 
-from ..messages import Change, DeadlineMoved, Writer
+from ..messages import Answered, Change, DeadlineMoved, Writer
 from ..version import __version__
 
 MAGIC: Final = b"udsbus journal 1\n"
@@ -43,6 +43,8 @@ class Header(NamedTuple):
     start: int
     """The position at which the segment begins. What stands beyond it in the segment before is the
     rest of a write that failed, and counts for nothing."""
+    bus: str
+    """Which state this is: two that have the same are of the same history."""
     first_revision: int
     """Where the revisions of the bus began."""
     boot: str
@@ -65,6 +67,10 @@ class Turn(NamedTuple):
     changes: list[Changed]
     writers: dict[int, Writer]
     """Those that had not changed anything before in this segment, by `Change.origin`."""
+    answers: tuple[Answered, ...] = ()
+    """What was answered to the requests of this turn."""
+    more: bool = False
+    """The next record is of the same turn. Without that, this never happened."""
 
 
 class BadRecord(Exception):
@@ -150,9 +156,9 @@ def read_header(data: bytes) -> tuple[Header, int]:
 def read_turn(payload: bytes, offset: int) -> Turn:
     """What a record's payload says. Raises BadRecord, with `offset`, if it is no turn."""
     try:
-        time, clock, synced, changes, writers = msgpack.unpackb(
+        time, clock, synced, changes, writers, *more = msgpack.unpackb(
             payload, use_list=False, strict_map_key=False
-        )[:5]
+        )
         return Turn(
             time,
             clock,
@@ -162,6 +168,8 @@ def read_turn(payload: bytes, offset: int) -> Turn:
                 for change in changes
             ],
             {origin: Writer(*writer) for origin, writer in writers.items()} if writers else {},
+            tuple(Answered(*answer) for answer in more[0]) if more and more[0] else (),
+            bool(more[1]) if len(more) > 1 else False,
         )
     except Exception as error:  # good bytes, by their checksum, but not what we write
         raise BadRecord(offset, f"a record cannot be read: {error!r}") from None

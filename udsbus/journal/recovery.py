@@ -78,10 +78,17 @@ class Scan:
                 self.position = header.start + offset
                 if after is not None:
                     data = data[: max(0, after.start - header.start)]
+                parts: list[Turn] = []
                 for end, turn in turns(data, offset, header.start):
-                    yield header, turn
-                    offset = end
-                    self.position = header.start + end
+                    parts.append(turn)
+                    if not turn.more:
+                        for part in parts:
+                            yield header, part
+                        parts.clear()
+                        offset = end
+                        self.position = header.start + end
+                if parts:
+                    raise BadRecord(offset, "the last turn is not complete")
                 if after is not None and self.position != after.start:
                     raise BadRecord(offset, _gap(self.position, after.start))
             except BadRecord as bad:
@@ -108,8 +115,8 @@ class Recovery:
         self._segments = directory.segments()
         self._scan = Scan(self._segments)
         first = _header_of(self._segments[0]) if self._segments else None
-        self.first_revision = None if first is None else first.first_revision
-        """Where the revisions of the bus began; None: there is no journal yet, or none to read."""
+        self.first = first
+        """The header of the first segment; None: there is no journal yet, or none to read."""
 
     def __iter__(self) -> Iterator[tuple[Header, Turn]]:
         """Raises JournalDamaged where it must not go on. Cuts a torn tail, sets it aside and says

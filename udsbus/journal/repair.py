@@ -92,7 +92,9 @@ def repair(directory: StateDirectory, *, bridge: bool = False) -> list[tuple[Fau
     while True:
         scan = Scan(directory.segments())
         known: dict[int, Writer] = {}
-        for _, turn in scan:
+        bus = ""
+        for header, turn in scan:
+            bus = header.bus
             known |= turn.writers
         fault = scan.fault
         if fault is None:
@@ -102,7 +104,7 @@ def repair(directory: StateDirectory, *, bridge: bool = False) -> list[tuple[Fau
                 f"{fault}; it may be whole: use the release that has written it",
                 file=fault.segment.path, offset=fault.offset,
             )  # fmt: skip
-        written = _bridged(directory, fault, scan.position, known) if bridge else []
+        written = _bridged(directory, fault, scan.position, bus, known) if bridge else []
         mended.append((fault, cut(directory, fault)))
         for made, path in written:
             os.rename(made, path)
@@ -112,7 +114,7 @@ def repair(directory: StateDirectory, *, bridge: bool = False) -> list[tuple[Fau
 # --- what is behind a fault ------------------------------------------------------------------
 
 
-def _behind(fault: Fault, position: int) -> Iterator[tuple[Header, Iterator[Turn]]]:
+def _behind(fault: Fault, position: int, bus: str = "") -> Iterator[tuple[Header, Iterator[Turn]]]:
     """What can be read behind a fault: the turns of each segment, with its header."""
     offset = fault.offset
     for segment in (fault.segment, *fault.later):
@@ -122,7 +124,7 @@ def _behind(fault: Fault, position: int) -> Iterator[tuple[Header, Iterator[Turn
             header = read_header(data)[0]
         except BadRecord:
             # It probably begins where the one before it ended; checksums will tell.
-            header = Header(segment.number, position, 0, "", __version__)
+            header = Header(segment.number, position, bus, 0, "", __version__)
         yield header, _readable(data, offset, header.start)
         offset = 0
 
@@ -137,7 +139,7 @@ def _readable(data: bytes, offset: int, start: int) -> Iterator[Turn]:
 
 
 def _bridged(
-    directory: StateDirectory, fault: Fault, position: int, known: dict[int, Writer]
+    directory: StateDirectory, fault: Fault, position: int, bus: str, known: dict[int, Writer]
 ) -> list[tuple[str, str]]:
     """Write what is behind a fault into new segments that go on at `position`.
 
@@ -146,7 +148,7 @@ def _bridged(
     """
     written: list[tuple[str, str]] = []
     number = directory.segments()[-1].number
-    for header, readable in _behind(fault, position):
+    for header, readable in _behind(fault, position, bus):
         number += 1
         path = directory.segment_path(number)
         header = header._replace(segment=number, start=position)

@@ -40,6 +40,12 @@ def _integer(name: str, value: Any) -> Any:
     return value
 
 
+def _positive(name: str, value: Any) -> Any:
+    if not _integer(name, value):
+        raise InvalidRequest(f"{name} must be a whole number from 1, not 0")
+    return value
+
+
 def _optional_integer(name: str, value: Any) -> Any:
     return None if value is None else _integer(name, value)
 
@@ -251,10 +257,17 @@ _ROWS = (
     Method(
         "hello", m.Hello,
         "Introduce a client; optional. Refused when the broker does not speak this version.",
-        "map: `version`, `broker` (its release), `bus` (differs after every start), `pid`, "
-        "`revision`, `limits`",
+        "map: `version`, `broker` (its release), `bus` (which state this is), `epoch` (which of "
+        "its brokers), `pid`, `revision`, `limits`",
         (Parameter("version", _integer, "protocol version"),),
-        (Parameter("name", _optional_text, "what to call this client"),),
+        (
+            Parameter("name", _optional_text, "what to call this client"),
+            Parameter("session", _optional_text, "which client this is, over all its connections"),
+            Parameter("lane", _integer, "which of its sequences of requests goes on here"),
+            Parameter(
+                "unanswered", _positive, "how many requests may be on their way, and be sent again"
+            ),
+        ),
         reads=True,
     ),
     Method("ping", m.Ping, "Ask whether the broker is there.", "the bus's revision", reads=True),
@@ -364,6 +377,8 @@ _ROWS = (
 )  # fmt: skip
 
 METHODS: dict[str, Method] = {row.name: row for row in _ROWS}
+ANSWERS_KEPT = frozenset(row.name for row in _ROWS if not row.reads)
+"""The requests that must not be carried out again when they are sent again."""
 BATCHED = frozenset(
     ("get", "entry", "exists", "set", "delete", "increment", "expire", "persist", "ttl", "publish")
 )

@@ -1,0 +1,231 @@
+"""A request that is sent again in its lane is answered again, not carried out again."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.harness import BrokerProcess, RawClient, running_broker, wait_until
+from udsbus.broker.lanes import Lanes
+from udsbus.limits import LANES_KEPT, RESUME_SECONDS, SESSION_BYTES, UNANSWERED_MOST
+from udsbus.version import PROTOCOL_VERSION
+from udsbus.wire.framing import MSGID_MOST
+
+from .stepped import SteppedBroker
+
+LANE = {"session": "s", "lane": 1, "unanswered": 3}
+
+
+def greet(client: RawClient, **options: Any) -> dict[str, Any]:
+    client.send([0, 4_000_000_000, "hello", [PROTOCOL_VERSION, LANE | options]])
+    reply = client.receive()
+    assert reply[2] is None, reply
+    return dict(reply[3])
+
+
+def ask(client: RawClient, msgid: int, method: str, *params: Any) -> Any:
+    """The response, without the msgid."""
+    client.send([0, msgid, method, list(params)])
+    response = client.receive()
+    assert response[:2] == [1, msgid], response
+    return response[2:]
+
+
+REQUESTS: dict[str, list[Any]] = {
+    "set": ["a", b"\x05"],
+    "set_many": [{"a": b"\x05", "b": b"\x06"}],
+    "delete": ["there"],
+    "increment": ["number"],
+    "expire": ["there", 100.0],
+    "persist": ["lease"],
+    "transaction": [[["there", 2]], [["increment", "number"], ["get", "there"]]],
+    "batch": [[["increment", ["number"]], ["set", ["$", b"\x01"]], ["get", ["there"]]]],
+    "publish": ["topic", b"\x05"],
+}
+
+
+def prepare(broker: BrokerProcess) -> RawClient:
+    client = broker.connect()
+    greet(client)
+    assert ask(client, 10, "set", "lease", b"\x01", {"ttl": 1000.0}) == [None, 1]
+    assert ask(client, 11, "set", "there", b"\x01") == [None, 2]
+    return client
+
+
+@pytest.mark.parametrize("method", REQUESTS)
+def test_the_same_broker(broker: BrokerProcess, method: str) -> None:
+    with prepare(broker) as client, broker.connect() as other:
+        other.call("subscribe", ["topic"])
+        first = ask(client, 12, method, *REQUESTS[method])
+        message = other.receive() if method == "publish" else None
+        with broker.connect() as again:
+            greet(again)
+            before = other.call("info")["counters"]
+            assert ask(again, 12, method, *REQUESTS[method]) == first
+            after = other.call("info")["counters"]
+            assert after["changes"] == before["changes"]
+            assert after["messages"] == before["messages"]
+            assert ask(again, 13, "increment", "number") is not None
+            assert message is None or message[1] == "message"
+
+
+@pytest.mark.parametrize("method", set(REQUESTS) - {"publish"})
+@pytest.mark.parametrize("durability", ["process", "disk"])
+def test_the_next_broker(address: str, runtime: Path, method: str, durability: str) -> None:
+    options: dict[str, Any] = {"durability": durability, "state": runtime / "state"}
+    with running_broker(address, **options) as broker:
+        with prepare(broker) as client:
+            first = ask(client, 12, method, *REQUESTS[method])
+            revision = client.call("ping")
+            broker.kill()
+    with running_broker(address, **options) as broker, broker.connect() as again:
+        greet(again)
+        assert ask(again, 12, method, *REQUESTS[method]) == first
+        assert again.call("ping") == revision
+        assert ask(again, 13, "increment", "another") == [None, 1]
+
+
+def test_what_was_refused_is_carried_out_anew(broker: BrokerProcess) -> None:
+    """It has changed nothing, so nothing would be done twice."""
+    with prepare(broker) as client:
+        assert ask(client, 12, "set", "a", b"\x01", {"if_revision": 7})[0][0] == 5
+        assert ask(client, 13, "get", "there") == [None, b"\x01"]
+        with broker.connect() as other:
+            for number in range(5):
+                other.call("set", "a", bytes([number]))
+            assert other.call("set", "there", b"\x07") == 8
+        with broker.connect() as again:
+            greet(again)
+            assert ask(again, 12, "set", "a", b"\x01", {"if_revision": 7}) == [None, 9]
+            assert ask(again, 13, "get", "there") == [None, b"\x07"]
+
+
+def test_only_so_many_answers_are_kept(broker: BrokerProcess) -> None:
+    with prepare(broker) as client:
+        for msgid in range(12, 17):
+            assert ask(client, msgid, "increment", "n") == [None, msgid - 11]
+        with broker.connect() as again:
+            greet(again)
+            assert [ask(again, msgid, "increment", "n")[1] for msgid in (14, 15, 16)] == [3, 4, 5]
+            assert ask(again, 17, "increment", "n") == [None, 6]
+
+
+def test_another_lane_or_session_is_another_sequence(broker: BrokerProcess) -> None:
+    with prepare(broker) as client:
+        assert ask(client, 12, "increment", "n") == [None, 1]
+        others: list[dict[str, Any]] = [{"lane": 2}, {"session": "t"}]
+        for number, options in enumerate(others, 2):
+            with broker.connect() as other:
+                greet(other, **options)
+                assert ask(other, 12, "increment", "n") == [None, number]
+        with broker.connect() as plain:
+            assert ask(plain, 12, "increment", "n") == [None, 4]
+            assert ask(plain, 12, "increment", "n") == [None, 5]
+
+
+def test_a_lane_goes_over_one_connection_at_a_time(broker: BrokerProcess) -> None:
+    """What the old one has not had carried out yet never will be."""
+    with prepare(broker) as client, broker.connect() as again:
+        greet(again)
+        (closing,) = client.rest()
+        assert closing[1:] == ["closing", ["replaced", "another connection goes on with its lane"]]
+        assert ask(again, 12, "increment", "n") == [None, 1]
+        greet(again)
+        assert ask(again, 13, "increment", "n") == [None, 2]
+
+
+def test_a_pipelined_hello_counts_at_once(broker: BrokerProcess) -> None:
+    for _ in range(2):
+        with broker.connect() as client:
+            client.send([0, 1, "hello", [PROTOCOL_VERSION, LANE]], [0, 2, "increment", ["n"]])
+            client.receive()
+            assert client.receive() == [1, 2, None, 1]
+
+
+def test_msgids_go_round(broker: BrokerProcess) -> None:
+    with broker.connect() as client:
+        greet(client)
+        for number, msgid in enumerate([MSGID_MOST - 1, MSGID_MOST, 1], 1):
+            assert ask(client, msgid, "increment", "n") == [None, number]
+    with broker.connect() as again:
+        greet(again)
+        assert ask(again, MSGID_MOST, "increment", "n") == [None, 2]
+        assert ask(again, 1, "increment", "n") == [None, 3]
+        assert ask(again, 2, "increment", "n") == [None, 4]
+
+
+def test_who_resumes_is_told_which_state_and_which_broker(address: str, runtime: Path) -> None:
+    told = []
+    for durability in ("process", "process", "none", "none"):
+        state = runtime / "state" if durability == "process" else ""
+        with running_broker(address, durability=durability, state=state) as broker:
+            with broker.connect() as client:
+                hello = greet(client)
+                told.append((hello["bus"], hello["epoch"]))
+                assert client.call("info")["bus"] == hello["bus"]
+    assert told[0][0] == told[1][0]
+    assert told[0][1] < told[1][1]
+    assert len({bus for bus, _ in told}) == 3
+
+
+@pytest.mark.parametrize(
+    ("options", "error"),
+    [
+        ({"session": "x" * (SESSION_BYTES + 1)}, "limit_exceeded"),
+        ({"unanswered": UNANSWERED_MOST + 1}, "limit_exceeded"),
+        ({"unanswered": 0}, "invalid_request"),
+        ({"lane": -1}, "invalid_request"),
+        ({"session": 5}, "invalid_request"),
+    ],
+)
+def test_wrong_options(broker: BrokerProcess, options: dict[str, Any], error: str) -> None:
+    with broker.connect() as client:
+        assert client.refused("hello", PROTOCOL_VERSION, LANE | options)[2]["error"] == error
+        assert client.call("ping") == 0
+
+
+def test_what_a_failing_journal_takes_back_is_not_answered(address: str, runtime: Path) -> None:
+    """The answer that was never given must not be given later."""
+    from .test_durability import full_disk
+
+    state = runtime / "state"
+    with running_broker(address, durability="process", state=state) as broker:
+        with prepare(broker) as client:
+            with full_disk(broker, state):
+                assert ask(client, 12, "increment", "n")[0][0] == 12
+                with broker.connect() as again:
+                    greet(again)
+                    assert ask(again, 12, "increment", "n")[0][0] == 12
+            with broker.connect() as once_more:
+                greet(once_more)
+                wait_until(lambda: ask(once_more, 12, "increment", "n") == [None, 1], "room again")
+
+
+# --- what is kept, and for how long -----------------------------------------------------------
+
+
+def test_a_lane_is_forgotten_after_a_while(stepped: SteppedBroker) -> None:
+    lanes = stepped.turn._lanes
+    key = ("s", 1)
+    lane, _ = lanes.take(key, 2, 1, 0.0)
+    lane.answers.append((5, b"five"))
+    lanes.leave(lane, 1, 10.0)
+    assert lanes.take(key, 2, 2, 10.0 + RESUME_SECONDS - 1)[0] is lane
+    lanes.leave(lane, 1, 20.0)  # the old connection's end comes after the new one's beginning
+    lanes.take(("other", 1), 2, 3, 1e6)
+    assert lanes.take(key, 2, 2, 1e6)[0] is lane
+    lanes.leave(lane, 2, 1e6)
+    assert lanes.take(key, 2, 4, 1e6 + RESUME_SECONDS + 1)[0] is not lane
+
+
+def test_so_many_lanes_are_kept_and_no_more() -> None:
+    lanes = Lanes()
+    for number in range(LANES_KEPT + 50):
+        lane, _ = lanes.take(("s", number), 1, number + 1, 0.0)
+        lanes.leave(lane, number + 1, 0.0)
+    assert len(lanes) == LANES_KEPT
+    for number in range(50):
+        lanes.restore(("t", number), 1, b"", 0.0)
+    assert len(lanes) == LANES_KEPT

@@ -144,6 +144,10 @@ one transaction, is never split."""
 SYNC_SECONDS: Final = 1.0
 """With `durability=process`, how long after a write the journal is on the disk, unless the disk is
 slower; and how often a journal that could not be written is tried again."""
+HISTORY_SECONDS: Final = 7 * 24 * 3600.0
+"""How long the database keeps the history of changes, unless `serve` says otherwise."""
+HISTORY_CHANGES: Final = 1_000_000
+"""And how many changes of it."""
 
 # --- the client -----------------------------------------------------------------------------
 REQUEST_TIMEOUT: Final = 10.0

@@ -53,8 +53,8 @@ def opened(path: Path, durability: Any = "process") -> tuple[list[JournalTurn], 
         durability,
         segment=recovery.next_segment,
         position=recovery.position,
-        bus=recovery.first.bus if recovery.first else "a bus",
-        first_revision=recovery.first.first_revision if recovery.first else 10,
+        bus=recovery.bus or "a bus",
+        first_revision=recovery.first_revision or 10,
     )
     journal.writer = WRITERS.get
     return turns, journal

@@ -15,7 +15,8 @@ import anyio.to_thread
 
 from ..engine import Engine
 from ..journal import FileJournal, Header, JournalTurn, Recovery, StateDirectory, boot_id
-from ..limits import SYNC_SECONDS
+from ..journal.database import about, answers, entries, latest_changes, opened
+from ..limits import CHANGE_LOG_CHANGES, SYNC_SECONDS
 from ..messages import Change, DeadlineMoved, Writer
 from ..wire import values
 from .lanes import Lanes
@@ -37,10 +38,11 @@ def open_state(
     directory = StateDirectory(path)
     try:
         recovery = Recovery(directory)
-        if recovery.first is not None:
-            bus, first_revision = recovery.first.bus, recovery.first.first_revision
+        if recovery.bus is not None:
+            bus, first_revision = recovery.bus, recovery.first_revision
         engine = Engine(values, first_revision=first_revision)
         boot = boot_id()
+        _load(path, boot, engine, lanes)
         segment = 0
         writers: dict[int, Writer] = {}
         for header, turn in recovery:
@@ -69,6 +71,19 @@ def open_state(
             len(engine.keyspace.entries), engine.revision, path, monotonic() - begun,
         )  # fmt: skip
     return engine, journal
+
+
+def _load(path: str, boot: str, engine: Engine, lanes: Lanes) -> None:
+    """Begin with what is in the database."""
+    with opened(path) as db:
+        found = None if db is None else about(db)
+        if db is None or found is None:
+            return
+        latest, forgotten = latest_changes(db, CHANGE_LOG_CHANGES, found.forgotten)
+        engine.load(dict(entries(db, found.boot, boot)), found.revision, latest, forgotten)
+        now = monotonic()
+        for session, lane, msgid, response in answers(db):
+            lanes.restore((session, lane), msgid, response, now)
 
 
 def _on_our_clock(header: Header, turn: JournalTurn, boot: str) -> list[Change | DeadlineMoved]:

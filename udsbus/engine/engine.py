@@ -164,6 +164,18 @@ class Engine:
 
     # --- what was before ---------------------------------------------------------------------
 
+    def load(
+        self, entries: dict[str, Entry], revision: int, latest: list[m.Change], forgotten: int
+    ) -> None:
+        """Begin with what a database holds: the entries in order of their keys, the revision, and
+        the latest changes, before which those up to `forgotten` are no longer known."""
+        self.keyspace.fill(entries)
+        self.revision = revision
+        self.log.forgotten = forgotten
+        self._changes += latest
+        self._log_changes()
+        self.changes = 0
+
     def replay(self, changes: list[m.Change | m.DeadlineMoved]) -> None:
         """Change again what a journal tells of, in the order in which it happened.
 

@@ -35,6 +35,14 @@ class Keyspace:
             return None
         return entry
 
+    def fill(self, entries: dict[str, Entry]) -> None:
+        """Begin with entries in the order of their keys."""
+        self.entries |= entries
+        self._order.fill(list(entries))
+        for key, (_, _, deadline) in entries.items():
+            if deadline is not None:
+                self.deadlines.schedule(key, deadline)
+
     def put(self, key: str, entry: Entry) -> bool:
         """Write an entry. True if the key was there before."""
         entries = self.entries

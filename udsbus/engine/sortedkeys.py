@@ -22,6 +22,11 @@ class SortedKeys:
         self._lasts: list[str] = []
         """The last key of each bucket."""
 
+    def fill(self, keys: list[str]) -> None:
+        """Begin with keys that are in order already."""
+        self._buckets = [keys[at : at + LOAD] for at in range(0, len(keys), LOAD)]
+        self._lasts = [bucket[-1] for bucket in self._buckets]
+
     def add(self, key: str) -> None:
         """Add a key that is not there yet."""
         if not self._buckets:

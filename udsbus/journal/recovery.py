@@ -18,6 +18,7 @@ from collections.abc import Iterator
 from typing import NamedTuple
 
 from ..errors import JournalDamaged
+from .database import about, opened
 from .directory import Segment, StateDirectory
 from .records import (
     BadRecord,
@@ -57,15 +58,19 @@ class Scan:
     Reads one segment at a time into memory and changes nothing.
     """
 
-    def __init__(self, segments: list[Segment]) -> None:
+    def __init__(self, segments: list[Segment], begin: int = 0) -> None:
+        """What stands before the position `begin` is passed over; nobody misses it."""
         self.fault: Fault | None = None
         """What ended the pass before the end."""
-        self.position = 0
+        self.position = begin
         """The end of the last good record."""
+        self.header: Header | None = None
+        """Of the last segment."""
+        self._begin = begin
         self._segments = segments
 
     def __iter__(self) -> Iterator[tuple[Header, Turn]]:
-        following = [_header_of(segment) for segment in self._segments[1:]]
+        following = [header_of(segment) for segment in self._segments[1:]]
         for index, segment in enumerate(self._segments):
             # The one after says where this one ends: what is beyond was never acknowledged.
             after = following[index] if index < len(following) else None
@@ -73,23 +78,25 @@ class Scan:
             offset = 0
             try:
                 header, offset = read_header(data)
-                if header.start != self.position:
+                self.header = header
+                if header.start != self.position and header.start > self._begin:
                     raise BadRecord(0, _gap(self.position, header.start))
-                self.position = header.start + offset
+                self._reached(header.start + offset)
                 if after is not None:
                     data = data[: max(0, after.start - header.start)]
                 parts: list[Turn] = []
                 for end, turn in turns(data, offset, header.start):
                     parts.append(turn)
                     if not turn.more:
-                        for part in parts:
-                            yield header, part
+                        if header.start + end > self._begin:
+                            for part in parts:
+                                yield header, part
                         parts.clear()
                         offset = end
-                        self.position = header.start + end
+                        self._reached(header.start + end)
                 if parts:
                     raise BadRecord(offset, "the last turn is not complete")
-                if after is not None and self.position != after.start:
+                if after is not None and after.start > max(header.start + offset, self._begin):
                     raise BadRecord(offset, _gap(self.position, after.start))
             except BadRecord as bad:
                 later = self._segments[index + 1 :]
@@ -97,6 +104,9 @@ class Scan:
                 torn = not foreign and self._is_torn(data, bad.offset, later)
                 self.fault = Fault(segment, bad.offset, str(bad), torn, foreign, later)
                 return
+
+    def _reached(self, position: int) -> None:
+        self.position = max(position, self._begin)
 
     def _is_torn(self, data: bytes, offset: int, later: list[Segment]) -> bool:
         """Whether nothing behind `offset` says that the journal was on the disk beyond it."""
@@ -107,16 +117,27 @@ class Scan:
 class Recovery:
     """What a broker finds in its state directory when it starts.
 
-    Iterate for every turn, in order, with the header of its segment; then ask for the rest.
+    What the database does not hold comes from the segments: iterate for every turn in order, with
+    the header of its segment; then ask where the journal goes on.
     """
 
     def __init__(self, directory: StateDirectory) -> None:
+        """Raises JournalDamaged if the database cannot be read."""
         self._directory = directory
         self._segments = directory.segments()
-        self._scan = Scan(self._segments)
-        first = _header_of(self._segments[0]) if self._segments else None
-        self.first = first
-        """The header of the first segment; None: there is no journal yet, or none to read."""
+        first = header_of(self._segments[0]) if self._segments else None
+        with opened(directory.path) as database:
+            found = None if database is None else about(database)
+        self.about = found
+        """Where the database stands; None: there is none."""
+        self.bus: str | None = None
+        """Which state this is; None: there is no journal yet, or none to read."""
+        self.first_revision = 0
+        if found is not None:
+            self.bus, self.first_revision = found.bus, found.first_revision
+        elif first is not None:
+            self.bus, self.first_revision = first.bus, first.first_revision
+        self._scan = Scan(self._segments, 0 if found is None else found.position)
 
     def __iter__(self) -> Iterator[tuple[Header, Turn]]:
         """Raises JournalDamaged where it must not go on. Cuts a torn tail, sets it aside and says
@@ -164,7 +185,7 @@ def cut(directory: StateDirectory, fault: Fault) -> list[str]:
     """Let the journal end where the fault is. Returns where what stood behind is kept."""
     # The last first: what a crash leaves behind is a journal with the same fault.
     aside = [directory.set_aside(segment, 0) for segment in reversed(fault.later)]
-    whole = _header_of(fault.segment) is None  # then nothing in front of the fault is worth keeping
+    whole = header_of(fault.segment) is None  # then nothing in front of the fault is worth keeping
     return [*aside, directory.set_aside(fault.segment, 0 if whole else fault.offset)]
 
 
@@ -174,7 +195,7 @@ def _gap(end: int, start: int) -> str:
     return f"the segment goes {end - start} bytes back"
 
 
-def _header_of(segment: Segment) -> Header | None:
+def header_of(segment: Segment) -> Header | None:
     """The header of a segment, or None if it has none that can be read."""
     try:
         with open(segment.path, "rb") as file:

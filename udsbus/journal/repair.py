@@ -16,6 +16,7 @@ from typing import NamedTuple
 from ..errors import JournalDamaged
 from ..messages import Change, Writer
 from ..version import __version__
+from .database import position_in
 from .directory import Segment, StateDirectory, list_segments, sync_directory
 from .records import (
     MAGIC,
@@ -66,12 +67,12 @@ class Report(NamedTuple):
 
 
 def check(path: str) -> Report:
-    """Read the whole journal in a state directory, and change nothing.
+    """Read what there is of the journal in a state directory, and change nothing.
 
     A broker may be writing to it meanwhile: then the tail may look torn.
     """
     segments = list_segments(path)
-    scan = Scan(segments)
+    scan = Scan(segments, position_in(path))
     good = Extent()
     for _, turn in scan:
         good = good.with_turn(turn)
@@ -90,7 +91,7 @@ def repair(directory: StateDirectory, *, bridge: bool = False) -> list[tuple[Fau
     """
     mended: list[tuple[Fault, list[str]]] = []
     while True:
-        scan = Scan(directory.segments())
+        scan = Scan(directory.segments(), position_in(directory.path))
         known: dict[int, Writer] = {}
         bus = ""
         for header, turn in scan:

@@ -1,0 +1,354 @@
+"""Closed segments become rows that people can read, and a start finds the same state as before."""
+
+from __future__ import annotations
+
+import contextlib
+import datetime
+import sqlite3
+from collections.abc import Iterator
+from decimal import Decimal
+from pathlib import Path
+from typing import Any
+
+import msgpack
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from tests.engine.support import examples
+from udsbus import messages as m
+from udsbus.broker.durability import open_state
+from udsbus.broker.lanes import Lanes
+from udsbus.engine import Engine
+from udsbus.errors import Error, JournalDamaged
+from udsbus.journal import FileJournal, StateDirectory
+from udsbus.journal.database import path_in
+from udsbus.journal.folding import Retention, fold
+from udsbus.journal.repair import check, repair
+from udsbus.limits import CHANGE_LOG_CHANGES
+from udsbus.patterns import matcher
+from udsbus.wire.values import decode, encode
+
+from .support import TURNS, WRITERS, answers_to, copy, crash, opened, write
+
+
+def value(of: Any) -> bytes:
+    packed: bytes = msgpack.packb(of)
+    return packed
+
+
+class Bus:
+    """A state directory with an engine that writes to it, as a broker does."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.lanes = Lanes()
+        self.engine: Engine
+        self.journal: FileJournal
+        self.start()
+
+    def start(self) -> None:
+        self.engine, self.journal = open_state(str(self.path), "process", "bus", 10, self.lanes)
+        self.journal.writer = WRITERS.get
+
+    def do(self, *commands: m.EngineCommand, now: float = 1.0) -> None:
+        """One turn."""
+        for command in commands:
+            with contextlib.suppress(Error):
+                self.engine.execute(1, command, now)
+        effects = self.engine.take_effects()
+        if effects:
+            self.journal.append(effects, answers_to(effects), now)
+        self.engine.settle()
+
+    def restart(self) -> None:
+        crash(self.journal)
+        self.lanes = Lanes()
+        self.start()
+
+    def state(self) -> Any:
+        log = self.engine.log
+        logged = log.since(log.forgotten, matcher("**"))
+        assert logged is not None
+        return (
+            self.engine.revision,
+            dict(self.engine.keyspace.entries),
+            self.engine.keyspace.page("**", None, None, 0.0, sized=False),
+            [change[:4] for change in logged],
+            log.forgotten,
+        )
+
+
+@pytest.fixture
+def bus(tmp_path: Path) -> Iterator[Bus]:
+    bus = Bus(tmp_path / "state")
+    yield bus
+    crash(bus.journal)
+
+
+def rows(path: Path, query: str) -> list[Any]:
+    with sqlite3.connect(path_in(str(path))) as database:
+        found = database.execute(query).fetchall()
+    database.close()
+    return found
+
+
+def segments(path: Path) -> list[Path]:
+    return sorted(path.glob("journal-*.log"))
+
+
+keys = st.sampled_from(["a", "b", "b/c", "ü"])
+commands = st.one_of(
+    st.builds(m.Set, keys, st.sampled_from([value(1), value("x")]), st.sampled_from([None, 5e8])),
+    st.builds(m.Delete, keys),
+    st.builds(m.Expire, keys, st.just(6e8)),
+    st.builds(m.Persist, keys),
+    st.builds(m.SetMany, st.dictionaries(keys, st.just(value(2)))),
+    st.builds(m.Transaction, st.just([]), st.lists(st.builds(m.Delete, keys), max_size=3)),
+)
+steps = st.lists(
+    st.one_of(st.lists(commands, min_size=1, max_size=4), st.just("restart"), st.just("fold"))
+)
+
+
+@given(steps)
+@examples(60)
+def test_a_start_finds_the_same_whatever_was_folded(
+    tmp_path_factory: pytest.TempPathFactory, steps: Any
+) -> None:
+    bus = Bus(tmp_path_factory.mktemp("folding") / "state")
+    changes: list[Any] = []
+    for step in steps:
+        if step == "restart":
+            before = bus.state()
+            bus.restart()
+            assert bus.state() == before
+        elif step == "fold":
+            fold(str(bus.path))
+            assert len(segments(bus.path)) == 1
+        else:
+            bus.do(*step)
+    before = bus.state()
+    crash(bus.journal)
+    fold(str(bus.path), all_of_it=True)
+    assert segments(bus.path) == []
+    bus.lanes = Lanes()
+    bus.start()
+    assert bus.state() == before
+    logged = bus.engine.log.since(10, matcher("**"))
+    assert logged is not None
+    changes = [(change.revision, change.kind, change.key, change.value) for change in logged]
+    told = rows(bus.path, "select revision, kind, key, after from changes order by rowid")
+    assert told == changes
+    crash(bus.journal)
+
+
+def test_the_history_says_who_what_and_when(tmp_path: Path) -> None:
+    path = tmp_path / "state"
+    write(path, TURNS)
+    assert fold(str(path), all_of_it=True) == 1
+    found = rows(path, "select revision, key, kind, before, after, pid, uid, client from changes")
+    assert found[:3] == [
+        (11, "a", "created", None, b"\x01", 4321, 1000, "first"),
+        (12, "b/ü", "created", None, b"\xa5hello", 4322, 1000, None),
+        (12, "a", "deleted", b"\x01", None, 4322, 1000, None),
+    ]
+    assert found[4] == (14, "b/ü", "deleted", b"\xc1udr" * 5, None, None, None, None)
+    assert rows(path, "select session, lane, msgid from answers") == [("session", 3, 7)] * 3
+    (times,) = rows(path, "select min(time), max(time) from changes")
+    assert 1.7e9 < times[0] <= times[1]
+
+
+def test_values_can_be_read(bus: Bus) -> None:
+    odd = encode([1, b"xx", Decimal("1.50"), datetime.date(2026, 5, 4)])
+    bus.do(
+        m.Set("number", value(7)), m.Set("list", value(["ü", None])), m.Set("odd", odd),
+        m.Set("long", value("x" * 500)), m.Set("no", b"\xc1"),
+    )  # fmt: skip
+    bus.restart()
+    fold(str(bus.path), decode=decode)
+    texts = dict(rows(bus.path, "select key, text from entries"))
+    assert texts["number"] == "7"
+    assert texts["list"] == '["ü", null]'
+    assert texts["odd"] == '[1, "2 bytes", "1.50", "2026-05-04"]'
+    assert texts["no"] == "1 bytes"
+    assert len(texts["long"]) == 200
+    assert dict(rows(bus.path, "select key, text from changes")) == texts
+
+
+def test_the_broker_s_own_segment_is_left_alone(bus: Bus) -> None:
+    bus.do(m.Set("a", value(1)))
+    assert fold(str(bus.path)) == 0
+    bus.restart()
+    bus.do(m.Set("a", value(2)))
+    assert fold(str(bus.path)) == 1
+    assert rows(bus.path, "select text from entries") == [("1",)]
+    bus.do(m.Set("a", value(3)))
+    bus.restart()
+    assert bus.engine.keyspace.entries["a"][0] == value(3)
+
+
+def test_an_end_between_the_commit_and_the_deletion(bus: Bus, tmp_path: Path) -> None:
+    """What is in the database and in a segment too counts once."""
+    bus.do(m.Set("a", value(1)), m.Set("b", value(1)))
+    bus.do(m.Delete("a"))
+    bus.restart()
+    bus.do(m.Set("c", value(1)))
+    before = bus.state()
+    crash(bus.journal)
+    kept = copy(bus.path, tmp_path / "kept")
+    fold(str(bus.path))
+    (deleted,) = {one.name for one in segments(kept)} - {one.name for one in segments(bus.path)}
+    (bus.path / deleted).write_bytes((kept / deleted).read_bytes())
+    bus.lanes = Lanes()
+    bus.start()
+    assert bus.state() == before
+    assert fold(str(bus.path)) == 2
+    assert [row[0] for row in rows(bus.path, "select count(*) from changes")] == [4]
+    bus.restart()
+    assert bus.state() == before
+
+
+def test_a_damaged_segment_is_for_the_broker_to_stop_at(bus: Bus) -> None:
+    bus.do(m.Set("a", value(1)))
+    bus.restart()
+    bus.do(m.Set("a", value(2)))
+    bus.restart()
+    bus.do(m.Set("a", value(3)))
+    crash(bus.journal)
+    second = segments(bus.path)[1]
+    data = bytearray(second.read_bytes())
+    data[-2] ^= 1
+    second.write_bytes(data)
+    assert fold(str(bus.path)) == 1
+    assert second.exists()
+    assert rows(bus.path, "select text from entries") == [("1",)]
+    with pytest.raises(JournalDamaged):
+        bus.start()
+    # For the fixture's sake.
+    second.unlink()
+    for one in segments(bus.path):
+        one.unlink()
+    bus.start()
+    assert bus.engine.keyspace.entries["a"][0] == value(1)
+
+
+def test_time_to_live_across_a_reboot(bus: Bus, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The clock of deadlines begins anew; what is left is told by the time of day."""
+    import time
+
+    now = time.monotonic()
+    bus.do(m.Set("folded", value(1), 100.0), m.Set("forever", value(1)), now=now)
+    bus.restart()
+    bus.do(m.Set("replayed", value(1), 100.0), now=now)
+    fold(str(bus.path))
+    for module in ("udsbus.broker.durability", "udsbus.journal.database"):
+        monkeypatch.setattr(f"{module}.monotonic", lambda: time.monotonic() - now + 50)
+    monkeypatch.setattr("udsbus.broker.durability.boot_id", lambda: "another boot")
+    crash(bus.journal)
+    bus.lanes = Lanes()
+    bus.start()
+    entries = bus.engine.keyspace.entries
+    for key in ("folded", "replayed"):
+        deadline = entries[key][2]
+        assert deadline is not None
+        assert 140 < deadline < 151, key
+    assert entries["forever"][2] is None
+
+
+@pytest.mark.parametrize(
+    ("retention", "kept"),
+    [
+        (Retention(), {"a", "m/x", "m/y"}),
+        (Retention(seconds=0.0), set()),
+        (Retention(of_patterns=(("m/*", 0.0),)), {"a"}),
+        (Retention(seconds=0.0, of_patterns=(("m/x", 1e6), ("m/*", 0.0))), {"m/x"}),
+        (Retention(changes=1), {"m/y"}),
+        (Retention(changes=0), set()),
+    ],
+)
+def test_history_is_kept_as_long_as_asked(bus: Bus, retention: Retention, kept: set[str]) -> None:
+    for key in ("a", "m/x", "m/y"):
+        bus.do(m.Set(key, value(1)))
+    bus.restart()
+    fold(str(bus.path), retention)
+    assert {key for (key,) in rows(bus.path, "select key from changes")} == kept
+    assert len(rows(bus.path, "select * from entries")) == 3
+    bus.restart()
+    log = bus.engine.log
+    if kept == {"a", "m/x", "m/y"}:
+        assert log.since(10, matcher("**")) is not None
+    else:  # a watch that resumes is not told half of what it missed
+        assert log.since(10, matcher("**")) is None
+        assert log.since(13, matcher("**")) == []
+
+
+def test_only_so_many_changes_are_taken_into_the_log(bus: Bus) -> None:
+    for number in range(0, CHANGE_LOG_CHANGES + 100, 100):
+        bus.do(m.SetMany({f"k/{number + n}": value(n) for n in range(100)}))
+    bus.restart()
+    fold(str(bus.path))
+    bus.restart()
+    log = bus.engine.log
+    assert CHANGE_LOG_CHANGES - 100 <= len(log) <= CHANGE_LOG_CHANGES
+    assert log.since(log.forgotten, matcher("**")) is not None
+    assert log.since(log.forgotten - 1, matcher("**")) is None
+
+
+def test_a_database_that_cannot_be_read(bus: Bus) -> None:
+    bus.do(m.Set("a", value(1)))
+    bus.restart()
+    fold(str(bus.path))
+    crash(bus.journal)
+    place = Path(path_in(str(bus.path)))
+    good = place.read_bytes()
+    for bad in (b"rubbish" * 1000, good[:5000] + b"\xff" * 3000):
+        place.write_bytes(bad)
+        with pytest.raises(JournalDamaged, match=r"state\.db"):
+            bus.start()
+    place.write_bytes(good)
+    with sqlite3.connect(place) as database:
+        database.execute("pragma user_version = 9")
+    database.close()
+    with pytest.raises(JournalDamaged, match="format 9"):
+        bus.start()
+    place.write_bytes(good)
+    bus.start()
+
+
+def test_the_database_is_private(bus: Bus) -> None:
+    bus.restart()
+    fold(str(bus.path))
+    for path in bus.path.iterdir():
+        assert path.stat().st_mode & 0o077 == 0, path
+
+
+def test_check_and_repair_begin_where_the_database_ends(bus: Bus) -> None:
+    for number in range(3):
+        bus.do(m.Set("a", value(number)), m.Set("b", value(number)))
+        bus.restart()
+    fold(str(bus.path))
+    report = check(str(bus.path))
+    assert (report.fault, report.good.changes) == (None, 0)
+    bus.do(m.Set("a", value(7)))
+    bus.restart()
+    bus.do(m.Set("a", value(8)))
+    crash(bus.journal)
+    broken = segments(bus.path)[0]
+    data = bytearray(broken.read_bytes())
+    data[-2] ^= 1
+    broken.write_bytes(data)
+    directory = StateDirectory(str(bus.path))
+    assert len(repair(directory, bridge=True)) == 1
+    directory.close()
+    bus.start()
+    assert bus.engine.keyspace.entries["a"][0] == value(8)
+    assert bus.engine.keyspace.entries["b"][0] == value(2)
+
+
+def test_nothing_to_fold(tmp_path: Path) -> None:
+    path = tmp_path / "state"
+    _, journal = opened(path)
+    assert fold(str(path)) == 0
+    crash(journal)
+    assert not Path(path_in(str(path))).exists()

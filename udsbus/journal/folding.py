@@ -1,0 +1,219 @@
+"""Folding: what closed segments tell goes into the database, and then they are deleted.
+
+One transaction for each segment, so whatever ends it, the database holds the journal up to its
+`position`, no more and no less. The broker goes on appending meanwhile; this only reads what it has
+closed.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import sqlite3
+from collections.abc import Callable
+from time import time
+from typing import Any, NamedTuple
+
+import msgpack
+
+from ..limits import HISTORY_CHANGES, HISTORY_SECONDS, RESUME_SECONDS
+from ..messages import Change, Writer
+from ..patterns import matcher
+from .database import Decode, opened, shown
+from .directory import Segment, list_segments, sync_directory
+from .records import Header, Turn
+from .recovery import Scan
+
+log = logging.getLogger("udsbus.journal")
+
+
+class Retention(NamedTuple):
+    """How long the history of changes is kept."""
+
+    seconds: float = HISTORY_SECONDS
+    changes: int = HISTORY_CHANGES
+    """Of all keys together."""
+    of_patterns: tuple[tuple[str, float], ...] = ()
+    """(pattern, seconds) for keys with a rule of their own; the first that matches counts."""
+
+    def seconds_of(self) -> Callable[[str], float]:
+        rules = [(matcher(pattern), seconds) for pattern, seconds in self.of_patterns]
+
+        def seconds_of(key: str) -> float:
+            return next((seconds for matches, seconds in rules if matches(key)), self.seconds)
+
+        return seconds_of
+
+
+KEEP_USUAL = Retention()
+
+
+def fold(
+    path: str,
+    retention: Retention = KEEP_USUAL,
+    *,
+    decode: Decode = msgpack.unpackb,
+    all_of_it: bool = False,
+) -> int:
+    """Fold the closed segments in a state directory. Returns how many there were. `decode` makes
+    objects of values, which are shown to people then.
+
+    The last segment is the broker's, unless `all_of_it`: then there is no broker. Raises
+    sqlite3.OperationalError for a full disk and the like, JournalDamaged for a database that
+    cannot be read. Segments that are damaged are left alone, for a broker to stop at.
+    """
+    segments = list_segments(path)
+    if not all_of_it:
+        segments = segments[:-1]
+    if not segments:
+        return 0
+    folded = 0
+    with opened(path, to_write=True) as database:
+        assert database is not None
+        for segment in segments:
+            if not _fold_one(database, segment, decode):
+                break
+            folded += 1
+        _forget(database, retention)
+    for segment in segments[:folded]:
+        os.unlink(segment.path)
+    sync_directory(path)
+    return folded
+
+
+def _position(database: sqlite3.Connection) -> int:
+    row = database.execute("select value from about where name = 'position'").fetchone()
+    return 0 if row is None else int(row[0])
+
+
+def _fold_one(database: sqlite3.Connection, segment: Segment, decode: Decode) -> bool:
+    """Fold one segment, all or nothing. False if it is damaged."""
+    scan = Scan([segment], _position(database))
+    database.execute("begin immediate")
+    try:
+        folding = _Folding(database, decode)
+        for _, turn in scan:
+            folding.take(turn)
+        if scan.fault is not None:
+            log.error("a segment cannot be folded: %s", scan.fault)
+            database.execute("rollback")
+            return False
+        assert scan.header is not None
+        folding.write(scan.header, scan.position)
+        database.execute("commit")
+    except BaseException:
+        if database.in_transaction:
+            database.execute("rollback")
+        raise
+    return True
+
+
+class _Folding:
+    """What one segment changes, gathered."""
+
+    def __init__(self, database: sqlite3.Connection, decode: Decode) -> None:
+        self._database = database
+        self._decode = decode
+        self._entries: dict[str, tuple[Any, ...] | None] = {}
+        """Key → (value, revision, deadline, expires); None: it is gone."""
+        self._changes: list[tuple[Any, ...]] = []
+        self._answers: list[tuple[Any, ...]] = []
+        self._writers: dict[int, Writer] = {}
+        self._revision = 0
+        self._time = 0.0
+
+    def take(self, turn: Turn) -> None:
+        self._time = turn.time
+        self._writers |= turn.writers
+        to_time = turn.time - turn.clock
+        for change in turn.changes:
+            deadline = change.deadline
+            expires = None if deadline is None else deadline + to_time
+            before = self._current(change.key)
+            if not isinstance(change, Change):
+                if before is not None:
+                    self._entries[change.key] = (*before[:2], deadline, expires)
+                continue
+            revision, kind, key, value, _, origin = change
+            self._revision = revision
+            self._entries[key] = None if value is None else (value, revision, deadline, expires)
+            who = self._writers.get(origin)
+            self._changes.append(
+                (
+                    revision,
+                    key,
+                    kind,
+                    before and before[0],
+                    value,
+                    shown(value, self._decode),
+                    turn.time,
+                )
+                + ((None, None, None) if who is None else (who.pid, who.uid, who.name))
+            )
+        for origin, msgid, response in turn.answers:
+            who = self._writers.get(origin)
+            if who is not None and who.session is not None:
+                self._answers.append((who.session, who.lane, msgid, response, turn.time))
+
+    def _current(self, key: str) -> tuple[Any, ...] | None:
+        """The entry before a change."""
+        if key not in self._entries:
+            select = "select value, revision, deadline, expires from entries where key = ?"
+            self._entries[key] = self._database.execute(select, (key,)).fetchone()
+        return self._entries[key]
+
+    def write(self, header: Header, position: int) -> None:
+        execute_many = self._database.executemany
+        execute_many(
+            "insert or replace into entries (key, value, revision, deadline, expires, text) "
+            "values (?, ?, ?, ?, ?, ?)",
+            (
+                (key, *row, shown(row[0], self._decode))
+                for key, row in self._entries.items()
+                if row is not None
+            ),
+        )
+        execute_many(
+            "delete from entries where key = ?",
+            ((key,) for key, row in self._entries.items() if row is None),
+        )
+        execute_many(f"insert into changes values ({', '.join('?' * 10)})", self._changes)
+        execute_many("insert into answers values (?, ?, ?, ?, ?)", self._answers)
+        facts: dict[str, Any] = {
+            "position": position,
+            "bus": header.bus,
+            "first_revision": header.first_revision,
+            "boot": header.boot,
+        }
+        if self._revision:
+            facts["revision"] = self._revision
+        execute_many("insert or replace into about values (?, ?)", facts.items())
+        execute_many(
+            "insert or ignore into about values (?, ?)",
+            [("revision", header.first_revision), ("forgotten", header.first_revision)],
+        )
+        # Who has not asked again by now does not ask any more.
+        if self._time:
+            old = self._time - 2 * RESUME_SECONDS
+            self._database.execute("delete from answers where time < ?", (old,))
+
+
+def _forget(database: sqlite3.Connection, retention: Retention) -> None:
+    """Delete the history that need not be kept."""
+    database.create_function("seconds_of", 1, retention.seconds_of(), deterministic=True)
+    now = time()
+    youngest = min(retention.seconds, *(seconds for _, seconds in retention.of_patterns), 1e12)
+    rules: list[tuple[str, tuple[float, ...]]] = [
+        ("time < ? and time < ? - seconds_of(key)", (now - youngest, now)),
+        ("rowid <= (select max(rowid) from changes) - ?", (retention.changes,)),
+    ]
+    database.execute("begin immediate")
+    for which, values in rules:
+        select = f"select max(revision) from changes where {which}"
+        (forgotten,) = database.execute(select, values).fetchone()
+        if forgotten is not None:
+            database.execute(f"delete from changes where {which}", values)
+            database.execute(
+                "update about set value = max(value, ?) where name = 'forgotten'", (forgotten,)
+            )
+    database.execute("commit")

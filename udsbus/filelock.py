@@ -27,6 +27,11 @@ def take_lock(path: str) -> int:
         pid = os.read(fd, 32).decode(errors="replace").strip()
         os.close(fd)
         raise Held(int(pid) if pid.isdigit() else None) from None
+    write_pid(fd)
+    return fd
+
+
+def write_pid(fd: int) -> None:
+    """Write our pid into a lock that is ours, or that we have inherited."""
     os.ftruncate(fd, 0)
     os.pwrite(fd, f"{os.getpid()}\n".encode(), 0)
-    return fd

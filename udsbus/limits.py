@@ -144,6 +144,16 @@ one transaction, is never split."""
 SYNC_SECONDS: Final = 1.0
 """With `durability=process`, how long after a write the journal is on the disk, unless the disk is
 slower; and how often a journal that could not be written is tried again."""
+BEAT_SECONDS: Final = 0.5
+"""How often broker and standby tell each other that they live."""
+HUNG_SECONDS: Final = 3.0
+"""A broker that has said nothing for so long hangs, unless `serve` says otherwise."""
+CRASH_SECONDS: Final = 1.0
+"""A broker or standby that lived shorter than this has crashed at its start."""
+CRASHES_FREE: Final = 5
+"""So many crashes in a row are answered at once; each more doubles the wait."""
+RESTART_MOST: Final = 30.0
+"""Seconds that such a wait grows to."""
 HISTORY_SECONDS: Final = 7 * 24 * 3600.0
 """How long the database keeps the history of changes, unless `serve` says otherwise."""
 HISTORY_CHANGES: Final = 1_000_000

@@ -221,5 +221,7 @@ class CloseReason(Enum):
     """Events above `output_close_bytes` were waiting for it."""
     REPLACED = "replaced"
     """Another connection goes on with its lane."""
+    TAKEOVER = "takeover"
+    """Another broker process goes on with the bus."""
     SHUTDOWN = "shutdown"
     """The broker is stopping."""

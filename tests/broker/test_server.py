@@ -81,6 +81,7 @@ def test_info_of_a_new_broker(any_broker: BrokerProcess, request: pytest.Fixture
         "durability": "none",
         "state": None,
         "journal": None,
+        "standby": None,
         "revision": 0,
         "keys": 0,
         "watches": 0,
@@ -133,5 +134,5 @@ def test_every_start_is_another_bus(address: str) -> None:
 def test_reasons_are_words_that_never_change() -> None:
     assert {reason.value for reason in CloseReason} == {
         "peer_closed", "peer_reset", "bad_bytes", "too_large", "wrong_user", "too_many",
-        "slow_reader", "replaced", "shutdown",
+        "slow_reader", "replaced", "takeover", "shutdown",
     }  # fmt: skip

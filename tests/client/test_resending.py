@@ -12,7 +12,8 @@ from typing import Any
 import pytest
 
 import udsbus
-from tests.harness import running_broker
+from tests.harness import BrokerProcess, wait_until
+from tests.pairs import Pair
 from udsbus import BrokerUnavailable, Client
 
 from .support import Child, FakeBroker, Hangup, Task, in_child
@@ -141,71 +142,110 @@ def test_threads_and_children_have_lanes_of_their_own(address: str) -> None:
 KILLS = 8
 
 
-def test_every_increment_counts_once(address: str, runtime: Path) -> None:
-    """Whatever a writer was told is so, though the broker is killed all the time."""
-    options: dict[str, Any] = {"durability": "process", "state": runtime / "state"}
+class Restarted:
+    """A broker without a standby, started again each time that it was killed."""
 
-    def single() -> int:
-        with udsbus.connect(address) as client:
-            mine = 0
-            while client.get("go on"):
-                mine += 1
-                assert client.increment("mine/" + str(os.getpid())) == mine
-                client.increment("all")
-            return mine
+    def __init__(self, address: str, state: Path) -> None:
+        self._options: dict[str, Any] = {"durability": "process", "state": state}
+        self._address = address
+        self._broker = BrokerProcess(address, **self._options)
 
-    def pipelined() -> int:
-        with udsbus.connect(address) as client:
-            mine = 0
-            while client.get("go on"):
-                with client.pipeline() as p:
-                    sums = [p.increment("mine/" + str(os.getpid())) for _ in range(600)]
-                    for _ in range(600):
-                        p.increment("all")
-                assert [one.value for one in sums] == list(range(mine + 1, mine + 601))
-                mine += 600
-            return mine
+    def kill(self, client: Client) -> None:
+        self._broker.kill()
+        self._broker = BrokerProcess(self._address, **self._options)
 
-    def transacted() -> int:
-        with udsbus.connect(address) as client:
-            mine = 0
-            while client.get("go on"):
-                with client.transaction() as t:
-                    own = t.increment("mine/" + str(os.getpid()))
-                    t.increment("all")
-                mine += 1
-                assert own.value == mine
-            return mine
+    def close(self) -> None:
+        self._broker.stop()
 
-    def rotating() -> int:
-        """Compare-and-swap: a conflict would mean that its own write was done twice."""
-        with udsbus.connect(address) as client:
-            key, mine = "mine/" + str(os.getpid()), 0
-            revision = client.set(key, 0, if_revision=0)
-            while client.get("go on"):
-                mine += 1
-                revision = client.set(key, mine, if_revision=revision)
-                client.increment("all")
-            assert client.get(key) == mine
-            return mine
 
-    broker = running_broker(address, **options)
-    process = broker.__enter__()
+class TakenOver:
+    """A pair, of which now one and now the other is killed."""
+
+    def __init__(self, address: str, state: Path) -> None:
+        self._pair = Pair(address, state)
+        self._kills = 0
+
+    def kill(self, client: Client) -> None:
+        broker, standby = self._pair.ready(client)
+        self._kills += 1
+        if self._kills % 4:
+            os.kill(broker, signal.SIGKILL)
+        else:
+            os.kill(standby, signal.SIGKILL)
+            wait_until(lambda: client.info()["standby"] not in (standby, None), "another standby")
+
+    def close(self) -> None:
+        self._pair.close()
+
+
+def single(address: str) -> int:
+    with udsbus.connect(address) as client:
+        mine = 0
+        while client.get("go on"):
+            mine += 1
+            assert client.increment("mine/" + str(os.getpid())) == mine
+            client.increment("all")
+        return mine
+
+
+def pipelined(address: str) -> int:
+    with udsbus.connect(address) as client:
+        mine = 0
+        while client.get("go on"):
+            with client.pipeline() as p:
+                sums = [p.increment("mine/" + str(os.getpid())) for _ in range(600)]
+                for _ in range(600):
+                    p.increment("all")
+            assert [one.value for one in sums] == list(range(mine + 1, mine + 601))
+            mine += 600
+        return mine
+
+
+def transacted(address: str) -> int:
+    with udsbus.connect(address) as client:
+        mine = 0
+        while client.get("go on"):
+            with client.transaction() as t:
+                own = t.increment("mine/" + str(os.getpid()))
+                t.increment("all")
+            mine += 1
+            assert own.value == mine
+        return mine
+
+
+def rotating(address: str) -> int:
+    """Compare-and-swap: a conflict would mean that its own write was done twice."""
+    with udsbus.connect(address) as client:
+        key, mine = "mine/" + str(os.getpid()), 0
+        revision = client.set(key, 0, if_revision=0)
+        while client.get("go on"):
+            mine += 1
+            revision = client.set(key, mine, if_revision=revision)
+            client.increment("all")
+        assert client.get(key) == mine
+        return mine
+
+
+@pytest.mark.parametrize("kind", [Restarted, TakenOver])
+def test_every_increment_counts_once(
+    address: str, runtime: Path, kind: type[Restarted | TakenOver]
+) -> None:
+    """Whatever a writer was told is so, though brokers are killed all the time."""
+    bus = kind(address, runtime / "state")
     try:
-        with udsbus.connect(address) as client:
+        with udsbus.connect(address) as client, contextlib.ExitStack() as stack:
             client.set("go on", True)
-            with contextlib.ExitStack() as stack:
-                writers = (single, pipelined, transacted, rotating)
-                children = [stack.enter_context(Child(writer)) for writer in writers]
-                for _ in range(KILLS):
-                    begun = client.get("all", 0)
-                    while client.get("all", 0) < begun + 500:
-                        pass
-                    process.kill()
-                    broker = running_broker(address, **options)
-                    process = broker.__enter__()
-                client.set("go on", False)
-                written = [child.result() for child in children]
+            children = [
+                stack.enter_context(Child(lambda work=work: work(address)))  # type: ignore[misc]
+                for work in (single, pipelined, transacted, rotating)
+            ]
+            for _ in range(KILLS):
+                begun = client.get("all", 0)
+                while client.get("all", 0) < begun + 500:
+                    pass
+                bus.kill(client)
+            client.set("go on", False)
+            written = [child.result() for child in children]
             assert client.get("all") == sum(written)
     finally:
-        process.stop(signal.SIGTERM)
+        bus.close()

@@ -26,16 +26,21 @@ log = logging.getLogger("udsbus.broker")
 
 
 def open_state(
-    path: str, durability: Literal["process", "disk"], bus: str, first_revision: int, lanes: Lanes
+    path: str,
+    durability: Literal["process", "disk"],
+    bus: str,
+    first_revision: int,
+    lanes: Lanes,
+    lock: int | None = None,
 ) -> tuple[Engine, FileJournal]:
     """The engine as its journal tells it, and the journal to go on with; `lanes` gets the answers.
 
     `bus` and `first_revision` are what it is called, and where its revisions begin, if there is no
-    journal yet. Raises JournalDamaged, AccessDenied, BrokerUnavailable (another broker has this
-    state).
+    journal yet; `lock` is the state directory's, if that was inherited. Raises JournalDamaged,
+    AccessDenied, BrokerUnavailable (another broker has this state).
     """
     begun = monotonic()
-    directory = StateDirectory(path)
+    directory = StateDirectory(path, lock)
     try:
         recovery = Recovery(directory)
         if recovery.bus is not None:

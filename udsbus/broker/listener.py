@@ -10,7 +10,7 @@ import socket
 import stat
 
 from ..errors import AccessDenied, BrokerUnavailable
-from ..filelock import Held, take_lock
+from ..filelock import Held, take_lock, write_pid
 from ..limits import LISTEN_BACKLOG
 from ..messages import CloseReason
 from ..paths import ensure_private_directory, lock_path
@@ -28,14 +28,20 @@ class Claim:
     broker ends; removing it would let two brokers lock two files of the same name.
     """
 
-    def __init__(self, address: str) -> None:
-        """Raises BrokerUnavailable when a living broker has the address, AccessDenied when the
+    def __init__(self, address: str, inherited: int | None = None) -> None:
+        """`inherited` is the lock's descriptor, if a broker before this one has left it.
+
+        Raises BrokerUnavailable when a living broker has the address, AccessDenied when the
         directory will not do."""
         self.address = address
+        if inherited is not None:
+            self.fd = inherited
+            write_pid(inherited)
+            return
         try:
             ensure_private_directory(os.path.dirname(address))
             _check_place(address)
-            self._fd = take_lock(lock_path(address))
+            self.fd = take_lock(lock_path(address))
         except AccessDenied:
             raise
         except OSError as error:
@@ -48,15 +54,32 @@ class Claim:
             ) from None
 
     def release(self) -> None:
-        os.close(self._fd)
+        os.close(self.fd)
 
 
 class Listener:
     """Accepts connections of this user; answers those of others, and those it has no room for."""
 
-    def __init__(self, address: str) -> None:
-        self._claim = Claim(address)
+    def __init__(self, address: str, inherited: tuple[int, int] | None = None) -> None:
+        """`inherited`: the descriptors of the socket and of its lock, which a broker before this
+        one has left."""
         self.address = address
+        self._uid = os.getuid()
+        self._inode = 0
+        """Of the socket's file, as it was when it was ours."""
+        if inherited is None:
+            self._listen()
+        else:
+            self.claim = Claim(address, inherited[1])
+            self.socket = socket.socket(fileno=inherited[0])
+            self.socket.setblocking(False)
+            with contextlib.suppress(FileNotFoundError):
+                self._inode = os.stat(address).st_ino
+        self._spare = os.open(os.devnull, os.O_RDONLY)
+
+    def _listen(self) -> None:
+        address = self.address
+        self.claim = Claim(address)
         self.socket = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
         try:
             _remove_stale_socket(address)
@@ -70,12 +93,10 @@ class Listener:
             self.socket.setblocking(False)
         except OSError as error:
             self.socket.close()
-            self._claim.release()
+            self.claim.release()
             if isinstance(error, AccessDenied):
                 raise
             raise AccessDenied(f"cannot serve {address}: {error}") from error
-        self._spare = os.open(os.devnull, os.O_RDONLY)
-        self._uid = os.getuid()
 
     def accept(self) -> tuple[socket.socket, Peer] | CloseReason | None:
         """The next connection; the reason for which one was turned away; None when none waits."""
@@ -115,15 +136,19 @@ class Listener:
             with contextlib.suppress(OSError):  # somebody else was quicker; the next time, then
                 self._spare = os.open(os.devnull, os.O_RDONLY)
 
+    def leave(self) -> None:
+        """Close what is ours of it; another process goes on with the rest."""
+        self.socket.close()
+        if self._spare >= 0:
+            os.close(self._spare)
+        self.claim.release()
+
     def close(self) -> None:
         """Stop listening and remove the socket file, if it is still ours."""
         with contextlib.suppress(OSError):
             if os.stat(self.address).st_ino == self._inode:
                 os.unlink(self.address)
-        self.socket.close()
-        if self._spare >= 0:
-            os.close(self._spare)
-        self._claim.release()
+        self.leave()
 
 
 def _check_place(address: str) -> None:

@@ -11,6 +11,7 @@ import signal
 import socket
 from collections.abc import Callable
 from functools import partial
+from importlib import import_module
 from time import monotonic, time
 from typing import Any, Literal, NamedTuple
 
@@ -21,7 +22,8 @@ from .. import messages as m
 from ..engine import Engine
 from ..errors import LimitExceeded, ProtocolError
 from ..journal import Durability, FileJournal, MemoryJournal
-from ..limits import LIMITS, NAME_BYTES, SESSION_BYTES, UNANSWERED_MOST
+from ..journal.folding import KEEP_USUAL, Retention
+from ..limits import HUNG_SECONDS, LIMITS, NAME_BYTES, SESSION_BYTES, UNANSWERED_MOST
 from ..version import PROTOCOL_VERSION, __version__
 from ..wire import values
 from . import turn as turn_module
@@ -29,6 +31,7 @@ from .durability import JournalCare, open_state
 from .hub import Hub, best_hub
 from .lanes import Lanes
 from .listener import Listener
+from .pair import Guard, Inherited, StandBy
 from .statistics import Statistics
 from .turn import Turn
 
@@ -56,6 +59,11 @@ class Settings(NamedTuple):
     durability: Durability = "none"
     state: str = ""
     """Absolute path of the directory that keeps what is to survive; not with `none`."""
+    standby: tuple[str, ...] = ()
+    """The command that starts a standby, see `pair`; empty: the broker runs alone."""
+    hung_seconds: float = HUNG_SECONDS
+    """Broker or standby take the other for hung when they have not heard from it for so long."""
+    retention: Retention = KEEP_USUAL
 
 
 class Broker:
@@ -67,8 +75,11 @@ class Broker:
     there are fewer than a million writes a second, and the clock is not set back, none comes twice.
     """
 
-    def __init__(self, settings: Settings) -> None:
-        """Claims the address, listens and recovers the state.
+    def __init__(
+        self, settings: Settings, inherited: Inherited | None = None, crashes: int = 0
+    ) -> None:
+        """Claims the address, listens and recovers the state; or goes on with what a broker before
+        this one has left, after `crashes` of them died soon after they began.
 
         Raises BrokerUnavailable if the address or the state is taken, AccessDenied if a directory
         will not do, JournalDamaged if the state cannot be trusted.
@@ -80,7 +91,8 @@ class Broker:
         first = settings.first_revision
         if first is None:
             first = int(time() * 1e6)
-        listener = Listener(settings.address)
+        sockets = None if inherited is None else (inherited.listener, inherited.address_lock)
+        listener = Listener(settings.address, sockets)
         self._lanes = Lanes()
         self._journal: FileJournal | None = None
         if settings.durability == "none":
@@ -88,7 +100,12 @@ class Broker:
         else:
             try:
                 self._engine, self._journal = open_state(
-                    settings.state, settings.durability, self._bus, first, self._lanes
+                    settings.state,
+                    settings.durability,
+                    self._bus,
+                    first,
+                    self._lanes,
+                    None if inherited is None else inherited.state_lock,
                 )
             except BaseException:
                 listener.close()
@@ -103,28 +120,62 @@ class Broker:
             self._lanes,
             self._statistics,
         )
+        self._taken_over = inherited is not None
+        self._handing_over = False
+        self._guard: Guard | None = None
+        if settings.standby and self._journal is not None:
+            self._guard = Guard(
+                settings.standby,
+                listener.socket.fileno(),
+                listener.claim.fd,
+                self._journal.lock,
+                crashes,
+                settings.hung_seconds,
+                () if settings.lifeline is None else (settings.lifeline,),
+            )
 
     async def serve(self, started: Callable[[], None] = lambda: None) -> None:
-        """Serve until SIGTERM, SIGINT or the end of the lifeline, then shut down in order."""
+        """Serve until SIGTERM, SIGINT or the end of the lifeline, then shut down in order; or until
+        SIGUSR2, then hand over to the standby."""
         async with anyio.create_task_group() as tasks:
-            await tasks.start(self._stop_on_signal)
+            await tasks.start(self._obey_signals)
             if self.settings.lifeline is not None:
                 lifeline = socket.socket(fileno=self.settings.lifeline)
-                lifeline.sendall(b"ready\n")
+                if not self._taken_over:
+                    lifeline.sendall(b"ready\n")
                 tasks.start_soon(self._stop_without, lifeline)
             if self._journal is not None:
                 tasks.start_soon(JournalCare(self._journal, self.turn).run)
+            if self._guard is not None:
+                tasks.start_soon(self._guard.run)
             started()
             await self.turn.run()
             tasks.cancel_scope.cancel()
-        await self.turn.shut_down()
+        if self._guard is not None:
+            if self._handing_over:
+                self._guard.hand_over()
+            else:
+                self._guard.dismiss()
+        await self.turn.shut_down(hand_over=self._handing_over)
 
-    async def _stop_on_signal(self, *, task_status: anyio.abc.TaskStatus[None]) -> None:
-        with anyio.open_signal_receiver(signal.SIGTERM, signal.SIGINT) as signals:
+    async def _obey_signals(self, *, task_status: anyio.abc.TaskStatus[None]) -> None:
+        with anyio.open_signal_receiver(signal.SIGTERM, signal.SIGINT, signal.SIGUSR2) as signals:
             task_status.started()
             async for number in signals:
-                log.info("stopping: %s", signal.Signals(number).name)
+                if number == signal.SIGUSR2:
+                    await self._hand_over()
+                else:
+                    log.info("stopping: %s", signal.Signals(number).name)
                 self.turn.stop()
+
+    async def _hand_over(self) -> None:
+        """To a new standby, which is the program as it is now on the disk."""
+        if self._guard is None:
+            log.error("asked to hand over, but there is no standby; stopping")
+            return
+        log.info("handing over to a new process")
+        await self._guard.renew()
+        self._handing_over = True
 
     async def _stop_without(self, lifeline: socket.socket) -> None:
         """Whoever started us holds the other end; when the last holder is gone, so are we."""
@@ -191,6 +242,7 @@ class Broker:
             "durability": self.settings.durability,
             "state": self.settings.state or None,
             "journal": None if self._journal is None else self._journal.about(),
+            "standby": None if self._guard is None else self._guard.ready_pid,
             "revision": engine.revision,
             "keys": len(engine.keyspace.entries),
             "watches": len(engine.watches),
@@ -210,11 +262,23 @@ def _check_size(what: str, limit: str, most: int, text: str | None) -> None:
         )
 
 
-def run(settings: Settings, started: Callable[[], None] = lambda: None) -> None:
-    """Serve in this thread until stopped. `started` is called when clients can connect."""
+def run(
+    settings: Settings,
+    started: Callable[[], None] = lambda: None,
+    inherited: Inherited | None = None,
+) -> None:
+    """Serve in this thread until stopped. `started` is called when clients can connect.
+
+    With what it has `inherited`, stand by first until it has to serve.
+    """
+    crashes = 0
+    import_module(f"anyio._backends._{settings.backend}")  # now, not when a takeover is waited for
+    if inherited is not None:
+        standing_by = StandBy(inherited, settings.state, settings.retention, settings.hung_seconds)
+        crashes = standing_by.wait()
     _raise_descriptor_limit()
     _collect_seldom()
-    broker = Broker(settings)
+    broker = Broker(settings, inherited, crashes)
     anyio.run(partial(broker.serve, started), backend=settings.backend)
 
 

@@ -490,13 +490,22 @@ class Turn:
         self._statistics.closed[reason] += 1
         log.debug("= %d closed: %s", connection.number, reason.value)
 
-    async def shut_down(self) -> None:
-        """Stop accepting, say goodbye, let everyone take what is waiting for them, close."""
+    async def shut_down(self, *, hand_over: bool = False) -> None:
+        """Stop accepting, say goodbye, let everyone take what is waiting for them, close.
+
+        `hand_over`: another process goes on with the listening socket.
+        """
+        reason, why = CloseReason.SHUTDOWN, "the broker is stopping"
+        if hand_over:
+            reason, why = CloseReason.TAKEOVER, "another broker process goes on"
         self._hub.remove(self._listener.socket.fileno())
-        self._listener.close()
+        if hand_over:
+            self._listener.leave()
+        else:
+            self._listener.close()
         for connection in list(self.connections.values()):
             if connection.linger_until is None:
-                self._end(connection, CloseReason.SHUTDOWN, "the broker is stopping")
+                self._end(connection, reason, why)
         self._finish(monotonic())
         until = monotonic() + DRAIN_SECONDS
         self._close_ended(monotonic())
@@ -505,6 +514,6 @@ class Turn:
                 await anyio.wait_readable(self._hub.fileno())
             self.turn(self._hub.poll(0))
         for connection in list(self.connections.values()):
-            self._lost(connection, CloseReason.SHUTDOWN)
+            self._lost(connection, reason)
         self._journal.close()
         self._hub.close()

@@ -8,15 +8,15 @@ import select
 import signal
 import socket
 import subprocess
-import sys
 from collections.abc import Iterator
 from time import monotonic
 from types import FrameType
 from typing import Any
 
-from ..client.spawning import LocalBroker, environment
+from ..client.spawning import LocalBroker
 from ..client.sync import Client
 from ..errors import Error
+from ..interpreter import environment, python
 from ..paths import log_path
 
 PATIENCE_SECONDS = 15.0
@@ -181,5 +181,5 @@ class Stage:
 
 def _start(module_and_arguments: list[str], **options: Any) -> subprocess.Popen[bytes]:
     """A Python process in a session of its own, which the terminal's Ctrl-C does not reach."""
-    command = [sys.executable, "-P", "-m", *module_and_arguments]
+    command = [*python(), "-m", *module_and_arguments]
     return subprocess.Popen(command, env=environment(), start_new_session=True, **options)

@@ -19,6 +19,7 @@ from .output import abandon_stdout, complain
 
 COMMANDS = {
     "serve": "serving",
+    "takeover": "serving",
     "get": "values",
     "set": "values",
     "delete": "values",

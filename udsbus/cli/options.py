@@ -7,8 +7,10 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
+from ..errors import Error
 from ..limits import REQUEST_TIMEOUT
 from ..paths import resolve_address
+from ..patterns import check_pattern
 
 if TYPE_CHECKING:
     from click.shell_completion import CompletionItem
@@ -99,8 +101,9 @@ class SocketPath(TextType):
 class Seconds(NumberType):
     name = "seconds"
 
-    def __init__(self, most: float = 1e9) -> None:
+    def __init__(self, most: float = 1e9, least: float = 0.0) -> None:
         self.most = most
+        self.least = least
 
     def convert(
         self, value: Any, param: click.Parameter | None, ctx: click.Context | None
@@ -109,9 +112,53 @@ class Seconds(NumberType):
             seconds = float(value)
         except ValueError:
             seconds = 0.0
-        if not 0 < seconds <= self.most:
-            self.fail(f"{value!r} is not a number of seconds above 0", param, ctx)
+        if not 0 < seconds <= self.most or seconds < self.least:
+            above = f"from {self.least:g}" if self.least else "above 0"
+            self.fail(f"{value!r} is not a number of seconds {above}", param, ctx)
         return seconds
+
+
+UNITS = {"s": 1, "m": 60, "h": 3600, "d": 86400}
+
+
+class Age(NumberType):
+    """`90`, `90s`, `15m`, `12h`, `7d`, or `0`; in seconds."""
+
+    name = "age"
+
+    def convert(
+        self, value: Any, param: click.Parameter | None, ctx: click.Context | None
+    ) -> float:
+        if isinstance(value, float):
+            return value
+        number, unit = (value[:-1], UNITS[value[-1]]) if value[-1:] in UNITS else (value, 1)
+        try:
+            seconds = float(number) * unit
+        except ValueError:
+            seconds = -1.0
+        if not 0 <= seconds < 1e10:
+            self.fail(f"{value!r} is no time like 90s, 15m, 12h or 7d", param, ctx)
+        return seconds
+
+
+class PatternAge(click.ParamType):  # type: ignore[type-arg]
+    """`PATTERN=AGE`."""
+
+    name = "pattern=age"
+
+    def convert(
+        self, value: Any, param: click.Parameter | None, ctx: click.Context | None
+    ) -> tuple[str, float]:
+        if isinstance(value, tuple):
+            return value
+        pattern, equals, age = value.rpartition("=")
+        if not equals:
+            self.fail(f"{value!r} is not like PATTERN=AGE", param, ctx)
+        try:
+            check_pattern(pattern)
+        except Error as error:
+            self.fail(str(error), param, ctx)
+        return pattern, Age().convert(age, param, ctx)
 
 
 class Whole(IntegerType):

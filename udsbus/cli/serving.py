@@ -1,27 +1,73 @@
-"""`udsbus serve`."""
+"""`udsbus serve` and `udsbus takeover`."""
 
 from __future__ import annotations
 
 import contextlib
 import logging
 import os
+import signal
 import socket
 import sys
 from importlib.util import find_spec
+from time import monotonic, sleep
 from typing import TYPE_CHECKING, Any
 
 import click
 
-from ..errors import BrokerUnavailable
+from ..errors import BrokerUnavailable, Conflict, RequestTimeout
+from ..interpreter import python
+from ..limits import HISTORY_CHANGES, HISTORY_SECONDS, HUNG_SECONDS
 from ..paths import default_state, lock_path, log_path
-from .options import Command, address, socket_option
+from .options import (
+    Age,
+    Command,
+    PatternAge,
+    Seconds,
+    Whole,
+    address,
+    socket_option,
+    timeout,
+    timeout_option,
+)
 from .outcomes import DONE, REFUSED
 from .output import complain, shown, write_line
 
 if TYPE_CHECKING:
-    from ..broker import Settings
+    from ..broker import Inherited, Settings
 
 READY = b"ready\n"
+OF_THE_FIRST = {"--detach": False, "--ready-fd": True, "--inherit": True}
+"""Options that a standby is not given, and whether a value follows."""
+
+
+@click.command("takeover", cls=Command)
+@timeout_option
+@socket_option
+def takeover_command() -> int:
+    """Let a new process go on with the bus, without an interruption.
+
+    For an upgrade: the new process is the program as it is installed now. It inherits the socket;
+    clients reconnect by themselves, and what they had asked is answered once. Prints its pid.
+    """
+    from ..client import requests
+    from .asking import Asker
+
+    where, seconds = address(), timeout()
+    until = monotonic() + seconds
+    bus = Asker(where, seconds)
+    before = bus.ask(requests.info())
+    if before["standby"] is None and before["durability"] == "none":
+        raise Conflict("this broker keeps nothing, so no other process can go on with its state")
+    os.kill(before["pid"], signal.SIGUSR2)
+    epoch = bus.ask(requests.hello(None))["epoch"]
+    while monotonic() < until:
+        with contextlib.suppress(BrokerUnavailable):
+            now = Asker(where, until - monotonic()).ask(requests.hello(None))
+            if now["epoch"] > epoch:
+                write_line(str(now["pid"]))
+                return DONE
+        sleep(0.02)
+    raise RequestTimeout(f"no other process had taken over within {seconds:g} s; see the log")
 
 
 @click.command("serve", cls=Command)
@@ -42,6 +88,27 @@ READY = b"ready\n"
     help="Directory for what is to survive. Default: one for each socket, under "
     "$XDG_STATE_HOME/udsbus or ~/.local/state/udsbus.",
 )  # fmt: skip
+@click.option(
+    "--alone", is_flag=True,
+    help="Run without a standby, the second process that takes over when this one dies or hangs.",
+)  # fmt: skip
+@click.option(
+    "--hung-after", metavar="SECONDS", type=Seconds(1e6, least=1.0), default=HUNG_SECONDS,
+    show_default=True,
+    help="Broker and standby take each other for hung when they have heard nothing for so long.",
+)  # fmt: skip
+@click.option(
+    "--history", metavar="AGE", type=Age(), default=HISTORY_SECONDS, show_default="7d",
+    help="How long to keep the history of changes: 90s, 15m, 12h, 7d; 0 for not at all.",
+)  # fmt: skip
+@click.option(
+    "--history-changes", metavar="N", type=Whole(0), default=HISTORY_CHANGES, show_default=True,
+    help="How many changes of it to keep.",
+)  # fmt: skip
+@click.option(
+    "--history-of", metavar="PATTERN=AGE", type=PatternAge(), multiple=True,
+    help="How long to keep that of the keys that match; may be given again, the first one counts.",
+)  # fmt: skip
 @click.option("-v", "--verbose", is_flag=True, help="Log connections too.")
 @click.option(
     "--detach", is_flag=True,
@@ -49,16 +116,23 @@ READY = b"ready\n"
 )  # fmt: skip
 @click.option("--lifeline-fd", type=int, hidden=True, help="Stop when its other end closes.")
 @click.option("--ready-fd", type=int, hidden=True, help="Tell `ready` here.")
+@click.option("--inherit", hidden=True, help="Stand by, with what the broker has left.")
 def serve_command(
     backend: str,
     durability: str,
     state: str | None,
+    alone: bool,
+    hung_after: float,
+    history: float,
+    history_changes: int,
+    history_of: tuple[tuple[str, float], ...],
     verbose: bool,
     detach: bool,
     lifeline_fd: int | None,
     ready_fd: int | None,
+    inherit: str | None,
 ) -> int:
-    """Run a broker until SIGTERM or Ctrl-C.
+    """Run a broker until SIGTERM or Ctrl-C, and its standby.
 
     Either is a success. Refuses (exit code 3) when another one serves that socket, and names its
     pid; takes over the socket that a dead one has left behind. What was in the state directory is
@@ -68,16 +142,24 @@ def serve_command(
         raise click.UsageError("--state is for what survives: not with --durability none")
     if find_spec(backend) is None:
         raise click.UsageError(f"--backend {backend} needs a package: pip install {backend}")
-    from ..broker import Settings
+    from ..broker import Inherited, Settings
+    from ..broker.pair import can_pair
+    from ..journal.folding import Retention
 
     where = address()
+    pair = durability != "none" and not alone and can_pair()
     settings = Settings(
         where,
         backend,  # type: ignore[arg-type]
         lifeline_fd,
         durability=durability,  # type: ignore[arg-type]
         state=_state_directory(where, durability, state),
+        standby=_standby_command() if pair else (),
+        hung_seconds=hung_after,
+        retention=Retention(history, history_changes, history_of),
     )
+    if inherit is not None:
+        return _serve(settings, verbose, None, inherited=Inherited.from_text(inherit))
     if not detach:
         return _serve(settings, verbose, ready_fd)
     ours, theirs = socket.socketpair()
@@ -94,6 +176,19 @@ def serve_command(
     return _serve(settings, verbose, ready_fd, parent=theirs)
 
 
+def _standby_command() -> tuple[str, ...]:
+    """This command once more, as it was given, with what a standby needs to know as its end."""
+    arguments, skip = [], False
+    for argument in sys.argv[1:]:
+        if skip:
+            skip = False
+        elif argument in OF_THE_FIRST:
+            skip = OF_THE_FIRST[argument]
+        else:
+            arguments.append(argument)
+    return (*python(), "-m", "udsbus", *arguments, "--inherit")
+
+
 def _state_directory(where: str, durability: str, state: str | None) -> str:
     if durability == "none":
         return ""
@@ -105,6 +200,7 @@ def _serve(
     verbose: bool,
     ready_fd: int | None,
     parent: socket.socket | None = None,
+    inherited: Inherited | None = None,
 ) -> int:
     from ..broker import run
 
@@ -121,7 +217,7 @@ def _serve(
                     waiting.sendall(READY)
 
     try:
-        run(settings, started)
+        run(settings, started, inherited)
         if settings.lifeline is not None:
             _remove_traces(where)
     except BrokerUnavailable as error:

@@ -7,13 +7,11 @@ import os
 import shutil
 import socket
 import subprocess
-import sys
-import sysconfig
 import tempfile
-from pathlib import Path
 from typing import TYPE_CHECKING, BinaryIO
 
 from ..errors import AccessDenied, BrokerUnavailable, Error, InvalidRequest
+from ..interpreter import environment, python
 from ..limits import REQUEST_TIMEOUT, START_SECONDS
 from ..paths import ensure_private_directory, log_path
 
@@ -147,15 +145,6 @@ def _log(address: str) -> BinaryIO:
     return open(log, "ab")
 
 
-def environment() -> dict[str, str] | None:
-    """For a Python that shall find this very package: ours, with its place if need be."""
-    place = str(Path(__file__).parents[2])
-    if place in (sysconfig.get_path("purelib"), sysconfig.get_path("platlib")):
-        return None
-    places = [place, *filter(None, [os.environ.get("PYTHONPATH")])]
-    return {**os.environ, "PYTHONPATH": os.pathsep.join(places)}
-
-
 def _start(address: str, *options: str) -> tuple[subprocess.Popen[bytes], socket.socket]:
     """Run `udsbus serve` with `options`, the last of which takes a descriptor.
 
@@ -166,8 +155,7 @@ def _start(address: str, *options: str) -> tuple[subprocess.Popen[bytes], socket
     try:
         with theirs, _log(address) as output:
             said_before = output.tell()
-            # -P: not from the directory that this program happens to be in.
-            command = [sys.executable, "-P", "-m", "udsbus", "serve", "--socket", address, *options]
+            command = [*python(), "-m", "udsbus", "serve", "--socket", address, *options]
             process = subprocess.Popen(
                 [*command, str(theirs.fileno())],
                 env=environment(),

@@ -12,7 +12,7 @@ import re
 from typing import NamedTuple
 
 from ..errors import AccessDenied, BrokerUnavailable
-from ..filelock import Held, take_lock
+from ..filelock import Held, take_lock, write_pid
 from ..paths import ensure_private_directory
 
 _SEGMENT = re.compile(r"journal-(\d{8,})\.log")
@@ -26,15 +26,20 @@ class Segment(NamedTuple):
 class StateDirectory:
     """Owned for as long as it is open."""
 
-    def __init__(self, path: str) -> None:
-        """Makes it, private, if it is not there.
+    def __init__(self, path: str, lock: int | None = None) -> None:
+        """Makes it, private, if it is not there. `lock` is the descriptor of its lock, if that was
+        inherited.
 
         Raises AccessDenied if it will not do, BrokerUnavailable when a living broker has it.
         """
         self.path = path
+        if lock is not None:
+            self.lock = lock
+            write_pid(lock)
+            return
         try:
             ensure_private_directory(path)
-            self._lock = take_lock(os.path.join(path, "lock"))
+            self.lock = take_lock(os.path.join(path, "lock"))
         except Held as held:
             raise BrokerUnavailable(
                 f"the state in {path} belongs to a living broker, pid {held.pid or 'unknown'}; "
@@ -89,7 +94,7 @@ class StateDirectory:
         return aside
 
     def close(self) -> None:
-        os.close(self._lock)
+        os.close(self.lock)
 
 
 def list_segments(path: str) -> list[Segment]:

@@ -7,15 +7,18 @@ closed.
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import os
 import sqlite3
+import threading
 from collections.abc import Callable
-from time import time
+from time import monotonic, time
 from typing import Any, NamedTuple
 
 import msgpack
 
+from ..errors import Error
 from ..limits import HISTORY_CHANGES, HISTORY_SECONDS, RESUME_SECONDS
 from ..messages import Change, Writer
 from ..patterns import matcher
@@ -25,6 +28,11 @@ from .records import Header, Turn
 from .recovery import Scan
 
 log = logging.getLogger("udsbus.journal")
+
+NICE = 10
+"""Of the thread that folds: the broker and its clients come first."""
+AGAIN_SECONDS = 30.0
+"""After a failure (a full disk), so long until the next attempt."""
 
 
 class Retention(NamedTuple):
@@ -54,9 +62,11 @@ def fold(
     *,
     decode: Decode = msgpack.unpackb,
     all_of_it: bool = False,
+    stopped: Callable[[], bool] = lambda: False,
 ) -> int:
     """Fold the closed segments in a state directory. Returns how many there were. `decode` makes
-    objects of values, which are shown to people then.
+    objects of values, which are shown to people then. It gives up what it is doing as soon as it is
+    `stopped`.
 
     The last segment is the broker's, unless `all_of_it`: then there is no broker. Raises
     sqlite3.OperationalError for a full disk and the like, JournalDamaged for a database that
@@ -71,10 +81,11 @@ def fold(
     with opened(path, to_write=True) as database:
         assert database is not None
         for segment in segments:
-            if not _fold_one(database, segment, decode):
+            if not _fold_one(database, segment, decode, stopped):
                 break
             folded += 1
-        _forget(database, retention)
+        if not stopped():
+            _forget(database, retention)
     for segment in segments[:folded]:
         os.unlink(segment.path)
     sync_directory(path)
@@ -86,14 +97,23 @@ def _position(database: sqlite3.Connection) -> int:
     return 0 if row is None else int(row[0])
 
 
-def _fold_one(database: sqlite3.Connection, segment: Segment, decode: Decode) -> bool:
-    """Fold one segment, all or nothing. False if it is damaged."""
+def _fold_one(
+    database: sqlite3.Connection, segment: Segment, decode: Decode, stopped: Callable[[], bool]
+) -> bool:
+    """Fold one segment, all or nothing. False if it is damaged, or this was stopped."""
+    # Also in the midst of a long statement.
+    database.set_progress_handler(stopped, 10_000)
     scan = Scan([segment], _position(database))
     database.execute("begin immediate")
     try:
         folding = _Folding(database, decode)
         for _, turn in scan:
             folding.take(turn)
+            if stopped():
+                break
+        if stopped():
+            database.execute("rollback")
+            return False
         if scan.fault is not None:
             log.error("a segment cannot be folded: %s", scan.fault)
             database.execute("rollback")
@@ -103,9 +123,53 @@ def _fold_one(database: sqlite3.Connection, segment: Segment, decode: Decode) ->
         database.execute("commit")
     except BaseException:
         if database.in_transaction:
+            database.set_progress_handler(None, 0)
             database.execute("rollback")
+        if stopped():
+            return False
         raise
     return True
+
+
+class Folder:
+    """Folds what is closed, as often as it is asked to, in a thread that gives way to others."""
+
+    def __init__(self, path: str, retention: Retention, decode: Decode) -> None:
+        self._path = path
+        self._retention = retention
+        self._decode = decode
+        self._stopping = False
+        self._thread: threading.Thread | None = None
+        self._not_before = 0.0
+
+    def look(self) -> None:
+        """Begin to fold if there is something and nobody does so already."""
+        if self._thread is not None and self._thread.is_alive():
+            return
+        if monotonic() >= self._not_before and len(list_segments(self._path)) > 1:
+            self._thread = threading.Thread(target=self._run, name="udsbus-folding")
+            self._thread.start()
+
+    def stop(self) -> None:
+        """Give up what is not finished; returns when nothing is going on any more."""
+        self._stopping = True
+        if self._thread is not None:
+            self._thread.join()
+
+    def _run(self) -> None:
+        with contextlib.suppress(OSError):
+            os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), NICE)
+        try:
+            fold(
+                self._path,
+                self._retention,
+                decode=self._decode,
+                stopped=lambda: self._stopping,
+            )
+        except (OSError, sqlite3.Error, Error) as error:
+            if not self._stopping:
+                log.error("the journal in %s cannot be folded: %s", self._path, error)
+                self._not_before = monotonic() + AGAIN_SECONDS
 
 
 class _Folding:

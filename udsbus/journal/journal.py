@@ -309,6 +309,11 @@ class FileJournal:
         self.wants_care()
         return failure
 
+    @property
+    def lock(self) -> int:
+        """The descriptor of the state directory's lock, for whom it is to be handed to."""
+        return self._directory.lock
+
     def about(self) -> dict[str, Any]:
         """What `info` tells of it."""
         return {

@@ -1,0 +1,222 @@
+"""A broker and its standby: whichever dies, the bus goes on."""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+import udsbus
+from tests.harness import RawClient, wait_until
+from tests.pairs import Pair, is_gone
+from udsbus import Client
+
+from .support import Command
+
+pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="the pair needs pidfds, of Linux")
+
+
+@pytest.fixture
+def pair(address: str, runtime: Path) -> Iterator[Pair]:
+    pair = Pair(address, runtime / "state", "--hung-after", "1.5")
+    yield pair
+    pair.close()
+
+
+@pytest.fixture
+def client(pair: Pair) -> Iterator[Client]:
+    with udsbus.connect(pair.address) as client:
+        yield client
+
+
+@pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGSEGV, signal.SIGSTOP])
+def test_the_standby_serves_when_the_broker_dies_or_hangs(
+    pair: Pair, client: Client, how: signal.Signals
+) -> None:
+    broker, standby = pair.ready(client)
+    client.set("a", 1)
+    client.set("lease", 1, ttl=1000)
+    with client.watch("**") as watch:
+        os.kill(broker, how)
+        assert client.increment("a") == 2
+        assert client.info()["pid"] == standby
+        assert is_gone(broker)
+        change = watch.get(timeout=20)
+        assert change is not None
+        assert (change.key, change.value, watch.started_over) == ("a", 2, 0)
+    assert client.ttl("lease") is not None
+    assert pair.ready(client)[0] == standby
+    why = "has said nothing for" if how == signal.SIGSTOP else "is dead"
+    pair.told(f"the broker, pid {broker}, {why}")
+    pair.told(f"pid {standby}, takes over")
+
+
+@pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGSTOP])
+def test_the_broker_has_a_new_standby_when_that_dies_or_hangs(
+    pair: Pair, client: Client, how: signal.Signals
+) -> None:
+    """Nobody who is connected notices."""
+    broker, standby = pair.ready(client)
+    with RawClient(pair.address) as raw:
+        raw.call("set", "a", b"\x01")
+        os.kill(standby, how)
+        wait_until(lambda: client.info()["standby"] not in (standby, None), "another standby")
+        assert raw.call("get", "a") == b"\x01"
+    assert client.info()["pid"] == broker
+    assert is_gone(standby)
+
+
+def test_one_after_the_other(pair: Pair, client: Client) -> None:
+    for number in range(1, 4):
+        broker, standby = pair.ready(client)
+        os.kill(broker, signal.SIGKILL)
+        assert client.increment("a") == number
+        assert client.info()["pid"] == standby
+    assert len(pair.members()) <= 2
+
+
+def test_both_at_once(pair: Pair, client: Client, address: str, runtime: Path) -> None:
+    for pid in pair.ready(client):
+        client.set("a", pid)
+        last = pid
+    os.killpg(pair.process.pid, signal.SIGKILL)
+    pair.process.wait()
+    again = Pair(address, runtime / "state")
+    try:
+        assert client.get("a") == last
+    finally:
+        again.close()
+
+
+def test_nobody_is_refused_while_it_happens(pair: Pair, client: Client) -> None:
+    """Those who connect meanwhile wait in the listen queue."""
+    broker, standby = pair.ready(client)
+    os.kill(standby, signal.SIGSTOP)  # so that the moment is as long as we like
+    os.kill(broker, signal.SIGKILL)
+    wait_until(lambda: is_gone(broker), "the end of the broker")
+    waiting = [RawClient(pair.address) for _ in range(50)]
+    os.kill(standby, signal.SIGCONT)
+    for raw in waiting:
+        with raw:
+            assert raw.call("get", "nothing") is None
+
+
+@pytest.mark.parametrize("how", ["SIGTERM", "Ctrl-C"])
+def test_stopping_it_stops_both(pair: Pair, client: Client, how: str) -> None:
+    pair.ready(client)
+    if how == "SIGTERM":
+        pair.process.send_signal(signal.SIGTERM)
+    else:  # which a terminal sends to the whole group
+        os.killpg(pair.process.pid, signal.SIGINT)
+    assert pair.process.wait(20) == 0
+    wait_until(lambda: not pair.members(), "the end of the standby")
+    assert not os.path.exists(pair.address)
+    assert "takes over" not in pair.log()
+
+
+def test_who_has_taken_over_has_the_address(pair: Pair, client: Client, runtime: Path) -> None:
+    broker, standby = pair.ready(client)
+    os.kill(broker, signal.SIGKILL)
+    assert client.info()["pid"] == standby
+    command = Command(pair.address)
+    code, _, err = command("serve", "--durability", "none")
+    assert (code, f"pid {standby}" in err) == (3, True)
+    code, _, err = command(
+        "serve", "--socket", str(runtime / "other.sock"), "--state", str(runtime / "state")
+    )
+    assert (code, f"pid {standby}" in err) == (3, True)
+    os.kill(standby, signal.SIGTERM)
+    wait_until(lambda: not pair.members(), "the end")
+    assert not os.path.exists(pair.address)
+
+
+def test_takeover_on_purpose(pair: Pair, client: Client) -> None:
+    broker, standby = pair.ready(client)
+    client.set("a", 1)
+    with RawClient(pair.address) as raw:
+        raw.call("ping")
+        outcome = Command(pair.address)("takeover")
+        assert (outcome.code, outcome.err) == (0, "")
+        told = raw.rest()
+    assert told[-1][1:] == ["closing", ["takeover", "another broker process goes on"]]
+    info = client.info()
+    assert int(outcome.out) == info["pid"]
+    assert info["pid"] not in (broker, standby), "a process that was started now"
+    assert client.get("a") == 1
+    assert "is dead" not in pair.log()
+    wait_until(lambda: is_gone(broker), "the end of the one before")
+    pair.ready(client)
+
+
+def test_a_takeover_that_cannot_be(lonely: Command) -> None:
+    assert lonely("takeover").code == 69
+    with lonely.running("serve", "--durability", "none") as broker:
+        broker.told("serving")
+        code, _, err = lonely("takeover")
+        assert (code, "keeps nothing" in err) == (3, True)
+        assert lonely("ping").code == 0
+
+
+def test_a_broker_alone(address: str, runtime: Path) -> None:
+    pair = Pair(address, runtime / "state", "--alone")
+    try:
+        with udsbus.connect(address) as client:
+            assert client.info()["standby"] is None
+            assert len(pair.members()) == 1
+    finally:
+        pair.close()
+
+
+def test_crashes_one_after_the_other_are_answered_more_and_more_slowly(pair: Pair) -> None:
+    """And the log says so."""
+    for number in range(1, 8):
+        with udsbus.connect(pair.address) as client:
+            broker, _ = pair.ready(client)
+            os.kill(broker, signal.SIGKILL)
+        pair.told("takes over", number)
+        if "brokers died soon after their start" in pair.log():
+            break
+        pair.told("serving", number + 1)
+    pair.told("brokers died soon after their start; waiting 0.2 s before the next")
+    with udsbus.connect(pair.address) as client:
+        client.set("a", 1)
+
+
+def test_closed_segments_are_folded(pair: Pair, client: Client, runtime: Path) -> None:
+    state = runtime / "state"
+    client.set("a", 1)
+    broker, _ = pair.ready(client)
+    os.kill(broker, signal.SIGKILL)
+    client.set("a", 2)
+
+    def folded() -> bool:
+        return len(list(state.glob("journal-*.log"))) == 1 and (state / "state.db").exists()
+
+    wait_until(folded, "the folding of what the first broker wrote")
+    broker, _ = pair.ready(client)
+    os.kill(broker, signal.SIGKILL)
+    assert client.get("a") == 2
+    with client.watch("a", from_revision=0) as watch:
+        kinds = [watch.get(timeout=20) for _ in range(2)]
+    assert [change.value for change in kinds if change is not None] == [1, 2]
+
+
+def test_detached(address: str, runtime: Path) -> None:
+    command = Command(address)
+    out = command("serve", "--detach", "--state", str(runtime / "state")).out
+    broker = int(out.split()[1].strip(","))
+    with udsbus.connect(address) as client:
+        wait_until(lambda: client.info()["standby"], "a standby")
+        standby = client.info()["standby"]
+        os.kill(broker, signal.SIGKILL)
+        client.set("a", 1)
+        assert client.info()["pid"] == standby
+        wait_until(lambda: client.info()["standby"], "another standby")
+        last = client.info()["standby"]
+    os.kill(standby, signal.SIGTERM)
+    wait_until(lambda: is_gone(standby) and is_gone(last), "the end of both")
+    assert "takes over" in Path(address + ".log").read_text()

@@ -1,0 +1,332 @@
+"""The pair: a broker and its standby, which guard each other.
+
+The standby is a process that the broker starts. It inherits the listening socket and the locks, so
+none of them ever goes: clients that connect while a broker dies wait in the listen queue. It folds
+the journal's closed segments, and watches:
+
+- the *link*, a socket between the two. Its end means that the other is dead, at once. Each sends a
+  beat now and then; without one for some seconds the other hangs, stopped processes too.
+- When the broker is dead or hangs, the standby kills it by its pidfd, which nobody else's process
+  can be meant by, waits until it is gone, and then serves in its place, with a new standby. It
+  bumps nothing and copies nothing: what the broker acknowledged is in the journal.
+- When the standby is dead or hangs, the broker starts another. No client notices.
+
+A broker that stops on purpose ends its standby first. One that hands over (`udsbus takeover`)
+starts a new standby, from the program as it is now on the disk, and then ends for it.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import logging
+import os
+import select
+import signal
+import socket
+import subprocess
+import sys
+from collections.abc import Sequence
+from time import monotonic, sleep
+from typing import NamedTuple
+
+import anyio
+
+from ..interpreter import environment
+from ..journal.folding import Folder, Retention
+from ..limits import BEAT_SECONDS, CRASH_SECONDS, CRASHES_FREE, RESTART_MOST
+from ..wire.values import decode
+
+log = logging.getLogger("udsbus.broker")
+
+BEAT = b"."
+READY = b"r"
+"""The standby to the broker: it could take over now."""
+GO = b"g"
+"""The broker to the standby: it ends on purpose, and the other shall serve."""
+
+
+class Inherited(NamedTuple):
+    """What a standby has from its broker: descriptors, and what it must know."""
+
+    listener: int
+    address_lock: int
+    state_lock: int
+    link: int
+    pid: int
+    """Of the broker."""
+    started: float
+    """When it began to serve, on the monotonic clock."""
+    crashes: int
+    """How many brokers before it died soon after they began."""
+
+    @classmethod
+    def from_text(cls, text: str) -> Inherited:
+        return cls(**json.loads(text))
+
+    def as_text(self) -> str:
+        return json.dumps(self._asdict())
+
+
+# --- the broker's half ------------------------------------------------------------------------
+
+
+class Guard:
+    """Runs beside the turn: keeps a standby alive, and tells it that the broker is."""
+
+    def __init__(
+        self,
+        command: Sequence[str],
+        listener: int,
+        address_lock: int,
+        state_lock: int,
+        crashes: int,
+        hung_seconds: float,
+        also: Sequence[int] = (),
+    ) -> None:
+        """`command` starts a standby; what it inherits is added as one more argument. `also` are
+        descriptors that it shall have too."""
+        self.pid: int | None = None
+        """Of the standby, while there is one."""
+        self.ready = anyio.Event()
+        """It could take over now."""
+        self._command = command
+        self._descriptors = (listener, address_lock, state_lock)
+        self._also = also
+        self._crashes = crashes
+        self._started = monotonic()
+        self._process: subprocess.Popen[bytes] | None = None
+        self._link: socket.socket | None = None
+        self._deaths = 0
+        self._hung_seconds = hung_seconds
+        self._renewing = False
+
+    @property
+    def ready_pid(self) -> int | None:
+        """Of the standby, if it could take over now."""
+        return self.pid if self.ready.is_set() else None
+
+    async def run(self) -> None:
+        while True:
+            begun = monotonic()
+            try:
+                self._start()
+            except OSError as error:
+                log.error("no standby could be started: %s", error)
+            else:
+                await self._keep_company()
+            lived = monotonic() - begun
+            self._deaths = self._deaths + 1 if lived < CRASH_SECONDS else 0
+            delay = backoff(self._deaths)
+            if delay:
+                log.error(
+                    "the standby died %d times soon after its start; the next one in %g s",
+                    self._deaths, delay,
+                )  # fmt: skip
+                await anyio.sleep(delay)
+
+    def _start(self) -> None:
+        ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        with theirs:
+            inherited = Inherited(
+                *self._descriptors, theirs.fileno(), os.getpid(), self._started, self._crashes
+            )
+            try:
+                self._process = subprocess.Popen(
+                    [*self._command, inherited.as_text()],
+                    env=environment(),
+                    pass_fds=[*self._descriptors, *self._also, theirs.fileno()],
+                    stdin=subprocess.DEVNULL,
+                )
+            except OSError:
+                ours.close()
+                raise
+        ours.setblocking(False)
+        self._link = ours
+        self.pid = self._process.pid
+        self.ready = anyio.Event()
+
+    async def _keep_company(self) -> None:
+        """Until the standby is dead."""
+        assert self._link is not None
+        heard = monotonic()
+        next_beat = 0.0
+        while True:
+            if (now := monotonic()) >= next_beat:
+                next_beat = now + BEAT_SECONDS
+                with contextlib.suppress(OSError):
+                    self._link.send(BEAT)
+            with anyio.move_on_after(next_beat - now):
+                await anyio.wait_readable(self._link)
+            said = _received(self._link)
+            if said is None:
+                if not self._renewing:
+                    log.warning("the standby, pid %s, is dead; starting another", self.pid)
+                break
+            if READY in said:
+                self.ready.set()
+            if said:
+                heard = monotonic()
+            elif monotonic() - heard > self._hung_seconds:
+                log.warning("the standby, pid %s, hangs; starting another", self.pid)
+                break
+        self.dismiss()
+
+    async def renew(self) -> None:
+        """A new standby in the place of the one that is there; returns when it is ready."""
+        before = self.pid
+        self._renewing = True
+        if self._process is not None:
+            self._process.kill()
+        while self.pid == before or not self.ready.is_set():
+            await anyio.sleep(0.01)
+
+    def hand_over(self) -> None:
+        """The standby shall serve as soon as this process is gone."""
+        if self._link is not None:
+            with contextlib.suppress(OSError):
+                self._link.send(GO)
+
+    def dismiss(self) -> None:
+        """Kill the standby, if there is one."""
+        if self._process is not None:
+            self._process.kill()
+            self._process.wait()
+        if self._link is not None:
+            self._link.close()
+        self._process = self._link = self.pid = None
+        self.ready = anyio.Event()
+
+
+def backoff(crashes: int) -> float:
+    """How many seconds to wait after so many short lives in a row."""
+    if crashes <= CRASHES_FREE:
+        return 0.0
+    return float(min(0.1 * 2 ** (crashes - CRASHES_FREE), RESTART_MOST))
+
+
+# --- the standby's half -----------------------------------------------------------------------
+
+
+class StandBy:
+    """Waits until it has to serve. Runs in the main thread of its process, without an event
+    loop; the folding in another."""
+
+    def __init__(
+        self, inherited: Inherited, state: str, retention: Retention, hung_seconds: float
+    ) -> None:
+        self._hung_seconds = hung_seconds
+        self._inherited = inherited
+        self._link = socket.socket(fileno=inherited.link)
+        self._link.setblocking(False)
+        self._pidfd = _pidfd(inherited.pid, self._link)
+        self._folder = Folder(state, retention, decode)
+
+    def wait(self) -> int:
+        """Returns when this process has to serve: how many brokers have died soon after they began,
+        one after the other."""
+        for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+            signal.signal(number, signal.SIG_IGN)  # the broker gets them too, and tells us
+        why = self._watch()
+        begun = monotonic()
+        self._kill()
+        self._folder.stop()
+        self._link.close()
+        crashes = 0
+        if why != "hands over":
+            lived = begun - self._inherited.started
+            crashes = self._inherited.crashes + 1 if lived < CRASH_SECONDS else 0
+            log.warning(
+                "the broker, pid %d, %s; this process, pid %d, takes over",
+                self._inherited.pid, why, os.getpid(),
+            )  # fmt: skip
+            delay = backoff(crashes)
+            if delay:
+                log.error(
+                    "%d brokers died soon after their start; waiting %g s before the next",
+                    crashes, delay,
+                )  # fmt: skip
+                sleep(delay)
+        for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+            signal.signal(number, signal.SIG_DFL)
+        return crashes
+
+    def _watch(self) -> str:
+        """What the broker has done that makes us serve."""
+        poll = select.poll()
+        poll.register(self._link, select.POLLIN)
+        self._say(READY)
+        heard = before = next_beat = monotonic()
+        going = False
+        while True:
+            poll.poll(max(0.0, next_beat - monotonic()) * 1000)
+            now = monotonic()
+            if now >= next_beat:
+                next_beat = now + BEAT_SECONDS
+                self._say(BEAT)
+                if not going:
+                    self._folder.look()
+            if now - before > 2 * BEAT_SECONDS:
+                heard = now  # it was us who had no processor, or the whole machine
+            before = now
+            said = _received(self._link)
+            if said is None:
+                return "hands over" if going else "is dead"
+            going = going or GO in said
+            if said:
+                heard = now
+            elif now - heard > self._hung_seconds:
+                return f"has said nothing for {now - heard:.1f} s"
+
+    def _say(self, word: bytes) -> None:
+        with contextlib.suppress(OSError):
+            self._link.send(word)
+
+    def _kill(self) -> None:
+        """Make sure that the broker is dead, whatever it was doing."""
+        if self._pidfd is None:
+            return
+        with contextlib.suppress(ProcessLookupError):
+            signal.pidfd_send_signal(self._pidfd, signal.SIGKILL)
+        poll = select.poll()
+        poll.register(self._pidfd, select.POLLIN)
+        poll.poll()  # until it is gone
+        os.close(self._pidfd)
+
+
+def _pidfd(pid: int, link: socket.socket) -> int | None:
+    """A descriptor of the broker's process; None: it is dead already.
+
+    That it is the broker's and not one that has the pid after it, the link tells: it still has its
+    other end.
+    """
+    try:
+        pidfd = os.pidfd_open(pid)
+    except ProcessLookupError:
+        return None
+    poll = select.poll()
+    poll.register(link, 0)
+    if poll.poll(0):  # hung up
+        os.close(pidfd)
+        return None
+    return pidfd
+
+
+def _received(link: socket.socket) -> bytes | None:
+    """All that the other side has said; None: it is dead."""
+    said = b""
+    while True:
+        try:
+            word = link.recv(64)
+        except BlockingIOError:
+            return said
+        except OSError:
+            return None
+        if not word:
+            return said or None
+        said += word
+
+
+def can_pair() -> bool:
+    """Whether this system has what it takes."""
+    return hasattr(os, "pidfd_open") and sys.platform == "linux"

@@ -19,6 +19,7 @@ from .version import __version__ as __version__
 if TYPE_CHECKING:
     from .client.batches import Pipeline, Result, Transaction
     from .client.following import Change, Message, Subscription, Watch
+    from .client.past import PastChange
     from .client.requests import Entry
     from .client.spawning import LocalBroker
     from .client.sync import Client, connect
@@ -29,10 +30,12 @@ if TYPE_CHECKING:
         Error,
         InternalError,
         InvalidRequest,
+        JournalDamaged,
         LimitExceeded,
         MissedChanges,
         ProtocolError,
         RequestTimeout,
+        StorageFailed,
         UnknownMethod,
         UnsupportedValue,
     )
@@ -43,6 +46,7 @@ _WHERE = {
     "Entry": "client.requests",
     "LocalBroker": "client.spawning",
     "Message": "client.following",
+    "PastChange": "client.past",
     "Pipeline": "client.batches",
     "Result": "client.batches",
     "Subscription": "client.following",
@@ -86,6 +90,7 @@ __all__ = [
     "LocalBroker",
     "Message",
     "MissedChanges",
+    "PastChange",
     "Pipeline",
     "ProtocolError",
     "RequestTimeout",

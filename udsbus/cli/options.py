@@ -141,6 +141,29 @@ class Age(NumberType):
         return seconds
 
 
+class Moment(NumberType):
+    """A time: `2h` ago, or in ISO 8601; in seconds since 1970."""
+
+    name = "time"
+
+    def convert(
+        self, value: Any, param: click.Parameter | None, ctx: click.Context | None
+    ) -> float:
+        from datetime import datetime
+        from time import time
+
+        if isinstance(value, float):
+            return value
+        if value[-1:] in UNITS:
+            return time() - Age().convert(value, param, ctx)
+        try:
+            return datetime.fromisoformat(value).timestamp()
+        except ValueError:
+            self.fail(
+                f"{value!r} is no time like 2026-05-04T03:02, and no time ago like 2h", param, ctx
+            )
+
+
 class PatternAge(click.ParamType):  # type: ignore[type-arg]
     """`PATTERN=AGE`."""
 

@@ -13,7 +13,7 @@ import os
 import threading
 import time
 from collections.abc import Callable, Iterable, Mapping
-from typing import Any, TypeVar, overload
+from typing import TYPE_CHECKING, Any, TypeVar, overload
 
 from ..errors import (
     AccessDenied,
@@ -43,8 +43,15 @@ from .forks import FORKS, Members, told
 from .requests import Call, Entry, Page
 from .watching import WatchCore
 
+if TYPE_CHECKING:
+    from datetime import datetime
+
+    from .past import PastChange
+
 T = TypeVar("T")
 
+ROLLBACKS = 10
+"""How often a rollback is tried when others write the same keys meanwhile."""
 ATTEMPTS = 3
 """How often a request is sent when the connection is lost each time."""
 
@@ -281,6 +288,67 @@ class Client:
         subscription = Subscription(self._events, self, patterns)
         self._events.follow(subscription)
         return subscription
+
+    # --- the past ---------------------------------------------------------------------------
+
+    def history(
+        self,
+        pattern: str,
+        *,
+        limit: int | None = 100,
+        after_revision: int = 0,
+        since: datetime | float | None = None,
+        client: str | None = None,
+    ) -> list[PastChange]:
+        """The last changes of the keys that match, the oldest first, and who made them.
+
+        `limit`: at most so many; None for all. `after_revision`, `since` (a datetime, or seconds
+        since 1970): only later ones. `client`: only those by clients of this name. It is read from
+        the files of the bus, without the broker, and goes back as far as `udsbus serve --history`
+        says. Raises Conflict if the broker keeps none.
+        """
+        from ..journal.history import Query
+        from .past import past_changes, seconds_of
+
+        query = Query(pattern, after_revision, since=seconds_of(since) or 0.0, client=client)
+        return past_changes(self._state(), query, limit)
+
+    def rollback(
+        self, pattern: str, *, revision: int | None = None, time: datetime | float | None = None
+    ) -> int:
+        """Let the keys that match hold again what they held at a revision, or at a time.
+
+        That is a new write, one transaction, which the history shows like any other. A time to
+        live does not come back. Returns how many keys were written or deleted. Raises
+        MissedChanges if the history does not reach back so far, and Conflict if others write the
+        same keys all the time.
+        """
+        from .past import revision_at, rollback_to, seconds_of
+
+        seconds = seconds_of(time)
+        if (revision is None) == (seconds is None):
+            raise InvalidRequest("a rollback needs either a revision or a time")
+        state = self._state()
+        if revision is None:
+            assert seconds is not None
+            revision = revision_at(state, seconds)
+        for _ in range(ROLLBACKS - 1):
+            needed = rollback_to(state, pattern, revision)
+            if not needed.values:
+                return 0
+            with contextlib.suppress(Conflict):
+                self._call(needed.call())
+                return len(needed.values)
+        needed = rollback_to(state, pattern, revision)
+        self._call(needed.call())
+        return len(needed.values)
+
+    def _state(self) -> str:
+        """The state directory of the bus."""
+        state: str | None = self.info()["state"]
+        if state is None:
+            raise Conflict(f"the broker at {self.address} keeps no history (durability none)")
+        return state
 
     # --- about ------------------------------------------------------------------------------
 

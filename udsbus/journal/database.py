@@ -20,6 +20,7 @@ from typing import Any, NamedTuple
 
 from ..errors import JournalDamaged
 from ..messages import Change
+from .gathering import Kept
 
 NAME = "state.db"
 FORMAT = 1
@@ -163,6 +164,13 @@ def position_in(directory: str) -> int:
     with opened(directory) as database:
         found = None if database is None else about(database)
     return 0 if found is None else found.position
+
+
+def kept_entry(database: sqlite3.Connection, key: str) -> Kept | None:
+    """One entry, as it is kept."""
+    select = "select value, revision, deadline, expires from entries where key = ?"
+    row = database.execute(select, (key,)).fetchone()
+    return None if row is None else Kept._make(row)
 
 
 def latest_changes(

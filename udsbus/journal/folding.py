@@ -20,11 +20,11 @@ import msgpack
 
 from ..errors import Error
 from ..limits import HISTORY_CHANGES, HISTORY_SECONDS, RESUME_SECONDS
-from ..messages import Change, Writer
 from ..patterns import matcher
-from .database import Decode, opened, shown
+from .database import Decode, kept_entry, opened, shown
 from .directory import Segment, list_segments, sync_directory
-from .records import Header, Turn
+from .gathering import Gathering, PastChange
+from .records import Header
 from .recovery import Scan
 
 log = logging.getLogger("udsbus.journal")
@@ -106,9 +106,9 @@ def _fold_one(
     scan = Scan([segment], _position(database))
     database.execute("begin immediate")
     try:
-        folding = _Folding(database, decode)
+        gathering = Gathering(lambda key: kept_entry(database, key))
         for _, turn in scan:
-            folding.take(turn)
+            gathering.take(turn)
             if stopped():
                 break
         if stopped():
@@ -119,7 +119,7 @@ def _fold_one(
             database.execute("rollback")
             return False
         assert scan.header is not None
-        folding.write(scan.header, scan.position)
+        _write(database, gathering, scan.header, scan.position, decode)
         database.execute("commit")
     except BaseException:
         if database.in_transaction:
@@ -172,94 +172,45 @@ class Folder:
                 self._not_before = monotonic() + AGAIN_SECONDS
 
 
-class _Folding:
-    """What one segment changes, gathered."""
-
-    def __init__(self, database: sqlite3.Connection, decode: Decode) -> None:
-        self._database = database
-        self._decode = decode
-        self._entries: dict[str, tuple[Any, ...] | None] = {}
-        """Key → (value, revision, deadline, expires); None: it is gone."""
-        self._changes: list[tuple[Any, ...]] = []
-        self._answers: list[tuple[Any, ...]] = []
-        self._writers: dict[int, Writer] = {}
-        self._revision = 0
-        self._time = 0.0
-
-    def take(self, turn: Turn) -> None:
-        self._time = turn.time
-        self._writers |= turn.writers
-        to_time = turn.time - turn.clock
-        for change in turn.changes:
-            deadline = change.deadline
-            expires = None if deadline is None else deadline + to_time
-            before = self._current(change.key)
-            if not isinstance(change, Change):
-                if before is not None:
-                    self._entries[change.key] = (*before[:2], deadline, expires)
-                continue
-            revision, kind, key, value, _, origin = change
-            self._revision = revision
-            self._entries[key] = None if value is None else (value, revision, deadline, expires)
-            who = self._writers.get(origin)
-            self._changes.append(
-                (
-                    revision,
-                    key,
-                    kind,
-                    before and before[0],
-                    value,
-                    shown(value, self._decode),
-                    turn.time,
-                )
-                + ((None, None, None) if who is None else (who.pid, who.uid, who.name))
-            )
-        for origin, msgid, response in turn.answers:
-            who = self._writers.get(origin)
-            if who is not None and who.session is not None:
-                self._answers.append((who.session, who.lane, msgid, response, turn.time))
-
-    def _current(self, key: str) -> tuple[Any, ...] | None:
-        """The entry before a change."""
-        if key not in self._entries:
-            select = "select value, revision, deadline, expires from entries where key = ?"
-            self._entries[key] = self._database.execute(select, (key,)).fetchone()
-        return self._entries[key]
-
-    def write(self, header: Header, position: int) -> None:
-        execute_many = self._database.executemany
-        execute_many(
-            "insert or replace into entries (key, value, revision, deadline, expires, text) "
-            "values (?, ?, ?, ?, ?, ?)",
-            (
-                (key, *row, shown(row[0], self._decode))
-                for key, row in self._entries.items()
-                if row is not None
-            ),
-        )
-        execute_many(
-            "delete from entries where key = ?",
-            ((key,) for key, row in self._entries.items() if row is None),
-        )
-        execute_many(f"insert into changes values ({', '.join('?' * 10)})", self._changes)
-        execute_many("insert into answers values (?, ?, ?, ?, ?)", self._answers)
-        facts: dict[str, Any] = {
-            "position": position,
-            "bus": header.bus,
-            "first_revision": header.first_revision,
-            "boot": header.boot,
-        }
-        if self._revision:
-            facts["revision"] = self._revision
-        execute_many("insert or replace into about values (?, ?)", facts.items())
-        execute_many(
-            "insert or ignore into about values (?, ?)",
-            [("revision", header.first_revision), ("forgotten", header.first_revision)],
-        )
-        # Who has not asked again by now does not ask any more.
-        if self._time:
-            old = self._time - 2 * RESUME_SECONDS
-            self._database.execute("delete from answers where time < ?", (old,))
+def _write(
+    database: sqlite3.Connection,
+    gathered: Gathering,
+    header: Header,
+    position: int,
+    decode: Decode,
+) -> None:
+    """Put into the database what a segment has told, which ends at `position`."""
+    write = database.executemany
+    kept = [(key, entry) for key, entry in gathered.entries.items() if entry is not None]
+    write(
+        "insert or replace into entries (key, value, revision, deadline, expires, text) "
+        "values (?, ?, ?, ?, ?, ?)",
+        ((key, *entry, shown(entry.value, decode)) for key, entry in kept),
+    )
+    gone = [(key,) for key, entry in gathered.entries.items() if entry is None]
+    write("delete from entries where key = ?", gone)
+    fields = (*PastChange._fields, "text")
+    write(
+        f"insert into changes ({', '.join(fields)}) values ({', '.join('?' * len(fields))})",
+        ((*change, shown(change.after, decode)) for change in gathered.changes),
+    )
+    write("insert into answers values (?, ?, ?, ?, ?)", gathered.answers)
+    facts: dict[str, Any] = {
+        "position": position,
+        "bus": header.bus,
+        "first_revision": header.first_revision,
+        "boot": header.boot,
+    }
+    if gathered.revision:
+        facts["revision"] = gathered.revision
+    write("insert or replace into about values (?, ?)", facts.items())
+    write(
+        "insert or ignore into about values (?, ?)",
+        [("revision", header.first_revision), ("forgotten", header.first_revision)],
+    )
+    if gathered.time:  # who has not asked again by now does not ask any more
+        old = gathered.time - 2 * RESUME_SECONDS
+        database.execute("delete from answers where time < ?", (old,))
 
 
 def _forget(database: sqlite3.Connection, retention: Retention) -> None:

@@ -1,0 +1,95 @@
+"""What turns have done to entries: the state before and after, and who did it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+from ..messages import Change, Writer
+from .records import Turn
+
+
+class Kept(NamedTuple):
+    """An entry as the database keeps it."""
+
+    value: bytes
+    revision: int
+    deadline: float | None
+    """On the clock of the boot in which it was written."""
+    expires: float | None
+    """The same in seconds since 1970."""
+
+
+class PastChange(NamedTuple):
+    """One change in the history of a bus."""
+
+    revision: int
+    key: str
+    kind: str
+    before: bytes | None
+    """The value that there was; None: the key was absent."""
+    after: bytes | None
+    time: float
+    """Seconds since 1970."""
+    pid: int | None
+    """Who did it; None: the broker itself."""
+    uid: int | None
+    client: str | None
+    """What that client calls itself."""
+
+
+class KeptAnswer(NamedTuple):
+    session: str
+    lane: int
+    msgid: int
+    response: bytes
+    time: float
+
+
+class Gathering:
+    """Takes turn after turn of one segment, or of several; then its attributes tell."""
+
+    def __init__(self, entry: Callable[[str], Kept | None]) -> None:
+        """`entry` tells what a key was before the first turn."""
+        self.entries: dict[str, Kept | None] = {}
+        """What has been touched, as it is now; None: gone."""
+        self.changes: list[PastChange] = []
+        self.answers: list[KeptAnswer] = []
+        self.revision = 0
+        """Of the last change; 0: there was none."""
+        self.time = 0.0
+        """Of the last turn."""
+        self._entry = entry
+        self._writers: dict[int, Writer] = {}
+
+    def new_segment(self) -> None:
+        """The next turn is of another one, in which connections have other numbers."""
+        self._writers = {}
+
+    def take(self, turn: Turn) -> None:
+        self.time = turn.time
+        self._writers |= turn.writers
+        entries, wall = self.entries, turn.time - turn.clock
+        for change in turn.changes:
+            key, deadline = change.key, change.deadline
+            expires = None if deadline is None else deadline + wall
+            if key not in entries:
+                entries[key] = self._entry(key)
+            before = entries[key]
+            if not isinstance(change, Change):
+                if before is not None:
+                    entries[key] = before._replace(deadline=deadline, expires=expires)
+                continue
+            revision, kind, _, value, _, origin = change
+            self.revision = revision
+            entries[key] = None if value is None else Kept(value, revision, deadline, expires)
+            value_before = None if before is None else before.value
+            who = self._writers.get(origin)
+            by = (None, None, None) if who is None else who[:3]
+            self.changes.append(
+                PastChange(revision, key, kind, value_before, value, turn.time, *by)
+            )
+        for origin, msgid, response in turn.answers:
+            who = self._writers.get(origin)
+            if who is not None and who.session is not None:
+                self.answers.append(KeptAnswer(who.session, who.lane, msgid, response, turn.time))

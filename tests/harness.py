@@ -23,9 +23,10 @@ import logging, selectors, sys
 from udsbus.broker import Settings, run
 from udsbus.broker.hub import SelectorHub, best_hub
 logging.basicConfig(level=logging.INFO)
-address, backend, hub, durability, state, first, lifeline = sys.argv[1:]
+address, backend, hub, durability, state, first, snapshot, lifeline = sys.argv[1:]
 hubs = {"best": best_hub, "selector": SelectorHub}
-run(Settings(address, backend, int(lifeline), hubs[hub], eval(first), durability, state))
+run(Settings(address, backend, int(lifeline), hubs[hub], eval(first), durability, state,
+             snapshot=snapshot or None))
 """
 
 
@@ -41,12 +42,13 @@ class BrokerProcess:
         durability: str = "none",
         state: str | Path = "",
         first_revision: int | None = 0,
+        snapshot: str | Path = "",
         under: Sequence[str] = (),
         **popen: Any,
     ) -> None:
         """`under`: a command that runs it, `strace` perhaps."""
         self.address = str(address)
-        options = (backend, hub, durability, str(state), str(first_revision))
+        options = (backend, hub, durability, str(state), str(first_revision), str(snapshot))
         self._lifeline, theirs = socket.socketpair()
         # Not a pipe, which fills up when nobody reads it.
         self._stderr = tempfile.TemporaryFile()  # noqa: SIM115

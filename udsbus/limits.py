@@ -156,6 +156,8 @@ RESTART_MOST: Final = 30.0
 """Seconds that such a wait grows to."""
 HISTORY_SECONDS: Final = 7 * 24 * 3600.0
 """How long the database keeps the history of changes, unless `serve` says otherwise."""
+SNAPSHOTS_KEPT: Final = 7
+"""Snapshots on schedule; those that somebody asked for stay."""
 HISTORY_CHANGES: Final = 1_000_000
 """And how many changes of it."""
 

@@ -16,6 +16,7 @@ import anyio.to_thread
 from ..engine import Engine
 from ..journal import FileJournal, Header, JournalTurn, Recovery, StateDirectory, boot_id
 from ..journal.database import about, answers, entries, latest_changes, opened
+from ..journal.snapshot import restore_snapshot
 from ..limits import CHANGE_LOG_CHANGES, SYNC_SECONDS
 from ..messages import Change, DeadlineMoved, Writer
 from ..wire import values
@@ -32,16 +33,20 @@ def open_state(
     first_revision: int,
     lanes: Lanes,
     lock: int | None = None,
+    snapshot: str | None = None,
 ) -> tuple[Engine, FileJournal]:
     """The engine as its journal tells it, and the journal to go on with; `lanes` gets the answers.
 
     `bus` and `first_revision` are what it is called, and where its revisions begin, if there is no
-    journal yet; `lock` is the state directory's, if that was inherited. Raises JournalDamaged,
-    AccessDenied, BrokerUnavailable (another broker has this state).
+    journal yet; `lock` is the state directory's, if that was inherited; `snapshot` is what to begin
+    with. Raises JournalDamaged, AccessDenied, Conflict (there is a state already, and a snapshot),
+    BrokerUnavailable (another broker has this state).
     """
     begun = monotonic()
     directory = StateDirectory(path, lock)
     try:
+        if snapshot is not None:
+            restore_snapshot(directory, snapshot)
         recovery = Recovery(directory)
         if recovery.bus is not None:
             bus, first_revision = recovery.bus, recovery.first_revision

@@ -64,6 +64,8 @@ class Settings(NamedTuple):
     hung_seconds: float = HUNG_SECONDS
     """Broker or standby take the other for hung when they have not heard from it for so long."""
     retention: Retention = KEEP_USUAL
+    snapshot: str | None = None
+    """Begin with what this file holds."""
 
 
 class Broker:
@@ -106,6 +108,7 @@ class Broker:
                     first,
                     self._lanes,
                     None if inherited is None else inherited.state_lock,
+                    settings.snapshot if inherited is None else None,
                 )
             except BaseException:
                 listener.close()

@@ -28,6 +28,7 @@ COMMANDS = {
     "log": "past",
     "diff": "past",
     "rollback": "past",
+    "snapshot": "past",
     "publish": "messages",
     "subscribe": "messages",
     "ping": "about",

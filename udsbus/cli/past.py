@@ -1,7 +1,9 @@
-"""`udsbus log`, `udsbus diff` and `udsbus rollback`."""
+"""`udsbus log`, `udsbus diff`, `udsbus rollback` and `udsbus snapshot`."""
 
 from __future__ import annotations
 
+import contextlib
+import os
 import sys
 from typing import TYPE_CHECKING, Any
 
@@ -28,6 +30,7 @@ if TYPE_CHECKING:
     from ..client.sync import Client
 
 LAST = 100
+NICE = 10
 
 
 def _client() -> Client:
@@ -139,6 +142,22 @@ def rollback_command(pattern: str, revision: int | None, moment: float | None) -
     changed = _client().rollback(pattern, revision=revision, time=moment)
     write_line(str(changed))
     return DONE if changed else ABSENT
+
+
+@click.command("snapshot", cls=Command)
+@click.argument("path", type=click.Path(dir_okay=False))
+@timeout_option
+@socket_option
+def snapshot_command(path: str) -> int:
+    """Write all that the bus holds into a new file, PATH, and print its revision.
+
+    An SQLite database like the bus's own, with the history. Begin a bus with it:
+    `udsbus serve --from PATH`.
+    """
+    with contextlib.suppress(OSError):
+        os.nice(NICE)  # the broker and its clients come first
+    write_line(str(_client().snapshot(path)))
+    return DONE
 
 
 def _value(value: Any, absent: bool) -> str | None:

@@ -16,9 +16,10 @@ import click
 
 from ..errors import BrokerUnavailable, Conflict, RequestTimeout
 from ..interpreter import python
-from ..limits import HISTORY_CHANGES, HISTORY_SECONDS, HUNG_SECONDS
+from ..limits import HISTORY_CHANGES, HISTORY_SECONDS, HUNG_SECONDS, SNAPSHOTS_KEPT
 from ..paths import default_state, lock_path, log_path
 from .options import (
+    COUNT,
     Age,
     Command,
     PatternAge,
@@ -36,7 +37,7 @@ if TYPE_CHECKING:
     from ..broker import Inherited, Settings
 
 READY = b"ready\n"
-OF_THE_FIRST = {"--detach": False, "--ready-fd": True, "--inherit": True}
+OF_THE_FIRST = {"--detach": False, "--ready-fd": True, "--inherit": True, "--from": True}
 """Options that a standby is not given, and whether a value follows."""
 
 
@@ -109,6 +110,18 @@ def takeover_command() -> int:
     "--history-of", metavar="PATTERN=AGE", type=PatternAge(), multiple=True,
     help="How long to keep that of the keys that match; may be given again, the first one counts.",
 )  # fmt: skip
+@click.option(
+    "--from", "snapshot", metavar="SNAPSHOT", type=click.Path(dir_okay=False),
+    help="Begin with what a snapshot holds. The state directory must be empty.",
+)  # fmt: skip
+@click.option(
+    "--snapshot-every", metavar="AGE", type=Age(), default=0.0,
+    help="Take a snapshot so often, 1d for instance, into `snapshots` in the state directory.",
+)  # fmt: skip
+@click.option(
+    "--snapshots", metavar="N", type=COUNT, default=SNAPSHOTS_KEPT, show_default=True,
+    help="How many of these to keep.",
+)  # fmt: skip
 @click.option("-v", "--verbose", is_flag=True, help="Log connections too.")
 @click.option(
     "--detach", is_flag=True,
@@ -126,6 +139,9 @@ def serve_command(
     history: float,
     history_changes: int,
     history_of: tuple[tuple[str, float], ...],
+    snapshot: str | None,
+    snapshot_every: float,
+    snapshots: int,
     verbose: bool,
     detach: bool,
     lifeline_fd: int | None,
@@ -140,6 +156,8 @@ def serve_command(
     """
     if durability == "none" and state is not None:
         raise click.UsageError("--state is for what survives: not with --durability none")
+    if durability == "none" and (snapshot is not None or snapshot_every):
+        raise click.UsageError("snapshots are for what survives: not with --durability none")
     if find_spec(backend) is None:
         raise click.UsageError(f"--backend {backend} needs a package: pip install {backend}")
     from ..broker import Inherited, Settings
@@ -156,7 +174,8 @@ def serve_command(
         state=_state_directory(where, durability, state),
         standby=_standby_command() if pair else (),
         hung_seconds=hung_after,
-        retention=Retention(history, history_changes, history_of),
+        retention=Retention(history, history_changes, history_of, snapshot_every, snapshots),
+        snapshot=None if snapshot is None else os.path.abspath(os.path.expanduser(snapshot)),
     )
     if inherit is not None:
         return _serve(settings, verbose, None, inherited=Inherited.from_text(inherit))
@@ -180,10 +199,11 @@ def _standby_command() -> tuple[str, ...]:
     """This command once more, as it was given, with what a standby needs to know as its end."""
     arguments, skip = [], False
     for argument in sys.argv[1:]:
+        name, equals, _ = argument.partition("=")
         if skip:
             skip = False
-        elif argument in OF_THE_FIRST:
-            skip = OF_THE_FIRST[argument]
+        elif name in OF_THE_FIRST:
+            skip = OF_THE_FIRST[name] and not equals
         else:
             arguments.append(argument)
     return (*python(), "-m", "udsbus", *arguments, "--inherit")

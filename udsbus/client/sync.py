@@ -343,6 +343,19 @@ class Client:
         self._call(needed.call())
         return len(needed.values)
 
+    def snapshot(self, path: str | os.PathLike[str]) -> int:
+        """Write all that the bus holds now into a new file at `path`, and return its revision.
+
+        It is an SQLite database like the bus's own (docs/journal.md), with the history, and
+        `udsbus serve --from PATH` begins a bus with it. The broker goes on meanwhile. Raises
+        Conflict if there is a file already or the broker keeps nothing, AccessDenied if it cannot
+        be written.
+        """
+        from ..journal.snapshot import take_snapshot
+        from ..wire.values import decode
+
+        return take_snapshot(self._state(), os.path.abspath(os.path.expanduser(path)), decode)
+
     def _state(self) -> str:
         """The state directory of the bus."""
         state: str | None = self.info()["state"]

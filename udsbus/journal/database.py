@@ -17,6 +17,7 @@ import sqlite3
 from collections.abc import Callable, Iterator
 from time import monotonic, time
 from typing import Any, NamedTuple
+from urllib.parse import quote
 
 from ..errors import JournalDamaged
 from ..messages import Change
@@ -114,12 +115,32 @@ def opened(directory: str, *, to_write: bool = False) -> Iterator[sqlite3.Connec
         database.close()
 
 
+@contextlib.contextmanager
+def opened_file(path: str, *, read_only: bool = False) -> Iterator[sqlite3.Connection]:
+    """Any database file. Raises JournalDamaged for one that cannot be read."""
+    mode = "ro" if read_only else "rw"
+    database = sqlite3.connect(f"file:{quote(path)}?mode={mode}", isolation_level=None, uri=True)
+    try:
+        yield database
+    except sqlite3.DatabaseError as error:
+        if isinstance(error, sqlite3.OperationalError):
+            raise
+        raise _damaged(path, error) from None
+    finally:
+        database.close()
+
+
 def _prepare(database: sqlite3.Connection) -> None:
     # A commit must be on the disk: after it, segments are deleted.
     database.execute("pragma journal_mode = wal")
     database.execute("pragma synchronous = full")
     if not _version(database):
-        database.executescript(f"begin; {SCHEMA} pragma user_version = {FORMAT}; commit;")
+        create(database)
+
+
+def create(database: sqlite3.Connection) -> None:
+    """Make the tables in an empty database."""
+    database.executescript(f"begin; {SCHEMA} pragma user_version = {FORMAT}; commit;")
 
 
 def _version(database: sqlite3.Connection) -> int:

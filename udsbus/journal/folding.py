@@ -19,7 +19,7 @@ from typing import Any, NamedTuple
 import msgpack
 
 from ..errors import Error
-from ..limits import HISTORY_CHANGES, HISTORY_SECONDS, RESUME_SECONDS
+from ..limits import HISTORY_CHANGES, HISTORY_SECONDS, RESUME_SECONDS, SNAPSHOTS_KEPT
 from ..patterns import matcher
 from .database import Decode, kept_entry, opened, shown
 from .directory import Segment, list_segments, sync_directory
@@ -31,18 +31,24 @@ log = logging.getLogger("udsbus.journal")
 
 NICE = 10
 """Of the thread that folds: the broker and its clients come first."""
+LOOK_SECONDS = 60.0
+"""How often to look whether a snapshot is due, which was perhaps taken by another standby."""
 AGAIN_SECONDS = 30.0
 """After a failure (a full disk), so long until the next attempt."""
 
 
 class Retention(NamedTuple):
-    """How long the history of changes is kept."""
+    """What is kept of the past, and for how long."""
 
     seconds: float = HISTORY_SECONDS
     changes: int = HISTORY_CHANGES
     """Of all keys together."""
     of_patterns: tuple[tuple[str, float], ...] = ()
     """(pattern, seconds) for keys with a rule of their own; the first that matches counts."""
+    snapshot_seconds: float = 0.0
+    """How often to take a snapshot; 0: never."""
+    snapshots: int = SNAPSHOTS_KEPT
+    """How many of these to keep."""
 
     def seconds_of(self) -> Callable[[str], float]:
         rules = [(matcher(pattern), seconds) for pattern, seconds in self.of_patterns]
@@ -119,7 +125,7 @@ def _fold_one(
             database.execute("rollback")
             return False
         assert scan.header is not None
-        _write(database, gathering, scan.header, scan.position, decode)
+        write_gathered(database, gathering, scan.header, scan.position, decode)
         database.execute("commit")
     except BaseException:
         if database.in_transaction:
@@ -141,12 +147,16 @@ class Folder:
         self._stopping = False
         self._thread: threading.Thread | None = None
         self._not_before = 0.0
+        self._next_snapshot = 0.0 if retention.snapshot_seconds else float("inf")
 
     def look(self) -> None:
         """Begin to fold if there is something and nobody does so already."""
         if self._thread is not None and self._thread.is_alive():
             return
-        if monotonic() >= self._not_before and len(list_segments(self._path)) > 1:
+        now = monotonic()
+        if now >= self._not_before and (
+            len(list_segments(self._path)) > 1 or now >= self._next_snapshot
+        ):
             self._thread = threading.Thread(target=self._run, name="udsbus-folding")
             self._thread.start()
 
@@ -166,13 +176,24 @@ class Folder:
                 decode=self._decode,
                 stopped=lambda: self._stopping,
             )
+            if monotonic() >= self._next_snapshot and not self._stopping:
+                self._snapshot()
         except (OSError, sqlite3.Error, Error) as error:
             if not self._stopping:
                 log.error("the journal in %s cannot be folded: %s", self._path, error)
                 self._not_before = monotonic() + AGAIN_SECONDS
 
+    def _snapshot(self) -> None:
+        from .snapshot import take_scheduled  # which needs what is above
 
-def _write(
+        every = self._retention.snapshot_seconds
+        path = take_scheduled(self._path, every, self._retention.snapshots, self._decode)
+        self._next_snapshot = monotonic() + min(every, LOOK_SECONDS)
+        if path is not None:
+            log.info("snapshot: %s", path)
+
+
+def write_gathered(
     database: sqlite3.Connection,
     gathered: Gathering,
     header: Header,

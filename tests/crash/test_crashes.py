@@ -1,0 +1,212 @@
+"""Many processes write and read while brokers, standbys and both are killed, at every step.
+
+Then the history of what they were told is checked: it must be linearizable, and who watched must
+have seen every change once and in order. UDSBUS_CRASH_SECONDS makes it longer.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import random
+import signal
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import udsbus
+from tests.client.support import Child, Task
+from tests.harness import wait_until
+from udsbus import Client, Conflict
+
+from .checker import Operation, apply_to_bus, violation
+
+SECONDS = float(os.environ.get("UDSBUS_CRASH_SECONDS", "20"))
+SEED = int(os.environ.get("UDSBUS_CRASH_SEED", "0")) or random.randrange(1, 1_000_000)
+WORKERS = 4
+GROUPS = 3
+PATIENCE = 60.0
+
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.timeout(SECONDS * 4 + 120),
+    pytest.mark.skipif(sys.platform != "linux", reason="the pair needs pidfds, of Linux"),
+]
+
+
+class Bus:
+    """A pair that kills itself, started again when both are dead."""
+
+    def __init__(self, address: str, state: Path) -> None:
+        self._command = [sys.executable, "-m", "tests.crash.faulty", address, str(state)]
+        self._log = tempfile.TemporaryFile()  # noqa: SIM115
+        self._groups: list[subprocess.Popen[bytes]] = []
+        self.starts = 0
+        self._ending = threading.Event()
+        self._keeper = Task(self._keep)
+
+    def _keep(self) -> None:
+        """Start a pair whenever there is none."""
+        while not self._ending.wait(0.02):
+            if self.members():
+                continue
+            self.starts += 1
+            self._groups.append(
+                subprocess.Popen(
+                    self._command, stdout=self._log, stderr=self._log, start_new_session=True
+                )
+            )
+
+    def members(self) -> list[int]:
+        for each in self._groups:
+            each.poll()
+        groups = {each.pid for each in self._groups}
+        living = []
+        for entry in Path("/proc").iterdir():
+            if entry.name.isdigit():
+                with contextlib.suppress(OSError):
+                    fields = (entry / "stat").read_text().rpartition(")")[2].split()
+                    if int(fields[2]) in groups and fields[0] != "Z":
+                        living.append(int(entry.name))
+        return sorted(living)
+
+    def log(self) -> str:
+        file = self._log.fileno()
+        return os.pread(file, os.fstat(file).st_size, 0).decode()
+
+    def close(self) -> None:
+        self._ending.set()
+        self._keeper.result()
+        for each in self._groups:
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(each.pid, signal.SIGKILL)
+            each.wait()
+        wait_until(lambda: not self.members(), "the end of all brokers")
+        self._log.close()
+
+
+def work(address: str, number: int, until: float) -> list[tuple[int, Operation]]:
+    """Operations at random, each with the group of keys that it is about."""
+    draw = random.Random(SEED + number)
+    done: list[tuple[int, Operation]] = []
+    unique = number * 10_000_000
+    with udsbus.connect(address, timeout=PATIENCE) as client:
+        while time.monotonic() < until:
+            group = draw.randrange(GROUPS)
+            name = draw.choice(["get", "set", "swap", "entry", "delete", "add", "together"])
+            unique += 1
+            key, other = draw.sample([f"{group}/x", f"{group}/y"], 2)
+            arguments: tuple[Any, ...] = {
+                "set": (key, unique),
+                "swap": (key, unique, draw.choice([0, known(client, key)])),
+                "add": (f"{group}/n",),
+                "together": (key, f"{group}/n", other, unique),
+            }.get(name, (key,))
+            called = time.monotonic()
+            result = carry_out(client, name, arguments)
+            done.append(
+                (group, Operation(number, called, time.monotonic(), name, arguments, result))
+            )
+    return done
+
+
+def known(client: Client, key: str) -> int:
+    entry = client.entry(key)
+    return 0 if entry is None else entry.revision
+
+
+def carry_out(client: Client, name: str, arguments: tuple[Any, ...]) -> Any:
+    if name == "get":
+        return client.get(*arguments)
+    if name == "set":
+        return client.set(*arguments)
+    if name == "swap":
+        key, value, expected = arguments
+        with contextlib.suppress(Conflict):
+            return client.set(key, value, if_revision=expected)
+        return None
+    if name == "entry":
+        entry = client.entry(*arguments)
+        return (None, 0) if entry is None else (entry.value, entry.revision)
+    if name == "delete":
+        return client.delete(*arguments)
+    if name == "add":
+        return client.increment(*arguments)
+    key, added, written, value = arguments
+    with client.transaction() as t:
+        read = t.get(key)
+        number = t.increment(added)
+        t.set(written, value)
+    return read.value, number.value, t.revision
+
+
+def look_on(address: str) -> tuple[list[tuple[int, str]], int]:
+    """Every change that a watch tells of, as (revision, key), and how often it started over."""
+    seen: list[tuple[int, str]] = []
+    with udsbus.connect(address, timeout=PATIENCE) as client, client.watch("**") as watch:
+        client.set("looking", True)
+        while True:
+            change = watch.get(timeout=PATIENCE)
+            assert change is not None
+            if change.key == "over":
+                return seen, watch.started_over
+            seen.append((change.revision, change.key))
+
+
+@pytest.fixture
+def bus(address: str, runtime: Path) -> Iterator[Bus]:
+    bus = Bus(address, runtime / "state")
+    wait_until(lambda: os.path.exists(address), "the socket")
+    yield bus
+    bus.close()
+
+
+def test_whatever_is_killed(bus: Bus, address: str) -> None:
+    draw = random.Random(SEED)
+    kills = 0
+    with contextlib.ExitStack() as stack:
+        watcher = stack.enter_context(Child(lambda: look_on(address)))
+        client = stack.enter_context(udsbus.connect(address, timeout=PATIENCE))
+        wait_until(lambda: client.get("looking"), "the watcher", PATIENCE)
+        until = time.monotonic() + SECONDS
+        workers = [
+            stack.enter_context(
+                Child(lambda number=number: work(address, number, until))  # type: ignore[misc]
+            )
+            for number in range(1, WORKERS + 1)
+        ]
+        while time.monotonic() < until:
+            time.sleep(draw.uniform(0.1, 0.8))  # a chosen moment, not something to wait for
+            members = bus.members()
+            if members and draw.random() < 0.6:
+                both = draw.random() < 0.3
+                number = signal.SIGSTOP if draw.random() < 0.1 else signal.SIGKILL
+                for pid in members if both else [draw.choice(members)]:
+                    with contextlib.suppress(ProcessLookupError):
+                        os.kill(pid, signal.SIGKILL if both else number)
+                        kills += 1
+        told = [operation for child in workers for operation in child.result()]
+        client.set("over", True)
+        seen, started_over = watcher.result()
+    deaths = bus.log().count("takes over") + bus.starts - 1
+    print(f"seed {SEED}: {len(told)} operations, {deaths} deaths of brokers, {kills} kills of ours")
+    assert deaths > SECONDS / 5
+    for group in range(GROUPS):
+        history = [operation for its, operation in told if its == group]
+        assert violation(history, (), apply_to_bus) is None, f"seed {SEED}"
+    written = {
+        (operation.result, operation.arguments[0])
+        for _, operation in told
+        if operation.name in ("set", "swap") and operation.result is not None
+    }
+    assert started_over == 0
+    assert [revision for revision, _ in seen] == sorted(revision for revision, _ in seen)
+    assert len(set(seen)) == len(seen), "no change is told twice"
+    assert written <= set(seen), "and none is left out"

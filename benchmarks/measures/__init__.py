@@ -12,6 +12,7 @@ from . import (
     interest,
     latency,
     pubsub,
+    recovery,
     startup,
     throughput,
 )
@@ -26,6 +27,8 @@ MEASURES: dict[str, Measure] = {
     "startup": startup.measure,
     "durability": durability.measure,
     "journal": durability.measure_beside_redis,
+    "takeover": recovery.measure_takeover,
+    "restart": recovery.measure_restart,
     "interest": interest.measure,
     "floor": floor.measure,
 }

@@ -60,18 +60,26 @@ class Claim:
 class Listener:
     """Accepts connections of this user; answers those of others, and those it has no room for."""
 
-    def __init__(self, address: str, inherited: tuple[int, int] | None = None) -> None:
+    def __init__(
+        self,
+        address: str,
+        inherited: tuple[int, int] | None = None,
+        given: int | None = None,
+        ours: bool = True,
+    ) -> None:
         """`inherited`: the descriptors of the socket and of its lock, which a broker before this
-        one has left."""
+        one has left. `given`: that of a socket which a service manager has opened. `ours`: the
+        socket's file is removed at the end."""
         self.address = address
         self._uid = os.getuid()
         self._inode = 0
         """Of the socket's file, as it was when it was ours."""
-        if inherited is None:
+        self.ours = ours and given is None
+        if inherited is None and given is None:
             self._listen()
         else:
-            self.claim = Claim(address, inherited[1])
-            self.socket = socket.socket(fileno=inherited[0])
+            self.claim = Claim(address, None if inherited is None else inherited[1])
+            self.socket = socket.socket(fileno=given if inherited is None else inherited[0])
             self.socket.setblocking(False)
             with contextlib.suppress(FileNotFoundError):
                 self._inode = os.stat(address).st_ino
@@ -146,7 +154,7 @@ class Listener:
     def close(self) -> None:
         """Stop listening and remove the socket file, if it is still ours."""
         with contextlib.suppress(OSError):
-            if os.stat(self.address).st_ino == self._inode:
+            if self.ours and os.stat(self.address).st_ino == self._inode:
                 os.unlink(self.address)
         self.leave()
 

@@ -50,6 +50,8 @@ class Inherited(NamedTuple):
     """What a standby has from its broker: descriptors, and what it must know."""
 
     listener: int
+    ours: bool
+    """Whether the socket's file is to be removed at the end."""
     address_lock: int
     state_lock: int
     link: int
@@ -78,6 +80,7 @@ class Guard:
         self,
         command: Sequence[str],
         listener: int,
+        ours: bool,
         address_lock: int,
         state_lock: int,
         crashes: int,
@@ -91,6 +94,7 @@ class Guard:
         self.ready = anyio.Event()
         """It could take over now."""
         self._command = command
+        self._left = (listener, ours, address_lock, state_lock)
         self._descriptors = (listener, address_lock, state_lock)
         self._also = also
         self._crashes = crashes
@@ -129,7 +133,7 @@ class Guard:
         ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         with theirs:
             inherited = Inherited(
-                *self._descriptors, theirs.fileno(), os.getpid(), self._started, self._crashes
+                *self._left, theirs.fileno(), os.getpid(), self._started, self._crashes
             )
             try:
                 self._process = subprocess.Popen(

@@ -33,6 +33,7 @@ from .lanes import Lanes
 from .listener import Listener
 from .pair import Guard, Inherited, StandBy
 from .statistics import Statistics
+from .supervised import notify
 from .turn import Turn
 
 log = logging.getLogger("udsbus.broker")
@@ -66,6 +67,8 @@ class Settings(NamedTuple):
     retention: Retention = KEEP_USUAL
     snapshot: str | None = None
     """Begin with what this file holds."""
+    given: int | None = None
+    """A socket that listens at the address already, from a service manager."""
 
 
 class Broker:
@@ -93,8 +96,11 @@ class Broker:
         first = settings.first_revision
         if first is None:
             first = int(time() * 1e6)
-        sockets = None if inherited is None else (inherited.listener, inherited.address_lock)
-        listener = Listener(settings.address, sockets)
+        if inherited is None:
+            listener = Listener(settings.address, given=settings.given)
+        else:
+            sockets = inherited.listener, inherited.address_lock
+            listener = Listener(settings.address, sockets, ours=inherited.ours)
         self._lanes = Lanes()
         self._journal: FileJournal | None = None
         if settings.durability == "none":
@@ -130,6 +136,7 @@ class Broker:
             self._guard = Guard(
                 settings.standby,
                 listener.socket.fileno(),
+                listener.ours,
                 listener.claim.fd,
                 self._journal.lock,
                 crashes,
@@ -152,8 +159,11 @@ class Broker:
             if self._guard is not None:
                 tasks.start_soon(self._guard.run)
             started()
+            notify(READY=1, MAINPID=os.getpid(), STATUS=f"serving {self.settings.address}")
             await self.turn.run()
             tasks.cancel_scope.cancel()
+        if not self._handing_over:
+            notify(STOPPING=1)
         if self._guard is not None:
             if self._handing_over:
                 self._guard.hand_over()

@@ -162,9 +162,11 @@ def serve_command(
         raise click.UsageError(f"--backend {backend} needs a package: pip install {backend}")
     from ..broker import Inherited, Settings
     from ..broker.pair import can_pair
+    from ..broker.supervised import given_socket
     from ..journal.folding import Retention
 
-    where = address()
+    given = given_socket()
+    where = address() if given is None else given[1]
     pair = durability != "none" and not alone and can_pair()
     settings = Settings(
         where,
@@ -172,9 +174,10 @@ def serve_command(
         lifeline_fd,
         durability=durability,  # type: ignore[arg-type]
         state=_state_directory(where, durability, state),
-        standby=_standby_command() if pair else (),
+        standby=_standby_command(where) if pair else (),
         hung_seconds=hung_after,
         retention=Retention(history, history_changes, history_of, snapshot_every, snapshots),
+        given=None if given is None else given[0],
         snapshot=None if snapshot is None else os.path.abspath(os.path.expanduser(snapshot)),
     )
     if inherit is not None:
@@ -195,7 +198,7 @@ def serve_command(
     return _serve(settings, verbose, ready_fd, parent=theirs)
 
 
-def _standby_command() -> tuple[str, ...]:
+def _standby_command(where: str) -> tuple[str, ...]:
     """This command once more, as it was given, with what a standby needs to know as its end."""
     arguments, skip = [], False
     for argument in sys.argv[1:]:
@@ -206,7 +209,8 @@ def _standby_command() -> tuple[str, ...]:
             skip = OF_THE_FIRST[name] and not equals
         else:
             arguments.append(argument)
-    return (*python(), "-m", "udsbus", *arguments, "--inherit")
+    # The address too: it may come from the environment, or from the service manager.
+    return (*python(), "-m", "udsbus", *arguments, "--socket", where, "--inherit")
 
 
 def _state_directory(where: str, durability: str, state: str | None) -> str:

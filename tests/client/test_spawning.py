@@ -348,6 +348,26 @@ def test_no_revision_is_used_by_two_brokers_that_keep_nothing(address: str) -> N
 # --- private brokers that are not used as meant -------------------------------------------------
 
 
+@pytest.mark.skipif(sys.platform != "linux", reason="the pair needs pidfds, of Linux")
+def test_a_local_broker_with_a_state(tmp_path: Path) -> None:
+    """It has a standby, and its successor goes on with what it kept; nothing stays behind."""
+    ended = []
+    for number in (1, 2):
+        with LocalBroker(state=tmp_path / "state") as broker, broker.connect() as client:
+            assert client.increment("lives") == number
+            wait_until(lambda: client.info()["standby"], "a standby")
+            standby, first = client.info()["standby"], broker.pid
+            if number == 2:
+                os.kill(first, signal.SIGKILL)
+                assert client.get("lives") == 2
+                assert broker.pid == standby
+            ended += [first, standby]
+            directory = Path(broker.address).parent
+        assert not directory.exists()
+    for pid in ended:
+        wait_for_end(pid)
+
+
 def test_a_local_broker_that_does_not_run_is_nobodys_bus() -> None:
     """An empty address must not mean the user's default bus."""
     broker = LocalBroker()

@@ -8,12 +8,13 @@ import shutil
 import socket
 import subprocess
 import tempfile
+from time import monotonic, sleep
 from typing import TYPE_CHECKING, BinaryIO
 
 from ..errors import AccessDenied, BrokerUnavailable, Error, InvalidRequest
 from ..interpreter import environment, python
 from ..limits import REQUEST_TIMEOUT, START_SECONDS
-from ..paths import ensure_private_directory, log_path
+from ..paths import ensure_private_directory, lock_path, log_path
 
 if TYPE_CHECKING:
     from .sync import Client
@@ -31,9 +32,13 @@ class LocalBroker:
     Hand `broker.address` to the children, or let them inherit a client through a fork. The broker
     ends with the block, and also when this program and all those forked from it are gone without
     a word.
+
+    With `state`, a directory, it keeps there what it holds, as `udsbus serve` does, and has a
+    standby that takes over when it dies; the next local broker with that directory goes on with it.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, *, state: str | os.PathLike[str] | None = None) -> None:
+        self._state = None if state is None else os.path.abspath(os.path.expanduser(state))
         self._directory: str | None = None
         self._process: subprocess.Popen[bytes] | None = None
         self._lifeline: socket.socket | None = None
@@ -43,10 +48,13 @@ class LocalBroker:
 
     @property
     def pid(self) -> int:
-        """The process id of the broker."""
+        """The process id of the broker; of the one that serves now, if its standby took over."""
         if self._process is None:
             raise BrokerUnavailable(NOT_RUNNING)
-        return self._process.pid
+        if self._state is None:
+            return self._process.pid
+        with open(lock_path(self.address)) as lock:
+            return int(lock.read())
 
     def start(self) -> LocalBroker:
         """Start it. It answers when this returns.
@@ -59,9 +67,8 @@ class LocalBroker:
         self.address = os.path.join(self._directory, "bus.sock")
         self._owner = os.getpid()
         try:
-            self._process, self._lifeline = _start(
-                self.address, "--durability", "none", "--lifeline-fd"
-            )
+            keeping = ("--durability", "none") if self._state is None else ("--state", self._state)
+            self._process, self._lifeline = _start(self.address, *keeping, "--lifeline-fd")
         except BaseException:
             shutil.rmtree(self._directory, ignore_errors=True)
             raise
@@ -80,6 +87,10 @@ class LocalBroker:
         except subprocess.TimeoutExpired:
             process.kill()
             process.wait()
+        # If a standby took over, it is not our child; it ends because the lifeline has.
+        until = monotonic() + START_SECONDS
+        while self._state is not None and _answers(self.address) and monotonic() < until:
+            sleep(0.01)
         if self._directory is not None:
             shutil.rmtree(self._directory, ignore_errors=True)
 

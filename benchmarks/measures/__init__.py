@@ -6,6 +6,7 @@ from ..bench import Measure
 from . import (
     alone,
     batches,
+    correctness,
     durability,
     floor,
     idle,
@@ -27,6 +28,7 @@ MEASURES: dict[str, Measure] = {
     "startup": startup.measure,
     "durability": durability.measure,
     "journal": durability.measure_beside_redis,
+    "correctness": correctness.measure,
     "takeover": recovery.measure_takeover,
     "restart": recovery.measure_restart,
     "interest": interest.measure,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import fcntl
 import os
 
@@ -32,6 +33,9 @@ def take_lock(path: str) -> int:
 
 
 def write_pid(fd: int) -> None:
-    """Write our pid into a lock that is ours, or that we have inherited."""
-    os.ftruncate(fd, 0)
-    os.pwrite(fd, f"{os.getpid()}\n".encode(), 0)
+    """Write our pid into a lock that is ours, or that we have inherited. For people only: a disk
+    that is full must not keep a broker from its work."""
+    text = f"{os.getpid()}\n".encode()
+    with contextlib.suppress(OSError):
+        os.pwrite(fd, text, 0)
+        os.ftruncate(fd, len(text))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import resource
 import signal
 import sys
 from collections.abc import Iterator
@@ -13,7 +14,8 @@ import pytest
 import udsbus
 from tests.harness import RawClient, wait_until
 from tests.pairs import Pair, is_gone
-from udsbus import Client
+from udsbus import Client, StorageFailed
+from udsbus.journal.repair import check
 
 from .support import Command
 
@@ -132,6 +134,54 @@ def test_who_has_taken_over_has_the_address(pair: Pair, client: Client, runtime:
     os.kill(standby, signal.SIGTERM)
     wait_until(lambda: not pair.members(), "the end")
     assert not os.path.exists(pair.address)
+
+
+def test_a_takeover_while_the_disk_is_full(pair: Pair, client: Client, runtime: Path) -> None:
+    """Reads go on, and so do writes when there is room; a torn tail is no reason to stop either."""
+    client.set("a", 1)
+    broker, standby = pair.ready(client)
+    before = resource.prlimit(standby, resource.RLIMIT_FSIZE)
+    resource.prlimit(standby, resource.RLIMIT_FSIZE, (5, before[1]))
+    os.kill(broker, signal.SIGSTOP)
+    (segment,) = (runtime / "state").glob("journal-*.log")
+    with segment.open("ab") as file:
+        file.write(b"\xc1udr half a record")
+    os.kill(broker, signal.SIGKILL)
+    assert client.get("a") == 1
+    with pytest.raises(StorageFailed, match="reads go on"):
+        client.set("a", 2)
+    assert client.info()["pid"] == standby
+    resource.prlimit(standby, resource.RLIMIT_FSIZE, before)
+
+    def writable() -> bool:
+        try:
+            return client.set("a", 3) > 0
+        except StorageFailed:
+            return False
+
+    wait_until(writable, "room again")
+    broker, standby = pair.ready(client)
+    os.kill(broker, signal.SIGKILL)
+    assert client.get("a") == 3
+    assert not list((runtime / "state" / "damaged").iterdir())
+    assert check(str(runtime / "state")).fault is None
+
+
+@pytest.mark.parametrize("backend", ["asyncio", "trio"])
+def test_on_either_event_loop(address: str, runtime: Path, backend: str) -> None:
+    pair = Pair(address, runtime / "state", "--backend", backend)
+    try:
+        with udsbus.connect(address) as client:
+            broker, standby = pair.ready(client)
+            os.kill(broker, signal.SIGKILL)
+            assert client.set("a", 1)
+            broker, standby = pair.ready(client)
+            os.kill(standby, signal.SIGKILL)
+            wait_until(lambda: client.info()["standby"] not in (None, standby), "another standby")
+            assert Command(address)("takeover").code == 0
+            assert client.get("a") == 1
+    finally:
+        pair.close()
 
 
 def test_takeover_on_purpose(pair: Pair, client: Client) -> None:

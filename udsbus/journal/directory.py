@@ -66,7 +66,8 @@ class StateDirectory:
     def set_aside(self, segment: Segment, offset: int) -> str:
         """Cut a segment at `offset`, and keep what stood behind it. Returns where.
 
-        In an order in which a crash loses nothing: a copy first, on the disk, then the cut.
+        In an order in which a crash loses nothing: a copy first, on the disk, then the cut. Raises
+        OSError, and has done nothing then.
         """
         place = os.path.join(self.path, "damaged")
         os.makedirs(place, 0o700, exist_ok=True)
@@ -78,11 +79,15 @@ class StateDirectory:
             aside = os.path.join(place, f"{name}.{number}")
         with open(segment.path, "r+b") as file:
             file.seek(offset)
-            with open(aside, "xb", opener=_private) as copy:
-                while data := file.read(1 << 20):
-                    copy.write(data)
-                copy.flush()
-                os.fsync(copy.fileno())
+            try:
+                with open(aside, "xb", opener=_private) as copy:
+                    while data := file.read(1 << 20):
+                        copy.write(data)
+                    copy.flush()
+                    os.fsync(copy.fileno())
+            except OSError:
+                os.unlink(aside)
+                raise
             sync_directory(place)
             sync_directory(self.path)
             if offset:

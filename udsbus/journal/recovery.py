@@ -160,8 +160,15 @@ class Recovery:
                 file=fault.segment.path,
                 offset=fault.offset,
             )
-        for path in cut(self._directory, fault):
-            log.warning("the journal's torn tail is cut at %s; set aside as %s", fault, path)
+        try:
+            for path in cut(self._directory, fault):
+                log.warning("the journal's torn tail is cut at %s; set aside as %s", fault, path)
+        except OSError as error:
+            if fault.later:
+                raise
+            # The disk is full, say. What is left there does no harm: the next segment says where
+            # the journal goes on.
+            log.warning("the journal's torn tail at %s cannot be set aside: %s", fault, error)
         self._sync()
 
     def _sync(self) -> None:

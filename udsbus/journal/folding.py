@@ -31,6 +31,8 @@ log = logging.getLogger("udsbus.journal")
 
 NICE = 10
 """Of the thread that folds: the broker and its clients come first."""
+ANSWERS_KEPT = 10_000
+"""The last ones, however old."""
 LOOK_SECONDS = 60.0
 """How often to look whether a snapshot is due, which was perhaps taken by another standby."""
 AGAIN_SECONDS = 30.0
@@ -229,9 +231,12 @@ def write_gathered(
         "insert or ignore into about values (?, ?)",
         [("revision", header.first_revision), ("forgotten", header.first_revision)],
     )
-    if gathered.time:  # who has not asked again by now does not ask any more
-        old = gathered.time - 2 * RESUME_SECONDS
-        database.execute("delete from answers where time < ?", (old,))
+    if gathered.time:
+        # Who has not asked again by now does not ask any more; but the clock may have been set.
+        database.execute(
+            "delete from answers where time < ? and rowid <= (select max(rowid) from answers) - ?",
+            (gathered.time - 2 * RESUME_SECONDS, ANSWERS_KEPT),
+        )
 
 
 def _forget(database: sqlite3.Connection, retention: Retention) -> None:

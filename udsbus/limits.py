@@ -156,6 +156,10 @@ RESTART_MOST: Final = 30.0
 """Seconds that such a wait grows to."""
 HISTORY_SECONDS: Final = 7 * 24 * 3600.0
 """How long the database keeps the history of changes, unless `serve` says otherwise."""
+FOLD_SECONDS: Final = 5.0
+"""How often a broker without a standby looks whether there is something to fold."""
+HISTORY_BYTES: Final = 256 * MIB
+"""And how many bytes of values, before and after."""
 SNAPSHOTS_KEPT: Final = 7
 """Snapshots on schedule; those that somebody asked for stay."""
 HISTORY_CHANGES: Final = 1_000_000

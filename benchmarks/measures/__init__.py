@@ -6,6 +6,7 @@ from ..bench import Measure
 from . import (
     alone,
     batches,
+    busy,
     correctness,
     durability,
     floor,
@@ -30,6 +31,7 @@ MEASURES: dict[str, Measure] = {
     "journal": durability.measure_beside_redis,
     "correctness": correctness.measure,
     "takeover": recovery.measure_takeover,
+    "busy": busy.measure,
     "restart": recovery.measure_restart,
     "interest": interest.measure,
     "floor": floor.measure,

@@ -16,7 +16,8 @@ import pytest
 from tests.harness import BrokerProcess, RawClient, running_broker, wait_until
 from udsbus.errors import BrokerUnavailable
 from udsbus.journal import Recovery, StateDirectory
-from udsbus.journal.repair import check
+from udsbus.journal.folding import fold
+from udsbus.journal.repair import check, repair
 from udsbus.messages import Change
 from udsbus.version import PROTOCOL_VERSION
 
@@ -156,11 +157,10 @@ def test_when_it_is_on_the_disk(address: str, state: Path, durability: str) -> N
             if durability == "disk":
                 assert journal["synced"] == journal["position"]
 
-        def synced() -> bool:
-            journal = client.call("info")["journal"]
-            return bool(journal["synced"] == journal["position"])
-
-        wait_until(synced, "the journal on the disk")
+        written = client.call("info")["journal"]["position"]
+        wait_until(
+            lambda: client.call("info")["journal"]["synced"] >= written, "the journal on the disk"
+        )
 
 
 def test_without_durability_nothing_is_kept(address: str, state: Path) -> None:
@@ -215,6 +215,78 @@ def test_a_damaged_journal_stops_the_start(address: str, state: Path) -> None:
         BrokerProcess(address, durability="process", state=state)
     assert not os.path.exists(address)
     assert segment.read_bytes() == data
+
+
+def flip(path: Path, at: int) -> None:
+    data = bytearray(path.read_bytes())
+    data[at] ^= 1
+    path.write_bytes(data)
+
+
+@pytest.mark.parametrize("how", ["idle", "started again"])
+def test_what_is_on_the_disk_is_known_to_be(address: str, state: Path, how: str) -> None:
+    """Damage of it is no torn tail, though nothing was written after it."""
+    with keeping(address, state) as broker, broker.connect() as client:
+        for number in range(20):
+            client.call("set", f"key/{number}", b"\x01")
+        written = client.call("info")["journal"]["position"]
+        if how == "idle":
+            wait_until(
+                lambda: client.call("info")["journal"]["synced"] >= written, "the disk to have it"
+            )
+        broker.kill()
+    if how == "started again":
+        with keeping(address, state) as broker:
+            broker.kill()
+    first = state / "journal-00000001.log"
+    whole = first.read_bytes()
+    flip(first, len(whole) // 2)
+    with pytest.raises(RuntimeError, match="JournalDamaged"):
+        BrokerProcess(address, durability="process", state=state)
+    if how == "started again":
+        first.unlink()
+        with pytest.raises(RuntimeError, match=r"JournalDamaged.*missing"):
+            BrokerProcess(address, durability="process", state=state)
+
+
+def test_a_transaction_that_only_reads_changes_nothing_on_a_full_disk(
+    address: str, state: Path
+) -> None:
+    """Not even what is due expires, which the journal could not take."""
+    with keeping(address, state) as broker, broker.connect() as client:
+        client.call("set", "a", b"\x01", {"ttl": 0.2})
+        client.call("set", "b", b"\x01")
+        with full_disk(broker, state):
+            assert not writable(client)
+            wait_until(lambda: client.call("get", "a") is None, "the end of its time")
+            reads = [["get", "a"], ["get", "b"]]
+            assert client.call("transaction", [["a", 0]], reads) == [2, [None, b"\x01"]]
+            assert client.call("ping") == 2
+        wait_until(lambda: writable(client), "room again")
+
+
+def test_after_a_repair_nobody_goes_on_as_if_nothing_was(address: str, state: Path) -> None:
+    """Clients have seen what is no more: for them it is another bus, with later revisions."""
+    with keeping(address, state) as broker, broker.connect() as client:
+        for number in range(20):
+            client.call("set", f"key/{number}", b"\x01")
+        before = client.call("hello", PROTOCOL_VERSION)
+        broker.stop()
+    flip(state / "journal-00000001.log", 600)
+    directory = StateDirectory(str(state))
+    assert len(repair(directory)) == 1
+    directory.close()
+    for _ in range(2):
+        with keeping(address, state) as broker, broker.connect() as client:
+            after = client.call("hello", PROTOCOL_VERSION)
+            assert after["bus"] != before["bus"]
+            assert after["revision"] >= before["revision"] > 0
+            if after["revision"] != before["revision"]:
+                watch = client.call("watch", "**", {"from_revision": before["revision"]})
+                assert watch[2] is None
+            assert 0 < client.call("info")["keys"] < 20
+            fold(str(state))
+        before["revision"] = after["revision"]
 
 
 def test_a_large_turn_is_more_than_one_record(address: str, state: Path) -> None:

@@ -87,10 +87,11 @@ def test_the_next_broker(address: str, runtime: Path, method: str, durability: s
         assert ask(again, 13, "increment", "another") == [None, 1]
 
 
-def test_what_was_refused_is_carried_out_anew(broker: BrokerProcess) -> None:
-    """It has changed nothing, so nothing would be done twice."""
+def test_what_was_refused_is_refused_again(broker: BrokerProcess) -> None:
+    """Though it would succeed now: it must not happen after what was asked later. Reads are new."""
     with prepare(broker) as client:
-        assert ask(client, 12, "set", "a", b"\x01", {"if_revision": 7})[0][0] == 5
+        refused = ask(client, 12, "set", "a", b"\x01", {"if_revision": 7})
+        assert refused[0][0] == 5
         assert ask(client, 13, "get", "there") == [None, b"\x01"]
         with broker.connect() as other:
             for number in range(5):
@@ -98,8 +99,80 @@ def test_what_was_refused_is_carried_out_anew(broker: BrokerProcess) -> None:
             assert other.call("set", "there", b"\x07") == 8
         with broker.connect() as again:
             greet(again)
-            assert ask(again, 12, "set", "a", b"\x01", {"if_revision": 7}) == [None, 9]
+            assert ask(again, 12, "set", "a", b"\x01", {"if_revision": 7}) == refused
             assert ask(again, 13, "get", "there") == [None, b"\x07"]
+
+
+@pytest.mark.parametrize("end", ["lost connection", "kill"])
+def test_what_changed_nothing_does_not_happen_later(address: str, runtime: Path, end: str) -> None:
+    """Asked again with what came after it, in order: it has its old answer, as that has."""
+    options: dict[str, Any] = {"durability": "process", "state": runtime / "state"}
+    asked: list[tuple[str, list[Any]]] = [
+        ("delete", ["a"]), ("set", ["b", b"\x01", {"if_revision": 99}]), ("set", ["a", b"\x01"]),
+    ]  # fmt: skip
+    with running_broker(address, **options) as broker:
+        with broker.connect() as client:
+            greet(client)
+            first = [
+                ask(client, msgid, method, *params)
+                for msgid, (method, params) in enumerate(asked, 20)
+            ]
+            if end == "kill":
+                broker.kill()
+            else:
+                client.close()
+        if end == "lost connection":
+            _again(broker, asked, first)
+    if end == "kill":
+        with running_broker(address, **options) as broker:
+            _again(broker, asked, first)
+
+
+def _again(broker: BrokerProcess, asked: list[tuple[str, list[Any]]], first: list[Any]) -> None:
+    with broker.connect() as again:
+        greet(again)
+        answers = [
+            ask(again, msgid, method, *params) for msgid, (method, params) in enumerate(asked, 20)
+        ]
+        assert answers == first
+        assert again.call("get", "a") == b"\x01"
+        assert ask(again, 23, "increment", "n") == [None, 1]
+
+
+def test_answers_of_who_only_moves_deadlines(address: str, runtime: Path) -> None:
+    """They are introduced to the journal with their answers, not only with changes."""
+    options: dict[str, Any] = {"durability": "process", "state": runtime / "state"}
+    with running_broker(address, **options) as broker:
+        with broker.connect() as other, broker.connect() as client:
+            other.call("set", "lease", b"\x01", {"ttl": 1000})
+            greet(client)
+            assert ask(client, 12, "persist", "lease") == [None, True]
+            broker.kill()
+    with running_broker(address, **options) as broker, broker.connect() as again:
+        greet(again)
+        assert ask(again, 12, "persist", "lease") == [None, True]
+
+
+def test_both_connections_of_a_lane_in_one_turn(stepped: SteppedBroker) -> None:
+    """What the old one was just answered, the new one is answered too."""
+    old, connection = stepped.accepted()
+    new, another = stepped.accepted()
+    turn = stepped.turn
+    turn.take_lane(connection.number, ("s", 1), 2, 0.0)
+    old.send([0, 2, "increment", ["n"]])
+    new.send([0, 2, "increment", ["n"]])
+    for one in (connection, another):
+        if one is another:
+            turn.take_lane(another.number, ("s", 1), 2, 0.0)
+        turn._read(one, 1, 1_000.0)
+    turn._finish(1_000.0)
+    assert stepped.receive(new) == [1, 2, None, 1]
+
+
+def test_a_connection_keeps_its_lane(broker: BrokerProcess) -> None:
+    with prepare(broker) as client:
+        options = LANE | {"lane": 7}
+        assert client.refused("hello", PROTOCOL_VERSION, options)[2]["error"] == "invalid_request"
 
 
 def test_only_so_many_answers_are_kept(broker: BrokerProcess) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import datetime
 import sqlite3
+import time
 from collections.abc import Iterator
 from decimal import Decimal
 from pathlib import Path
@@ -21,7 +22,7 @@ from udsbus.broker.durability import open_state
 from udsbus.broker.lanes import Lanes
 from udsbus.engine import Engine
 from udsbus.errors import Error, JournalDamaged
-from udsbus.journal import FileJournal, StateDirectory
+from udsbus.journal import FileJournal, StateDirectory, folding
 from udsbus.journal.database import path_in
 from udsbus.journal.folding import Retention, fold
 from udsbus.journal.repair import check, repair
@@ -220,7 +221,8 @@ def test_a_damaged_segment_is_for_the_broker_to_stop_at(bus: Bus) -> None:
     data = bytearray(second.read_bytes())
     data[-2] ^= 1
     second.write_bytes(data)
-    assert fold(str(bus.path)) == 1
+    with pytest.raises(JournalDamaged, match="nothing more is folded"):
+        fold(str(bus.path))
     assert second.exists()
     assert rows(bus.path, "select text from entries") == [("1",)]
     with pytest.raises(JournalDamaged):
@@ -235,8 +237,6 @@ def test_a_damaged_segment_is_for_the_broker_to_stop_at(bus: Bus) -> None:
 
 def test_time_to_live_across_a_reboot(bus: Bus, monkeypatch: pytest.MonkeyPatch) -> None:
     """The clock of deadlines begins anew; what is left is told by the time of day."""
-    import time
-
     now = time.monotonic()
     bus.do(m.Set("folded", value(1), 100.0), m.Set("forever", value(1)), now=now)
     bus.restart()
@@ -281,6 +281,86 @@ def test_history_is_kept_as_long_as_asked(bus: Bus, retention: Retention, kept: 
     else:  # a watch that resumes is not told half of what it missed
         assert log.since(10, matcher("**")) is None
         assert log.since(13, matcher("**")) == []
+
+
+def test_history_has_a_bound_in_bytes(bus: Bus, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("udsbus.journal.folding.HISTORY_BYTES", 30_000)
+    for number in range(40):
+        bus.do(m.Set("a", value("x" * 1_000)), m.Set(f"b/{number}", value(number)))
+    bus.restart()
+    fold(str(bus.path))
+    (size,) = rows(bus.path, "select sum(length(ifnull(before, '')) + length(after)) from changes")
+    assert 25_000 < size[0] <= 30_000
+    (newest,) = rows(bus.path, "select max(revision) from changes")
+    assert newest == (bus.engine.revision,)
+    bus.restart()
+    assert bus.engine.log.since(10, matcher("**")) is None
+
+
+def test_deadlines_of_several_boots(bus: Bus, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each segment is of one boot; the database tells all deadlines on the clock of the last."""
+    now = time.monotonic()
+    bus.do(m.Set("old", value(1), 100.0), m.Set("forever", value(1)), now=now)
+    bus.restart()
+    fold(str(bus.path))
+    for number in (1, 2):
+        # Another boot, in which the clock begins anew.
+        shift = now - 50.0 * number
+        for module in ("broker.durability", "journal.database", "journal.journal"):
+            monkeypatch.setattr(
+                f"udsbus.{module}.monotonic", lambda shift=shift: time.monotonic() - shift
+            )
+        monkeypatch.setattr("udsbus.broker.durability.boot_id", lambda n=number: f"boot {n}")
+        monkeypatch.setattr("udsbus.journal.journal.boot_id", lambda n=number: f"boot {n}")
+        bus.restart()
+        bus.do(m.Set(f"new/{number}", value(1), 100.0), now=time.monotonic() - shift)
+        bus.restart()
+        fold(str(bus.path))
+        bus.restart()
+        entries = bus.engine.keyspace.entries
+        assert entries["forever"][2] is None
+        for key in ("old", *(f"new/{n}" for n in range(1, number + 1))):
+            deadline = entries[key][2]
+            assert deadline is not None
+            assert 95 < deadline - (time.monotonic() - shift) < 101, (number, key)
+
+
+def test_what_a_failed_write_left_behind_is_not_folded(bus: Bus) -> None:
+    """It stands beyond the place where the next segment begins."""
+    bus.do(m.Set("a", value(1)))
+    journal = bus.journal
+    cut_at = journal.position
+    bus.do(m.Set("refused", value(1)))
+    # As if the write had failed and could not be cut off: another segment goes on before it.
+    journal._end = cut_at
+    journal._begin_segment()
+    bus.engine.revision = 11
+    bus.do(m.Set("acknowledged", value(1)))
+    journal._begin_segment()
+    fold(str(bus.path))
+    assert {key for (key,) in rows(bus.path, "select key from entries")} == {"a", "acknowledged"}
+
+
+def test_segments_go_as_soon_as_they_are_folded(bus: Bus, monkeypatch: pytest.MonkeyPatch) -> None:
+    """On a disk that is nearly full the next one needs the room."""
+    for number in range(3):
+        bus.do(m.Set("a", value(number)))
+        bus.restart()
+    real = folding._fold_one
+    calls = 0
+
+    def failing(*arguments: Any) -> bool:
+        nonlocal calls
+        calls += 1
+        if calls == 2:
+            raise sqlite3.OperationalError("database or disk is full")
+        return real(*arguments)
+
+    monkeypatch.setattr(folding, "_fold_one", failing)
+    before = len(segments(bus.path))
+    with pytest.raises(sqlite3.OperationalError):
+        fold(str(bus.path))
+    assert len(segments(bus.path)) == before - 1
 
 
 def test_only_so_many_changes_are_taken_into_the_log(bus: Bus) -> None:

@@ -24,7 +24,7 @@ from udsbus.journal.records import (
 )
 from udsbus.messages import UPDATED, Answered, Change, DeadlineMoved, Writer
 
-HEADER = Header(3, 12_345, "a bus", 77, "boot", "0.1.0")
+HEADER = Header(3, 12_345, 12_000, "a bus", 77, "boot", "0.1.0")
 TURN = Turn(
     1.5,
     2.5,

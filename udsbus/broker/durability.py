@@ -6,6 +6,7 @@ second when it could not be written.
 
 from __future__ import annotations
 
+import json
 import logging
 from time import monotonic, time
 from typing import Literal
@@ -14,10 +15,13 @@ import anyio
 import anyio.to_thread
 
 from ..engine import Engine
+from ..interpreter import environment, python
 from ..journal import FileJournal, Header, JournalTurn, Recovery, StateDirectory, boot_id
 from ..journal.database import about, answers, entries, latest_changes, opened
+from ..journal.directory import list_segments
+from ..journal.folding import AGAIN_SECONDS, Retention
 from ..journal.snapshot import restore_snapshot
-from ..limits import CHANGE_LOG_CHANGES, SYNC_SECONDS
+from ..limits import CHANGE_LOG_CHANGES, FOLD_SECONDS, SYNC_SECONDS
 from ..messages import Change, DeadlineMoved, Writer
 from ..wire import values
 from .lanes import Lanes
@@ -55,7 +59,13 @@ def open_state(
         _load(path, boot, engine, lanes)
         segment = 0
         writers: dict[int, Writer] = {}
+        history = recovery.folded_bus
         for header, turn in recovery:
+            if header.bus != history:
+                if history is not None:  # the journal was repaired here
+                    engine.begin_again(header.first_revision)
+                    lanes.clear()
+                history = header.bus
             engine.replay(_on_our_clock(header, turn, boot))
             if header.segment != segment:
                 segment, writers = header.segment, {}
@@ -64,6 +74,7 @@ def open_state(
                 writer = writers.get(origin)
                 if writer is not None and writer.session is not None:
                     lanes.restore((writer.session, writer.lane), msgid, response, monotonic())
+        engine.changes = 0  # it counts those of this broker
         journal = FileJournal(
             directory,
             durability,
@@ -73,7 +84,8 @@ def open_state(
             first_revision=first_revision,
         )
     except BaseException:
-        directory.close()
+        if lock is None:  # else there may be another attempt with it
+            directory.close()
         raise
     if recovery.position:
         log.info(
@@ -145,3 +157,17 @@ class JournalCare:
                     turn.refuse_writes(journal.sync_failed(error))
                 else:
                     journal.end_sync(sync)
+
+
+async def fold_beside(state: str, retention: Retention) -> None:
+    """For a broker without a standby: have closed segments folded, each time by a process of its
+    own, since a thread would take the interpreter from the turn."""
+    command = [*python(), "-m", "udsbus.journal", state, json.dumps(retention)]
+    while True:
+        await anyio.sleep(FOLD_SECONDS)
+        if len(list_segments(state)) > 1:
+            done = await anyio.run_process(
+                command, check=False, env=environment(), stdout=None, stderr=None
+            )
+            if done.returncode:
+                await anyio.sleep(AGAIN_SECONDS)

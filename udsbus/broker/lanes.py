@@ -23,7 +23,7 @@ Key = tuple[str, int]
 
 
 class Lane:
-    __slots__ = ("answers", "connection", "key", "resuming")
+    __slots__ = ("answers", "connection", "key", "newest", "resuming", "unkept")
 
     def __init__(self, key: Key, unanswered: int) -> None:
         self.key = key
@@ -33,14 +33,29 @@ class Lane:
         """The connection that it goes over now."""
         self.resuming = False
         """Whether what comes in may have been answered before."""
+        self.newest = 0
+        """The last msgid that was answered when the connection began."""
+        self.unkept: list[tuple[int, bytes]] = []
+        """Those of `answers` that are not in the journal, because nothing changed with them. They
+        go there with the next that does: who asks again for both must not have the earlier one
+        carried out after the later one."""
 
     def answer(self, msgid: int) -> bytes | None:
         """The response that was given before, if `msgid` was answered before."""
-        newest = self.answers[-1][0]
-        if 0 < (msgid - newest) & MSGID_MOST <= MSGID_MOST // 2:  # beyond what is known: all is new
+        if (
+            0 < (msgid - self.newest) & MSGID_MOST <= MSGID_MOST // 2
+        ):  # beyond what is known: all is new
             self.resuming = False
             return None
         return next((response for known, response in self.answers if known == msgid), None)
+
+    def keep(self, msgid: int, response: bytes) -> None:
+        self.answers.append((msgid, response))
+
+    def take_back(self, msgid: int) -> None:
+        """What was just kept was never answered."""
+        if self.answers and self.answers[-1][0] == msgid:
+            self.answers.pop()
 
 
 class Lanes:
@@ -65,7 +80,8 @@ class Lanes:
             lane.answers = deque(lane.answers, unanswered)
         self._left.pop(key, None)
         before, lane.connection = lane.connection or 0, connection
-        lane.resuming = bool(lane.answers)
+        if lane.answers:
+            lane.resuming, lane.newest = True, lane.answers[-1][0]
         return lane, before
 
     def leave(self, lane: Lane, connection: int, now: float) -> None:
@@ -84,6 +100,11 @@ class Lanes:
         self._left.pop(key, None)
         self._left[key] = now + RESUME_SECONDS
         self._forget(now)
+
+    def clear(self) -> None:
+        """Forget all of them; none has a connection yet."""
+        self._lanes.clear()
+        self._left.clear()
 
     def _forget(self, now: float) -> None:
         while self._left:

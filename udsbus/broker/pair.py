@@ -34,7 +34,14 @@ import anyio
 
 from ..interpreter import environment
 from ..journal.folding import Folder, Retention
-from ..limits import BEAT_SECONDS, CRASH_SECONDS, CRASHES_FREE, RESTART_MOST
+from ..limits import (
+    BEAT_SECONDS,
+    CRASH_SECONDS,
+    CRASHES_FREE,
+    DRAIN_SECONDS,
+    RESTART_MOST,
+    START_SECONDS,
+)
 from ..wire.values import decode
 
 log = logging.getLogger("udsbus.broker")
@@ -42,6 +49,7 @@ log = logging.getLogger("udsbus.broker")
 BEAT = b"."
 READY = b"r"
 """The standby to the broker: it could take over now."""
+OF_TERMINALS = (signal.SIGINT, signal.SIGHUP)
 GO = b"g"
 """The broker to the standby: it ends on purpose, and the other shall serve."""
 
@@ -103,7 +111,7 @@ class Guard:
         self._link: socket.socket | None = None
         self._deaths = 0
         self._hung_seconds = hung_seconds
-        self._renewing = False
+        self._candidate: tuple[subprocess.Popen[bytes], socket.socket] | None = None
 
     @property
     def ready_pid(self) -> int | None:
@@ -130,13 +138,19 @@ class Guard:
                 await anyio.sleep(delay)
 
     def _start(self) -> None:
+        self._process, self._link = self._launch()
+        self.pid = self._process.pid
+        self.ready = anyio.Event()
+
+    def _launch(self) -> tuple[subprocess.Popen[bytes], socket.socket]:
+        """Another standby, and the link to it."""
         ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         with theirs:
             inherited = Inherited(
                 *self._left, theirs.fileno(), os.getpid(), self._started, self._crashes
             )
             try:
-                self._process = subprocess.Popen(
+                process = subprocess.Popen(
                     [*self._command, inherited.as_text()],
                     env=environment(),
                     pass_fds=[*self._descriptors, *self._also, theirs.fileno()],
@@ -146,9 +160,7 @@ class Guard:
                 ours.close()
                 raise
         ours.setblocking(False)
-        self._link = ours
-        self.pid = self._process.pid
-        self.ready = anyio.Event()
+        return process, ours
 
     async def _keep_company(self) -> None:
         """Until the standby is dead."""
@@ -164,8 +176,7 @@ class Guard:
                 await anyio.wait_readable(self._link)
             said = _received(self._link)
             if said is None:
-                if not self._renewing:
-                    log.warning("the standby, pid %s, is dead; starting another", self.pid)
+                log.warning("the standby, pid %s, is dead; starting another", self.pid)
                 break
             if READY in said:
                 self.ready.set()
@@ -177,17 +188,39 @@ class Guard:
         self.dismiss()
 
     async def renew(self) -> None:
-        """A new standby in the place of the one that is there; returns when it is ready."""
-        before = self.pid
-        self._renewing = True
-        if self._process is not None:
-            self._process.kill()
-        while self.pid == before or not self.ready.is_set():
-            await anyio.sleep(0.01)
+        """Start another standby, from the program as it is now on the disk, for it to take over.
+
+        The one that is there stays until the new one is ready. Raises TimeoutError if that does not
+        come to be, and nothing has changed.
+        """
+        process, link = self._launch()
+        try:
+            with anyio.fail_after(START_SECONDS):
+                said: bytes | None = b""
+                while said is not None and READY not in said:
+                    await anyio.wait_readable(link)
+                    said = _received(link)
+                if said is None:
+                    raise TimeoutError
+        except BaseException:
+            process.kill()
+            process.wait()
+            link.close()
+            raise
+        self._candidate = process, link
 
     def hand_over(self) -> None:
-        """The standby shall serve as soon as this process is gone."""
-        if self._link is not None:
+        """The standby that `renew` has started shall serve as soon as this process is gone."""
+        assert self._candidate is not None
+        self.dismiss()
+        self._process, self._link = self._candidate
+        with contextlib.suppress(OSError):
+            self._link.send(GO)
+
+    def make_sure(self) -> None:
+        """After `hand_over`, last of all: if the standby has died meanwhile, start another."""
+        if self._process is not None and self._process.poll() is not None:
+            self._process, self._link = self._launch()
             with contextlib.suppress(OSError):
                 self._link.send(GO)
 
@@ -229,8 +262,8 @@ class StandBy:
     def wait(self) -> int:
         """Returns when this process has to serve: how many brokers have died soon after they began,
         one after the other."""
-        for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
-            signal.signal(number, signal.SIG_IGN)  # the broker gets them too, and tells us
+        # A terminal sends these to the broker too, which then ends us. SIGTERM is for us alone.
+        before = {number: signal.signal(number, signal.SIG_IGN) for number in OF_TERMINALS}
         why = self._watch()
         begun = monotonic()
         self._kill()
@@ -251,8 +284,8 @@ class StandBy:
                     crashes, delay,
                 )  # fmt: skip
                 sleep(delay)
-        for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
-            signal.signal(number, signal.SIG_DFL)
+        for number, handler in before.items():
+            signal.signal(number, handler)
         return crashes
 
     def _watch(self) -> str:
@@ -279,7 +312,7 @@ class StandBy:
             going = going or GO in said
             if said:
                 heard = now
-            elif now - heard > self._hung_seconds:
+            elif now - heard > self._hung_seconds + (going and DRAIN_SECONDS):
                 return f"has said nothing for {now - heard:.1f} s"
 
     def _say(self, word: bytes) -> None:

@@ -9,10 +9,11 @@ import resource
 import secrets
 import signal
 import socket
+import sqlite3
 from collections.abc import Callable
 from functools import partial
 from importlib import import_module
-from time import monotonic, time
+from time import monotonic, sleep, time
 from typing import Any, Literal, NamedTuple
 
 import anyio
@@ -20,18 +21,18 @@ import anyio.abc
 
 from .. import messages as m
 from ..engine import Engine
-from ..errors import LimitExceeded, ProtocolError
+from ..errors import Error, LimitExceeded, ProtocolError
 from ..journal import Durability, FileJournal, MemoryJournal
 from ..journal.folding import KEEP_USUAL, Retention
-from ..limits import HUNG_SECONDS, LIMITS, NAME_BYTES, SESSION_BYTES, UNANSWERED_MOST
+from ..limits import CRASHES_FREE, HUNG_SECONDS, LIMITS, NAME_BYTES, SESSION_BYTES, UNANSWERED_MOST
 from ..version import PROTOCOL_VERSION, __version__
 from ..wire import values
 from . import turn as turn_module
-from .durability import JournalCare, open_state
+from .durability import JournalCare, fold_beside, open_state
 from .hub import Hub, best_hub
 from .lanes import Lanes
 from .listener import Listener
-from .pair import Guard, Inherited, StandBy
+from .pair import Guard, Inherited, StandBy, backoff
 from .statistics import Statistics
 from .supervised import notify
 from .turn import Turn
@@ -67,6 +68,8 @@ class Settings(NamedTuple):
     retention: Retention = KEEP_USUAL
     snapshot: str | None = None
     """Begin with what this file holds."""
+    folds: bool = False
+    """Without a standby, let a process of its own fold the journal now and then."""
     given: int | None = None
     """A socket that listens at the address already, from a service manager."""
 
@@ -117,7 +120,10 @@ class Broker:
                     settings.snapshot if inherited is None else None,
                 )
             except BaseException:
-                listener.close()
+                if inherited is None:
+                    listener.close()
+                else:  # there may be another attempt with it
+                    listener.socket.detach()
                 raise
             self._bus = self._journal.bus
         self.turn = Turn(
@@ -130,7 +136,7 @@ class Broker:
             self._statistics,
         )
         self._taken_over = inherited is not None
-        self._handing_over = False
+        self.handing_over = False
         self._guard: Guard | None = None
         if settings.standby and self._journal is not None:
             self._guard = Guard(
@@ -148,7 +154,7 @@ class Broker:
         """Serve until SIGTERM, SIGINT or the end of the lifeline, then shut down in order; or until
         SIGUSR2, then hand over to the standby."""
         async with anyio.create_task_group() as tasks:
-            await tasks.start(self._obey_signals)
+            await tasks.start(self._obey_signals, tasks)
             if self.settings.lifeline is not None:
                 lifeline = socket.socket(fileno=self.settings.lifeline)
                 if not self._taken_over:
@@ -158,37 +164,51 @@ class Broker:
                 tasks.start_soon(JournalCare(self._journal, self.turn).run)
             if self._guard is not None:
                 tasks.start_soon(self._guard.run)
+            elif self._journal is not None and self.settings.folds:
+                tasks.start_soon(fold_beside, self.settings.state, self.settings.retention)
             started()
             notify(READY=1, MAINPID=os.getpid(), STATUS=f"serving {self.settings.address}")
             await self.turn.run()
             tasks.cancel_scope.cancel()
-        if not self._handing_over:
+        if not self.handing_over:
             notify(STOPPING=1)
         if self._guard is not None:
-            if self._handing_over:
+            if self.handing_over:
                 self._guard.hand_over()
             else:
                 self._guard.dismiss()
-        await self.turn.shut_down(hand_over=self._handing_over)
+        await self.turn.shut_down(hand_over=self.handing_over)
+        if self._guard is not None and self.handing_over:
+            self._guard.make_sure()
 
-    async def _obey_signals(self, *, task_status: anyio.abc.TaskStatus[None]) -> None:
-        with anyio.open_signal_receiver(signal.SIGTERM, signal.SIGINT, signal.SIGUSR2) as signals:
+    async def _obey_signals(
+        self, tasks: anyio.abc.TaskGroup, *, task_status: anyio.abc.TaskStatus[None]
+    ) -> None:
+        ends = [signal.SIGTERM, signal.SIGINT]
+        if signal.getsignal(signal.SIGHUP) != signal.SIG_IGN:  # as `nohup` leaves it
+            ends.append(signal.SIGHUP)
+        with anyio.open_signal_receiver(*ends, signal.SIGUSR2) as signals:
             task_status.started()
             async for number in signals:
                 if number == signal.SIGUSR2:
-                    await self._hand_over()
+                    tasks.start_soon(self._hand_over)
                 else:
                     log.info("stopping: %s", signal.Signals(number).name)
-                self.turn.stop()
+                    self.turn.stop()
 
     async def _hand_over(self) -> None:
         """To a new standby, which is the program as it is now on the disk."""
         if self._guard is None:
-            log.error("asked to hand over, but there is no standby; stopping")
+            log.error("asked to hand over, but this broker runs alone")
             return
         log.info("handing over to a new process")
-        await self._guard.renew()
-        self._handing_over = True
+        try:
+            await self._guard.renew()
+        except (TimeoutError, OSError) as error:
+            log.error("the new process did not get ready, so this one goes on: %s", error)
+            return
+        self.handing_over = True
+        self.turn.stop()
 
     async def _stop_without(self, lifeline: socket.socket) -> None:
         """Whoever started us holds the other end; when the last holder is gone, so are we."""
@@ -279,8 +299,9 @@ def run(
     settings: Settings,
     started: Callable[[], None] = lambda: None,
     inherited: Inherited | None = None,
-) -> None:
-    """Serve in this thread until stopped. `started` is called when clients can connect.
+) -> bool:
+    """Serve in this thread until stopped. `started` is called when clients can connect. Returns
+    whether it is over: False if another process goes on.
 
     With what it has `inherited`, stand by first until it has to serve.
     """
@@ -291,8 +312,25 @@ def run(
         crashes = standing_by.wait()
     _raise_descriptor_limit()
     _collect_seldom()
-    broker = Broker(settings, inherited, crashes)
+    broker = _taken_over(settings, inherited, crashes) if inherited else Broker(settings)
     anyio.run(partial(broker.serve, started), backend=settings.backend)
+    return not broker.handing_over
+
+
+def _taken_over(settings: Settings, inherited: Inherited, crashes: int) -> Broker:
+    """A broker that goes on; tried again and again if the system does not let it (a full disk,
+    say), while clients wait in the listen queue."""
+    attempts = 0
+    while True:
+        try:
+            return Broker(settings, inherited, crashes)
+        except (OSError, sqlite3.OperationalError) as error:
+            if isinstance(error, Error):
+                raise
+            attempts += 1
+            delay = backoff(CRASHES_FREE + attempts)
+            log.error("cannot take over yet: %s; trying again in %g s", error, delay)
+            sleep(delay)
 
 
 def _collect_seldom() -> None:

@@ -24,7 +24,7 @@ import anyio
 import anyio.lowlevel
 
 from ..engine import Engine
-from ..errors import StorageFailed
+from ..errors import InvalidRequest, StorageFailed
 from ..journal import Journal
 from ..limits import (
     ACCEPTS_PER_TURN,
@@ -222,8 +222,11 @@ class Turn:
         if self._fanned_out:
             effects = self._fanned_out + effects
         if effects:
+            answered = self._answered
+            if self._durable and answered:
+                answered = self._with_unkept()
             try:
-                self._journal.append(effects, self._answered, now)
+                self._journal.append(effects, answered, now)
             except StorageFailed as failure:
                 self._take_back(failure)
                 return
@@ -241,10 +244,23 @@ class Turn:
         self._engine.settle()
         self._executed.clear()
         if self._answered:
-            for lane, answered in zip(self._answered_lanes, self._answered, strict=True):
-                lane.answers.append((answered[1], answered[2]))
+            if not effects and self._durable:
+                for lane, (_, msgid, response) in zip(
+                    self._answered_lanes, self._answered, strict=True
+                ):
+                    lane.unkept = [*lane.unkept, (msgid, response)][-(lane.answers.maxlen or 1) :]
             self._answered.clear()
             self._answered_lanes.clear()
+
+    def _with_unkept(self) -> list[Answered]:
+        """The answers of this turn, and before them those of the same lanes that were not worth a
+        record of their own."""
+        found: list[Answered] = []
+        for lane, answered in zip(self._answered_lanes, self._answered, strict=True):
+            if lane.unkept:
+                found += [Answered(answered[0], *unkept) for unkept in lane.unkept]
+                lane.unkept = []
+        return found + self._answered
 
     def _take_back(self, failure: StorageFailed) -> None:
         """Undo this turn, and have its requests carried out again in the next, without writes.
@@ -254,6 +270,10 @@ class Turn:
         """
         self._engine.undo()
         self._fanned_out = []
+        for lane, answered in zip(
+            reversed(self._answered_lanes), reversed(self._answered), strict=True
+        ):
+            lane.take_back(answered[1])
         self._answered.clear()
         self._answered_lanes.clear()
         for connection in self._touched:
@@ -282,7 +302,7 @@ class Turn:
         """Let a connection go on with a lane; if another has it, that one ends."""
         connection = self.connections[number]
         if connection.lane is not None and connection.lane.key != key:
-            self._lanes.leave(connection.lane, number, now)
+            raise InvalidRequest("this connection has a lane already; open another for another")
         connection.lane, before = self._lanes.take(key, unanswered, number, now)
         if before and before != number:
             self._end(
@@ -292,7 +312,7 @@ class Turn:
 
     def refuse_writes(self, failure: StorageFailed | None) -> None:
         """Answer each request that would change something with `failure`; None: no longer."""
-        self._refusing = failure is not None
+        self._refusing = self._engine.frozen = failure is not None
         self._answering.refuse_writes(failure)
         self._wake()  # for what should have expired meanwhile
 
@@ -357,14 +377,17 @@ class Turn:
                 lane = connection.lane
                 reply = lane.answer(msgid) if lane is not None and lane.resuming else None
                 if reply is None:
+                    failed = False
                     try:
                         result = answering.answer(routes, number, now, name, params)
                         reply = encode_result(msgid, result)
-                        if lane is not None and name in ANSWERS_KEPT:
-                            self._answered.append(_new(Answered, (number, msgid, reply)))
-                            self._answered_lanes.append(lane)
                     except Exception as failure:
+                        failed = isinstance(failure, StorageFailed)  # which may be otherwise later
                         reply = encode_error(msgid, answering.refused(number, name, failure))
+                    if lane is not None and name in ANSWERS_KEPT and not failed:
+                        lane.keep(msgid, reply)
+                        self._answered.append(_new(Answered, (number, msgid, reply)))
+                        self._answered_lanes.append(lane)
                 output.append(reply)
                 size += len(reply)
             elif kind == RESPONSE:

@@ -52,11 +52,10 @@ def check_command(state: str | None, as_json: bool) -> int:
     from ..journal.repair import check
 
     directory = _directory(state)
-    try:
-        report = check(directory)
-    except FileNotFoundError:
+    if not os.path.isdir(directory):
         complain(f"there is no state in {directory}")
         return ABSENT
+    report = check(directory)
     rows = _rows(directory, report)
     if as_json:
         write_line(json_of({name.replace(" ", "_"): value for name, value in rows}))

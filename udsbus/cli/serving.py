@@ -57,8 +57,13 @@ def takeover_command() -> int:
     until = monotonic() + seconds
     bus = Asker(where, seconds)
     before = bus.ask(requests.info())
-    if before["standby"] is None and before["durability"] == "none":
+    if before["durability"] == "none":
         raise Conflict("this broker keeps nothing, so no other process can go on with its state")
+    while before["standby"] is None:
+        if monotonic() > until:
+            raise Conflict("this broker has no standby; was it started with --alone?")
+        sleep(0.05)
+        before = bus.ask(requests.info())
     os.kill(before["pid"], signal.SIGUSR2)
     epoch = bus.ask(requests.hello(None))["epoch"]
     while monotonic() < until:
@@ -175,6 +180,7 @@ def serve_command(
         durability=durability,  # type: ignore[arg-type]
         state=_state_directory(where, durability, state),
         standby=_standby_command(where) if pair else (),
+        folds=durability != "none" and not pair,
         hung_seconds=hung_after,
         retention=Retention(history, history_changes, history_of, snapshot_every, snapshots),
         given=None if given is None else given[0],
@@ -241,8 +247,8 @@ def _serve(
                     waiting.sendall(READY)
 
     try:
-        run(settings, started, inherited)
-        if settings.lifeline is not None:
+        over = run(settings, started, inherited)
+        if over and settings.lifeline is not None:
             _remove_traces(where)
     except BrokerUnavailable as error:
         # Not "no broker": there is one, and that is the trouble.

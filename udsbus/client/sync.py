@@ -411,8 +411,8 @@ class Client:
                 return call.read(connection.request(call, self.timeout, again))
             except ConnectionEnded as ended:
                 last = str(ended)  # not the exception: its traceback holds the connection
-                if ended.sent and not call.repeatable:
-                    again = ended.msgid
+                if again or (ended.sent and not call.repeatable):
+                    again = again or ended.msgid
                     connection = self._resume(connection, last, call.method == "publish")
                 else:
                     connection = self._own.connection = self._reconnect(connection)

@@ -57,6 +57,12 @@ class ChangeLog:
             self._bytes -= oldest_size
             self.forgotten = oldest[-1].revision
 
+    def forget_all(self, revision: int) -> None:
+        """Forget everything, up to `revision`."""
+        self._runs.clear()
+        self._count = self._bytes = 0
+        self.forgotten = revision
+
     def take_back(self, revision: int) -> None:
         """Forget what came after `revision`, because it never happened."""
         runs = self._runs

@@ -15,7 +15,7 @@ the change log and its effect; but for the commonest write, for which `_set` has
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from .. import messages as m
@@ -54,6 +54,8 @@ class Engine:
         """Those of the effects that the change log does not have yet: it gets them all at once."""
         self._undo: list[tuple[str, Entry | None]] | None = None
         """The entries that were there before what `settle` has not settled yet, if kept."""
+        self.frozen = False
+        """Nothing may change: what is due is absent, but does not expire."""
         self._undo_interest: list[Callable[[], object]] = []
         self._settled = (first_revision, 0)
         """The revision, and the number of changes, that `undo` goes back to."""
@@ -176,6 +178,12 @@ class Engine:
         self._log_changes()
         self.changes = 0
 
+    def begin_again(self, revision: int) -> None:
+        """What comes is another history, in which revisions begin later: nobody who has seen the
+        one before can go on with it."""
+        self.revision = self._first_revision = max(self.revision, revision)
+        self.log.forget_all(self.revision)
+
     def replay(self, changes: list[m.Change | m.DeadlineMoved]) -> None:
         """Change again what a journal tells of, in the order in which it happened.
 
@@ -234,7 +242,8 @@ class Engine:
         """The entry as a write must see it: one whose deadline has passed is expired first."""
         entry = self._entries.get(key)
         if entry is not None and entry[2] is not None and entry[2] <= now:
-            self._remove(key, m.EXPIRED, 0)
+            if not self.frozen:
+                self._remove(key, m.EXPIRED, 0)
             return None
         return entry
 
@@ -396,7 +405,12 @@ class Engine:
         for operation in operations:
             self._current(operation.key, now)
         revision = self.revision + 1
-        staged, results = plan(checks, operations, self._entries, self._numbers, revision, now)
+        entries: Mapping[str, Entry] = self._entries
+        if self.frozen:  # in which what is due is still there
+            keys = {key for key, _ in checks} | {operation.key for operation in operations}
+            live = ((key, self.keyspace.live(key, now)) for key in keys)
+            entries = {key: entry for key, entry in live if entry is not None}
+        staged, results = plan(checks, operations, entries, self._numbers, revision, now)
         for key, entry in staged.items():
             if entry is not None:
                 self._write(key, entry[0], entry[2], revision, origin)

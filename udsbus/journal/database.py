@@ -26,6 +26,9 @@ from .gathering import Kept
 NAME = "state.db"
 FORMAT = 1
 TEXT_CHARACTERS = 200
+BUSY_READER_SECONDS = 30.0
+BUSY_WRITER_SECONDS = 0.2
+"""Who looks into it keeps the standby from folding, but must not keep it from taking over."""
 
 SCHEMA = """
 create table about (name text primary key, value) without rowid;
@@ -64,6 +67,8 @@ class About(NamedTuple):
 
     position: int
     """It holds the journal up to here."""
+    segment: int
+    """The number of the last segment that was folded."""
     bus: str
     first_revision: int
     revision: int
@@ -91,7 +96,8 @@ def opened(directory: str, *, to_write: bool = False) -> Iterator[sqlite3.Connec
     if not exists:
         os.close(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC, 0o600))
     try:
-        database = sqlite3.connect(path, isolation_level=None, timeout=30.0)
+        seconds = BUSY_WRITER_SECONDS if to_write else BUSY_READER_SECONDS
+        database = sqlite3.connect(path, isolation_level=None, timeout=seconds)
     except sqlite3.Error as error:
         raise _damaged(path, error) from None
     try:
@@ -131,8 +137,8 @@ def opened_file(path: str, *, read_only: bool = False) -> Iterator[sqlite3.Conne
 
 
 def _prepare(database: sqlite3.Connection) -> None:
-    # A commit must be on the disk: after it, segments are deleted.
-    database.execute("pragma journal_mode = wal")
+    # A commit must be on the disk: after it, segments are deleted. And no write-ahead log: even to
+    # read with one takes room on the disk, which a broker must not need to start.
     database.execute("pragma synchronous = full")
     if not _version(database):
         create(database)
@@ -149,7 +155,11 @@ def _version(database: sqlite3.Connection) -> int:
 
 
 def _damaged(path: str, error: Exception) -> JournalDamaged:
-    return JournalDamaged(f"{path} cannot be read: {error}", file=path, offset=0)
+    return JournalDamaged(
+        f"{path} cannot be read: {error}. Begin with the last snapshot, if there is one "
+        "(udsbus serve --from SNAPSHOT), in another state directory",
+        file=path, offset=0,
+    )  # fmt: skip
 
 
 # --- what a broker loads ------------------------------------------------------------------------

@@ -53,8 +53,6 @@ class StateDirectory:
                 f"cannot keep state in {path}: {error.strerror}; choose another directory with "
                 "--state, or keep none with --durability none"
             ) from None
-        if os.stat(path).st_mode & 0o077:
-            os.chmod(path, 0o700)
 
     def segments(self) -> list[Segment]:
         """The segments that there are, the oldest first."""

@@ -13,28 +13,38 @@ import os
 import sqlite3
 import threading
 from collections.abc import Callable
+from itertools import pairwise
 from time import monotonic, time
 from typing import Any, NamedTuple
 
 import msgpack
 
-from ..errors import Error
-from ..limits import HISTORY_CHANGES, HISTORY_SECONDS, RESUME_SECONDS, SNAPSHOTS_KEPT
+from ..errors import Error, JournalDamaged
+from ..limits import HISTORY_BYTES, HISTORY_CHANGES, HISTORY_SECONDS, RESUME_SECONDS, SNAPSHOTS_KEPT
 from ..patterns import matcher
-from .database import Decode, kept_entry, opened, shown
+from .database import Decode, about, kept_entry, opened, shown
 from .directory import Segment, list_segments, sync_directory
 from .gathering import Gathering, PastChange
 from .records import Header
-from .recovery import Scan
+from .recovery import Scan, header_of
 
 log = logging.getLogger("udsbus.journal")
 
+TOO_OLD = """
+    select ifnull(min(number), 9e18) from (
+        select rowid as number, sum(ifnull(length(before), 0) + ifnull(length(after), 0))
+            over (order by rowid desc) as newer
+        from changes
+    ) where newer <= ?
+"""
+"""The rowid of the oldest change of those whose values together are so many bytes."""
 NICE = 10
 """Of the thread that folds: the broker and its clients come first."""
 ANSWERS_KEPT = 10_000
 """The last ones, however old."""
 LOOK_SECONDS = 60.0
 """How often to look whether a snapshot is due, which was perhaps taken by another standby."""
+LOCKED_SECONDS = 1.0
 AGAIN_SECONDS = 30.0
 """After a failure (a full disk), so long until the next attempt."""
 
@@ -77,25 +87,30 @@ def fold(
     `stopped`.
 
     The last segment is the broker's, unless `all_of_it`: then there is no broker. Raises
-    sqlite3.OperationalError for a full disk and the like, JournalDamaged for a database that
-    cannot be read. Segments that are damaged are left alone, for a broker to stop at.
+    sqlite3.OperationalError for a full disk and the like, JournalDamaged for a database or a
+    segment that cannot be read: that is left alone, for a broker to stop at.
     """
     segments = list_segments(path)
-    if not all_of_it:
-        segments = segments[:-1]
-    if not segments:
+    # Each ends where the one behind it says; if that does not say so yet, the next time.
+    pairs: list[tuple[Segment, Segment | None]] = [
+        (one, following)
+        for one, following in pairwise(segments)
+        if header_of(following) is not None
+    ]
+    if all_of_it and segments:
+        pairs.append((segments[-1], None))
+    if not pairs:
         return 0
     folded = 0
     with opened(path, to_write=True) as database:
         assert database is not None
-        for segment in segments:
-            if not _fold_one(database, segment, decode, stopped):
-                break
+        for segment, following in pairs:
+            if not _fold_one(database, segment, following, decode, stopped):
+                return folded
+            # At once: on a disk that is nearly full the next one needs the room.
+            os.unlink(segment.path)
             folded += 1
-        if not stopped():
-            _forget(database, retention)
-    for segment in segments[:folded]:
-        os.unlink(segment.path)
+        _forget(database, retention)
     sync_directory(path)
     return folded
 
@@ -106,12 +121,16 @@ def _position(database: sqlite3.Connection) -> int:
 
 
 def _fold_one(
-    database: sqlite3.Connection, segment: Segment, decode: Decode, stopped: Callable[[], bool]
+    database: sqlite3.Connection,
+    segment: Segment,
+    following: Segment | None,
+    decode: Decode,
+    stopped: Callable[[], bool],
 ) -> bool:
-    """Fold one segment, all or nothing. False if it is damaged, or this was stopped."""
+    """Fold one segment, all or nothing. False if this was stopped. Raises JournalDamaged."""
     # Also in the midst of a long statement.
     database.set_progress_handler(stopped, 10_000)
-    scan = Scan([segment], _position(database))
+    scan = Scan([segment], _position(database), following)
     database.execute("begin immediate")
     try:
         gathering = Gathering(lambda key: kept_entry(database, key))
@@ -123,9 +142,11 @@ def _fold_one(
             database.execute("rollback")
             return False
         if scan.fault is not None:
-            log.error("a segment cannot be folded: %s", scan.fault)
-            database.execute("rollback")
-            return False
+            raise JournalDamaged(
+                f"{scan.fault}; nothing more is folded until it is repaired",
+                file=segment.path,
+                offset=scan.fault.offset,
+            )
         assert scan.header is not None
         write_gathered(database, gathering, scan.header, scan.position, decode)
         database.execute("commit")
@@ -181,9 +202,14 @@ class Folder:
             if monotonic() >= self._next_snapshot and not self._stopping:
                 self._snapshot()
         except (OSError, sqlite3.Error, Error) as error:
-            if not self._stopping:
-                log.error("the journal in %s cannot be folded: %s", self._path, error)
-                self._not_before = monotonic() + AGAIN_SECONDS
+            if self._stopping:
+                return
+            if "locked" in str(error):  # somebody looks into it; that is what it is for
+                self._not_before = monotonic() + LOCKED_SECONDS
+                return
+            log.error("the journal in %s cannot be folded: %s", self._path, error)
+            damaged = isinstance(error, JournalDamaged)
+            self._not_before = monotonic() + (float("inf") if damaged else AGAIN_SECONDS)
 
     def _snapshot(self) -> None:
         from .snapshot import take_scheduled  # which needs what is above
@@ -204,6 +230,16 @@ def write_gathered(
 ) -> None:
     """Put into the database what a segment has told, which ends at `position`."""
     write = database.executemany
+    before = about(database)
+    begins = before is None or before.bus != header.bus
+    """Whether another history begins, as after a repair."""
+    if begins:
+        database.execute("delete from answers")
+    if before is not None and before.boot != header.boot and gathered.time:
+        # Deadlines are told on the clock of one boot. Those of the one before are told anew.
+        database.execute(
+            "update entries set deadline = expires + ?", (gathered.clock - gathered.time,)
+        )
     kept = [(key, entry) for key, entry in gathered.entries.items() if entry is not None]
     write(
         "insert or replace into entries (key, value, revision, deadline, expires, text) "
@@ -220,17 +256,16 @@ def write_gathered(
     write("insert into answers values (?, ?, ?, ?, ?)", gathered.answers)
     facts: dict[str, Any] = {
         "position": position,
+        "segment": header.segment,
         "bus": header.bus,
         "first_revision": header.first_revision,
         "boot": header.boot,
     }
+    if begins:
+        facts["revision"] = facts["forgotten"] = header.first_revision
     if gathered.revision:
         facts["revision"] = gathered.revision
     write("insert or replace into about values (?, ?)", facts.items())
-    write(
-        "insert or ignore into about values (?, ?)",
-        [("revision", header.first_revision), ("forgotten", header.first_revision)],
-    )
     if gathered.time:
         # Who has not asked again by now does not ask any more; but the clock may have been set.
         database.execute(
@@ -248,6 +283,9 @@ def _forget(database: sqlite3.Connection, retention: Retention) -> None:
         ("time < ? and time < ? - seconds_of(key)", (now - youngest, now)),
         ("rowid <= (select max(rowid) from changes) - ?", (retention.changes,)),
     ]
+    pages = [database.execute(f"pragma page_{what}").fetchone()[0] for what in ("count", "size")]
+    if pages[0] * pages[1] > HISTORY_BYTES:  # else the values cannot be so many
+        rules.append((f"rowid < ({TOO_OLD})", (HISTORY_BYTES,)))
     database.execute("begin immediate")
     for which, values in rules:
         select = f"select max(revision) from changes where {which}"

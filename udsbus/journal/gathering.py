@@ -57,7 +57,7 @@ class Gathering:
         self.answers: list[KeptAnswer] = []
         self.revision = 0
         """Of the last change; 0: there was none."""
-        self.time = 0.0
+        self.time = self.clock = 0.0
         """Of the last turn."""
         self._entry = entry
         self._writers: dict[int, Writer] = {}
@@ -67,7 +67,7 @@ class Gathering:
         self._writers = {}
 
     def take(self, turn: Turn) -> None:
-        self.time = turn.time
+        self.time, self.clock = turn.time, turn.clock
         self._writers |= turn.writers
         entries, wall = self.entries, turn.time - turn.clock
         for change in turn.changes:

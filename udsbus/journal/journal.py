@@ -135,6 +135,7 @@ class FileJournal:
             and type(effects[0]) is Change
             and effects[0][5] in self._introduced
             and self._end < self._quick_until
+            and (not answers or (len(answers) == 1 and answers[0][0] in self._introduced))
         ):  # the commonest, and it shall cost a `set` as little as can be
             try:
                 self._write(effects, None, answers, now)
@@ -151,7 +152,7 @@ class FileJournal:
             if before - self._start > SEGMENT_BYTES:
                 self._begin_segment()
                 before = self._end
-            writers = self._newcomers(changes)
+            writers = self._newcomers(changes, answers)
             if len(changes) <= FEW:
                 self._write(changes, writers, answers, now)
             else:
@@ -196,16 +197,16 @@ class FileJournal:
         """A connection has told more of itself: say so with its next change."""
         self._introduced.discard(origin)
 
-    def _newcomers(self, changes: list[Changed]) -> dict[int, Writer] | None:
-        """Those who have not changed anything before in this segment."""
-        found: dict[int, Writer] = {}
-        for change in changes:
-            if isinstance(change, Change) and change.origin not in self._introduced:
-                self._introduced.add(change.origin)
-                writer = self.writer(change.origin)
-                if writer is not None:
-                    found[change.origin] = writer
-        return found or None
+    def _newcomers(
+        self, changes: list[Changed], answers: list[Answered]
+    ) -> dict[int, Writer] | None:
+        """Those who have neither changed anything in this segment before nor been answered."""
+        origins = {change.origin for change in changes if isinstance(change, Change)}
+        origins |= {answer[0] for answer in answers}
+        newcomers = origins - self._introduced
+        self._introduced |= newcomers
+        found = {origin: self.writer(origin) for origin in newcomers}
+        return {origin: writer for origin, writer in found.items() if writer is not None} or None
 
     # --- segments ---------------------------------------------------------------------------
 
@@ -214,7 +215,9 @@ class FileJournal:
         number = self.segment + 1
         path = self._directory.segment_path(number)
         fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_APPEND | os.O_CLOEXEC, 0o600)
-        header = Header(number, self._end, self.bus, self._first_revision, self._boot, __version__)
+        header = Header(
+            number, self._end, self.synced, self.bus, self._first_revision, self._boot, __version__
+        )
         data = MAGIC + frame(header_payload(header), 0)
         try:
             if os.write(fd, data) != len(data):
@@ -248,13 +251,21 @@ class FileJournal:
 
     def end_sync(self, sync: Sync) -> None:
         self.synced = sync.end
+        if self._end == sync.end and self.durability == "process" and self.failure is None:
+            # Nothing may come for long: say that all is on the disk. This itself need not be.
+            with contextlib.suppress(OSError):
+                self._write([], None, [], monotonic())
         for fd in sync.segments[:-1]:
             self._retired.remove(fd)
             os.close(fd)
 
     def _sync_now(self) -> None:
         sync = self.begin_sync()
-        sync.run()
+        try:
+            sync.run()
+        except OSError:
+            self._new_names = True
+            raise
         self.end_sync(sync)
 
     # --- trouble ----------------------------------------------------------------------------

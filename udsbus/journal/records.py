@@ -43,6 +43,8 @@ class Header(NamedTuple):
     start: int
     """The position at which the segment begins. What stands beyond it in the segment before is the
     rest of a write that failed, and counts for nothing."""
+    synced: int
+    """The position up to which the journal was known to be on the disk."""
     bus: str
     """Which state this is: two that have the same are of the same history."""
     first_revision: int

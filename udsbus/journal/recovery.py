@@ -58,8 +58,11 @@ class Scan:
     Reads one segment at a time into memory and changes nothing.
     """
 
-    def __init__(self, segments: list[Segment], begin: int = 0) -> None:
-        """What stands before the position `begin` is passed over; nobody misses it."""
+    def __init__(
+        self, segments: list[Segment], begin: int = 0, followed_by: Segment | None = None
+    ) -> None:
+        """What stands before the position `begin` is passed over; nobody misses it. `followed_by`:
+        the segment behind the last of `segments`, which says where that ends."""
         self.fault: Fault | None = None
         """What ended the pass before the end."""
         self.position = begin
@@ -68,9 +71,10 @@ class Scan:
         """Of the last segment."""
         self._begin = begin
         self._segments = segments
+        self._behind = [*segments[1:], *([] if followed_by is None else [followed_by])]
 
     def __iter__(self) -> Iterator[tuple[Header, Turn]]:
-        following = [header_of(segment) for segment in self._segments[1:]]
+        following = [header_of(segment) for segment in self._behind]
         for index, segment in enumerate(self._segments):
             # The one after says where this one ends: what is beyond was never acknowledged.
             after = following[index] if index < len(following) else None
@@ -125,18 +129,19 @@ class Recovery:
         """Raises JournalDamaged if the database cannot be read."""
         self._directory = directory
         self._segments = directory.segments()
-        first = header_of(self._segments[0]) if self._segments else None
         with opened(directory.path) as database:
             found = None if database is None else about(database)
-        self.about = found
-        """Where the database stands; None: there is none."""
+        self._folded = 0 if found is None else found.segment
+        self.folded_bus = None if found is None else found.bus
+        """Which state the database is of; None: there is none."""
         self.bus: str | None = None
         """Which state this is; None: there is no journal yet, or none to read."""
         self.first_revision = 0
         if found is not None:
             self.bus, self.first_revision = found.bus, found.first_revision
-        elif first is not None:
-            self.bus, self.first_revision = first.bus, first.first_revision
+        for header in map(header_of, self._segments):
+            if header is not None:  # the last one counts: a repair begins a new history
+                self.bus, self.first_revision = header.bus, header.first_revision
         self._scan = Scan(self._segments, 0 if found is None else found.position)
 
     def __iter__(self) -> Iterator[tuple[Header, Turn]]:
@@ -185,7 +190,8 @@ class Recovery:
     @property
     def next_segment(self) -> int:
         """The number of the segment that comes next."""
-        return self._segments[-1].number + 1 if self._segments else 1
+        last = self._segments[-1].number if self._segments else 0
+        return max(last, self._folded) + 1
 
 
 def cut(directory: StateDirectory, fault: Fault) -> list[str]:
@@ -220,6 +226,8 @@ def _synced_behind(data: bytes, offset: int, position: int, later: list[Segment]
     """What the good records behind `offset` of a segment, and in those behind it, say of how far
     the journal was on the disk."""
     for behind in (data, *map(_read, later)):
+        with contextlib.suppress(BadRecord):
+            yield read_header(behind)[0].synced
         start = start_of(behind, position)
         at = next_record(behind, offset, start)
         while at is not None:

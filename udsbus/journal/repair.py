@@ -11,6 +11,7 @@ from __future__ import annotations
 import contextlib
 import os
 from collections.abc import Iterator
+from time import monotonic, time
 from typing import NamedTuple
 
 from ..errors import JournalDamaged
@@ -18,6 +19,7 @@ from ..messages import Change, Writer
 from ..version import __version__
 from .database import position_in
 from .directory import Segment, StateDirectory, list_segments, sync_directory
+from .journal import boot_id
 from .records import (
     MAGIC,
     BadRecord,
@@ -32,6 +34,8 @@ from .records import (
     turn_payload,
 )
 from .recovery import Fault, Scan, cut
+
+ATTEMPTS = 20
 
 
 class Extent(NamedTuple):
@@ -71,6 +75,13 @@ def check(path: str) -> Report:
 
     A broker may be writing to it meanwhile: then the tail may look torn.
     """
+    for _ in range(ATTEMPTS):
+        with contextlib.suppress(FileNotFoundError):  # a segment, which was folded meanwhile
+            return _checked(path)
+    return _checked(path)
+
+
+def _checked(path: str) -> Report:
     segments = list_segments(path)
     scan = Scan(segments, position_in(path))
     good = Extent()
@@ -90,26 +101,56 @@ def repair(directory: StateDirectory, *, bridge: bool = False) -> list[tuple[Fau
     Raises JournalDamaged for what no repair helps against: a journal of another release.
     """
     mended: list[tuple[Fault, list[str]]] = []
+    latest = 0
     while True:
         scan = Scan(directory.segments(), position_in(directory.path))
         known: dict[int, Writer] = {}
-        bus = ""
+        bus, segment = "", 0
         for header, turn in scan:
+            if header.segment != segment:
+                segment, known = header.segment, {}
             bus = header.bus
             known |= turn.writers
+            latest = max(latest, Extent().with_turn(turn).revision)
         fault = scan.fault
         if fault is None:
+            if mended:
+                _begin_again(directory, scan.position, latest)
             return mended
         if fault.foreign:
             raise JournalDamaged(
                 f"{fault}; it may be whole: use the release that has written it",
                 file=fault.segment.path, offset=fault.offset,
             )  # fmt: skip
+        for _, readable in _behind(fault, scan.position):
+            for turn in readable:
+                latest = max(latest, Extent().with_turn(turn).revision)
         written = _bridged(directory, fault, scan.position, bus, known) if bridge else []
         mended.append((fault, cut(directory, fault)))
         for made, path in written:
             os.rename(made, path)
         sync_directory(directory.path)
+
+
+def _begin_again(directory: StateDirectory, position: int, latest: int) -> None:
+    """End a mended journal with a segment that says: another history begins here.
+
+    Clients have seen revisions that are no more, or that others will be given; now they see another
+    bus, whose revisions begin later than any of them.
+    """
+    segments = directory.segments()
+    number = (segments[-1].number if segments else 0) + 1
+    first = max(latest, int(time() * 1e6))
+    header = Header(number, position, 0, os.urandom(8).hex(), first, boot_id(), __version__)
+    data = MAGIC + frame(header_payload(header), 0)
+    empty = Turn(time(), monotonic(), 0, [], {})
+    data += frame(turn_payload(empty), position + len(data))
+    with open(directory.segment_path(number), "xb") as file:
+        os.fchmod(file.fileno(), 0o600)
+        file.write(data)
+        file.flush()
+        os.fsync(file.fileno())
+    sync_directory(directory.path)
 
 
 # --- what is behind a fault ------------------------------------------------------------------
@@ -125,7 +166,7 @@ def _behind(fault: Fault, position: int, bus: str = "") -> Iterator[tuple[Header
             header = read_header(data)[0]
         except BadRecord:
             # It probably begins where the one before it ended; checksums will tell.
-            header = Header(segment.number, position, bus, 0, "", __version__)
+            header = Header(segment.number, position, 0, bus, 0, "", __version__)
         yield header, _readable(data, offset, header.start)
         offset = 0
 

@@ -90,7 +90,6 @@ def _attempt(state: str, making: str, decode: Decode) -> int | None:
             write_gathered(copy, gathering, scan.header, scan.position, decode)
         copy.execute("delete from answers")
         copy.execute("commit")
-        copy.execute("pragma journal_mode = delete")  # one file, without others beside it
         found = about(copy)
     return 0 if found is None else found.revision
 
@@ -127,6 +126,7 @@ def restore_snapshot(directory: StateDirectory, snapshot: str) -> None:
             facts = {
                 "bus": secrets.token_hex(8),
                 "position": 0,
+                "segment": 0,
                 "first_revision": begin,
                 "revision": begin,
                 "forgotten": begin,

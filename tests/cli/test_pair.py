@@ -202,6 +202,43 @@ def test_takeover_on_purpose(pair: Pair, client: Client) -> None:
     pair.ready(client)
 
 
+def test_a_takeover_to_a_program_that_does_not_start(pair: Pair, client: Client) -> None:
+    """The broker goes on, with the standby that it has, and obeys signals as before."""
+    broker, standby = pair.ready(client)
+    client.set("a", 1)
+    before = resource.prlimit(broker, resource.RLIMIT_NOFILE)
+    resource.prlimit(broker, resource.RLIMIT_NOFILE, (3, before[1]))
+    try:
+        os.kill(broker, signal.SIGUSR2)
+        pair.told("so this one goes on")
+    finally:
+        resource.prlimit(broker, resource.RLIMIT_NOFILE, before)
+    assert client.get("a") == 1
+    assert client.info()["pid"] == broker
+    assert client.info()["standby"] == standby
+    os.kill(broker, signal.SIGTERM)
+    assert pair.process.wait(20) == 0
+
+
+def test_the_end_of_its_terminal(pair: Pair, client: Client) -> None:
+    """Which the kernel tells the whole group by SIGHUP: nothing stays behind."""
+    pair.ready(client)
+    os.killpg(pair.process.pid, signal.SIGHUP)
+    assert pair.process.wait(20) == 0
+    wait_until(lambda: not pair.members(), "the end of both")
+    assert "takes over" not in pair.log()
+
+
+def test_a_standby_can_be_told_to_end(pair: Pair, client: Client) -> None:
+    """So `kill` of both, one after the other, leaves none."""
+    broker, standby = pair.ready(client)
+    os.kill(standby, signal.SIGSTOP)
+    os.kill(broker, signal.SIGKILL)
+    os.kill(standby, signal.SIGTERM)
+    os.kill(standby, signal.SIGCONT)
+    wait_until(lambda: not pair.members(), "the end of both")
+
+
 def test_a_takeover_that_cannot_be(lonely: Command) -> None:
     assert lonely("takeover").code == 69
     with lonely.running("serve", "--durability", "none") as broker:
@@ -209,6 +246,29 @@ def test_a_takeover_that_cannot_be(lonely: Command) -> None:
         code, _, err = lonely("takeover")
         assert (code, "keeps nothing" in err) == (3, True)
         assert lonely("ping").code == 0
+        os.kill(broker.process.pid, signal.SIGTERM)
+        broker.end()
+    with lonely.running("serve", "--alone") as broker:
+        broker.told("serving")
+        code, _, err = lonely("takeover", "--timeout", "0.2")
+        assert (code, "--alone" in err) == (3, True)
+        os.kill(broker.process.pid, signal.SIGUSR2)
+        broker.told("runs alone")
+        assert lonely("ping").code == 0
+
+
+def test_a_broker_alone_has_its_journal_folded_too(address: str, runtime: Path) -> None:
+    state = runtime / "state"
+    for number in range(2):
+        pair = Pair(address, state, "--alone")
+        try:
+            with udsbus.connect(address) as client:
+                client.set("a", number)
+                if number:
+                    wait_until(lambda: (state / "state.db").exists(), "the folding")
+                    wait_until(lambda: len(list(state.glob("journal-*"))) == 1, "its end")
+        finally:
+            pair.close()
 
 
 def test_a_broker_alone(address: str, runtime: Path) -> None:

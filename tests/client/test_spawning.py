@@ -16,6 +16,7 @@ import pytest
 import udsbus
 from tests.harness import wait_until
 from udsbus import AccessDenied, BrokerUnavailable, Conflict, LocalBroker
+from udsbus.client.spawning import _start
 
 from ..harness import running_broker
 from .support import PATIENCE, Child, in_child, in_children, wait_for_end
@@ -361,6 +362,14 @@ def test_a_local_broker_with_a_state(tmp_path: Path) -> None:
                 os.kill(first, signal.SIGKILL)
                 assert client.get("lives") == 2
                 assert broker.pid == standby
+                wait_until(lambda: client.info()["standby"], "another standby")
+                ended.append(client.info()["standby"])
+                os.kill(standby, signal.SIGUSR2)  # as `udsbus takeover` does
+                wait_until(lambda seen=ended: broker.pid not in seen, "the takeover")  # type: ignore[misc]
+                assert client.get("lives") == 2
+                ended.append(broker.pid)
+                with pytest.raises(BrokerUnavailable, match="did not start"):
+                    _start(broker.address, "--durability", "none", "--ready-fd")
             ended += [first, standby]
             directory = Path(broker.address).parent
         assert not directory.exists()

@@ -365,7 +365,7 @@ def test_a_local_broker_with_a_state(tmp_path: Path) -> None:
                 wait_until(lambda: client.info()["standby"], "another standby")
                 ended.append(client.info()["standby"])
                 os.kill(standby, signal.SIGUSR2)  # as `udsbus takeover` does
-                wait_until(lambda seen=ended: broker.pid not in seen, "the takeover")  # type: ignore[misc]
+                wait_until(lambda seen=ended: broker.pid not in seen, "the takeover")
                 assert client.get("lives") == 2
                 ended.append(broker.pid)
                 with pytest.raises(BrokerUnavailable, match="did not start"):

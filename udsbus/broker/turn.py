@@ -270,10 +270,8 @@ class Turn:
         """
         self._engine.undo()
         self._fanned_out = []
-        for lane, answered in zip(
-            reversed(self._answered_lanes), reversed(self._answered), strict=True
-        ):
-            lane.take_back(answered[1])
+        for lane in reversed(self._answered_lanes):
+            lane.take_back(self._answered.pop()[1])
         self._answered.clear()
         self._answered_lanes.clear()
         for connection in self._touched:

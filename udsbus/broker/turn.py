@@ -270,15 +270,16 @@ class Turn:
         """
         self._engine.undo()
         self._fanned_out = []
-        for lane in reversed(self._answered_lanes):
+        for lane in self._answered_lanes[::-1]:
             lane.take_back(self._answered.pop()[1])
         self._answered.clear()
         self._answered_lanes.clear()
         for connection in self._touched:
             connection.output.clear()
         self._touched.clear()
-        executed, self._executed = self._executed, []
-        for connection, messages in reversed(executed):
+        executed = self._executed[::-1]
+        self._executed = []
+        for connection, messages in executed:
             self._statistics.requests -= len(messages)
             if connection.ended is None and connection.number in self.connections:
                 connection.requests = messages + connection.requests

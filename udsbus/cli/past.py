@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import os
 import sys
 from typing import TYPE_CHECKING, Any
@@ -154,8 +153,7 @@ def snapshot_command(path: str) -> int:
     An SQLite database like the bus's own, with the history. Begin a bus with it:
     `udsbus serve --from PATH`.
     """
-    with contextlib.suppress(OSError):
-        os.nice(NICE)  # the broker and its clients come first
+    os.nice(NICE)  # the broker and its clients come first, but somebody waits for this too
     write_line(str(_client().snapshot(path)))
     return DONE
 

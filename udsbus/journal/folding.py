@@ -38,8 +38,11 @@ TOO_OLD = """
     ) where newer <= ?
 """
 """The rowid of the oldest change of those whose values together are so many bytes."""
-NICE = 10
-"""Of the thread that folds: the broker and its clients come first."""
+BACKLOG = 8
+"""With more closed segments than this, folding does not give way to others any more: on a machine
+that is busy all the time it would never come to its turn, and the disk would fill."""
+AT_ONCE = 4
+"""Segments that are folded before that is looked at again."""
 ANSWERS_KEPT = 10_000
 """The last ones, however old."""
 LOOK_SECONDS = 60.0
@@ -80,9 +83,10 @@ def fold(
     *,
     decode: Decode = msgpack.unpackb,
     all_of_it: bool = False,
+    most: int | None = None,
     stopped: Callable[[], bool] = lambda: False,
 ) -> int:
-    """Fold the closed segments in a state directory. Returns how many there were. `decode` makes
+    """Fold closed segments in a state directory, at most `most`. Returns how many. `decode` makes
     objects of values, which are shown to people then. It gives up what it is doing as soon as it is
     `stopped`.
 
@@ -104,7 +108,7 @@ def fold(
     folded = 0
     with opened(path, to_write=True) as database:
         assert database is not None
-        for segment, following in pairs:
+        for segment, following in pairs[:most]:
             if not _fold_one(database, segment, following, decode, stopped):
                 return folded
             # At once: on a disk that is nearly full the next one needs the room.
@@ -160,6 +164,15 @@ def _fold_one(
     return True
 
 
+def give_way() -> None:
+    """Let this thread run when no other wants to: the broker and its clients come first."""
+    with contextlib.suppress(OSError):
+        if hasattr(os, "SCHED_IDLE"):
+            os.sched_setscheduler(0, os.SCHED_IDLE, os.sched_param(0))
+        else:
+            os.nice(10)
+
+
 class Folder:
     """Folds what is closed, as often as it is asked to, in a thread that gives way to others."""
 
@@ -190,13 +203,14 @@ class Folder:
             self._thread.join()
 
     def _run(self) -> None:
-        with contextlib.suppress(OSError):
-            os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), NICE)
+        if len(list_segments(self._path)) <= BACKLOG:
+            give_way()
         try:
             fold(
                 self._path,
                 self._retention,
                 decode=self._decode,
+                most=AT_ONCE,
                 stopped=lambda: self._stopping,
             )
             if monotonic() >= self._next_snapshot and not self._stopping:

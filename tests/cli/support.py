@@ -99,6 +99,7 @@ class Running:
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             env=environ,
+            start_new_session=True,  # so that a standby can be ended with its broker
         )
         self._buffers = {"stdout": b"", "stderr": b""}
 
@@ -135,9 +136,9 @@ class Running:
         return str((self._buffers[stream] + pipe.read()).decode())
 
     def close(self) -> None:
-        if self.process.poll() is None:
-            self.process.kill()
-            self.process.wait()
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(self.process.pid, signal.SIGKILL)
+        self.process.wait()
         for pipe in (self.process.stdout, self.process.stderr):
             if pipe is not None:
                 pipe.close()

@@ -110,6 +110,7 @@ class Guard:
         self._process: subprocess.Popen[bytes] | None = None
         self._link: socket.socket | None = None
         self._deaths = 0
+        self._got_ready = False
         self._hung_seconds = hung_seconds
         self._candidate: tuple[subprocess.Popen[bytes], socket.socket] | None = None
 
@@ -120,15 +121,16 @@ class Guard:
 
     async def run(self) -> None:
         while True:
-            begun = monotonic()
+            begun, self._got_ready = monotonic(), False
             try:
                 self._start()
             except OSError as error:
                 log.error("no standby could be started: %s", error)
             else:
                 await self._keep_company()
-            lived = monotonic() - begun
-            self._deaths = self._deaths + 1 if lived < CRASH_SECONDS else 0
+            # One that never got ready has crashed at its start, however slow the machine is.
+            crashed = not self._got_ready or monotonic() - begun < CRASH_SECONDS
+            self._deaths = self._deaths + 1 if crashed else 0
             delay = backoff(self._deaths)
             if delay:
                 log.error(
@@ -180,6 +182,7 @@ class Guard:
                 break
             if READY in said:
                 self.ready.set()
+                self._got_ready = True
             if said:
                 heard = monotonic()
             elif monotonic() - heard > self._hung_seconds:

@@ -37,8 +37,14 @@ if TYPE_CHECKING:
     from ..broker import Inherited, Settings
 
 READY = b"ready\n"
-OF_THE_FIRST = {"--detach": False, "--ready-fd": True, "--inherit": True, "--from": True}
-"""Options that a standby is not given, and whether a value follows."""
+OF_THE_FIRST = {
+    "--detach": False,
+    "--ready-fd": True,
+    "--inherit": True,
+    "--from": True,
+    "--socket": True,
+}
+"""Options that a standby is not given, or not as they were, and whether a value follows."""
 
 
 @click.command("takeover", cls=Command)

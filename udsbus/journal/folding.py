@@ -190,9 +190,15 @@ class Folder:
         if self._thread is not None and self._thread.is_alive():
             return
         now = monotonic()
-        if now >= self._not_before and (
-            len(list_segments(self._path)) > 1 or now >= self._next_snapshot
-        ):
+        if now < self._not_before:
+            return
+        try:
+            closed = len(list_segments(self._path)) > 1
+        except OSError as error:
+            log.error("the state in %s cannot be read: %s", self._path, error)
+            self._not_before = now + AGAIN_SECONDS
+            return
+        if closed or now >= self._next_snapshot:
             self._thread = threading.Thread(target=self._run, name="udsbus-folding")
             self._thread.start()
 

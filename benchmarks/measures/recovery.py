@@ -135,6 +135,8 @@ def _rewritten(server: Server) -> None:
     import redis
 
     with redis.Redis(unix_socket_path=server.address) as client:
+        while client.info("persistence")["aof_rewrite_in_progress"]:  # it may do so by itself
+            sleep(0.05)
         client.bgrewriteaof()
         while client.info("persistence")["aof_rewrite_in_progress"]:
             sleep(0.05)

@@ -432,6 +432,23 @@ def test_what_is_due_while_the_disk_is_full_expires_afterwards(address: str, sta
         assert other.receive() == [2, "change", [2, "expired", "a", None]]
 
 
+def test_a_mark_of_being_on_the_disk_that_does_not_fit(address: str, state: Path) -> None:
+    """It is written by the broker itself, after a second without a write; a part of it must not
+    come between the records before and after."""
+    with keeping(address, state) as broker, broker.connect() as client:
+        client.call("set", "a", b"\x01")
+        with full_disk(broker, state, room=10):
+            wait_until(
+                lambda: client.call("info")["journal"]["failure"] is not None, "the failing mark"
+            )
+        wait_until(lambda: writable(client), "room again")
+        client.call("set", "a", b"\x02")
+        broker.kill()
+    assert check(str(state)).fault is None
+    with keeping(address, state) as broker, broker.connect() as client:
+        assert client.call("get", "a") == b"\x02"
+
+
 def test_a_broker_that_starts_on_a_full_disk_serves_reads(address: str, state: Path) -> None:
     with keeping(address, state) as broker, broker.connect() as client:
         client.call("set", "a", b"\x01")

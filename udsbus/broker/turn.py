@@ -244,7 +244,11 @@ class Turn:
         self._engine.settle()
         self._executed.clear()
         if self._answered:
-            if not effects and self._durable:
+            if effects:
+                for lane in self._answered_lanes:
+                    if lane.unkept:
+                        lane.unkept = []  # they are in the journal now
+            elif self._durable:
                 for lane, (_, msgid, response) in zip(
                     self._answered_lanes, self._answered, strict=True
                 ):
@@ -256,11 +260,12 @@ class Turn:
         """The answers of this turn, and before them those of the same lanes that were not worth a
         record of their own."""
         found: list[Answered] = []
+        seen: list[Lane] = []
         for lane, answered in zip(self._answered_lanes, self._answered, strict=True):
-            if lane.unkept:
+            if lane.unkept and lane not in seen:
+                seen.append(lane)
                 found += [Answered(answered[0], *unkept) for unkept in lane.unkept]
-                lane.unkept = []
-        return found + self._answered
+        return found + self._answered if found else self._answered
 
     def _take_back(self, failure: StorageFailed) -> None:
         """Undo this turn, and have its requests carried out again in the next, without writes.

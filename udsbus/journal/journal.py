@@ -84,10 +84,7 @@ class FileJournal:
         bus: str,
         first_revision: int,
     ) -> None:
-        """Begins segment number `segment` at `position`.
-
-        Raises StorageFailed.
-        """
+        """Begins segment number `segment` at `position`. If that cannot be, `failure` says why."""
         self.durability = durability
         self.failure: StorageFailed | None = None
         """Why nothing is written now."""
@@ -253,8 +250,10 @@ class FileJournal:
         self.synced = sync.end
         if self._end == sync.end and self.durability == "process" and self.failure is None:
             # Nothing may come for long: say that all is on the disk. This itself need not be.
-            with contextlib.suppress(OSError):
+            try:
                 self._write([], None, [], monotonic())
+            except OSError as error:  # and a part of it must not stand in the way of the next
+                self._failed(error, cut_to=sync.end)
         for fd in sync.segments[:-1]:
             self._retired.remove(fd)
             os.close(fd)

@@ -139,6 +139,23 @@ def _again(broker: BrokerProcess, asked: list[tuple[str, list[Any]]], first: lis
         assert ask(again, 23, "increment", "n") == [None, 1]
 
 
+def test_what_changed_nothing_beside_a_message(address: str, runtime: Path) -> None:
+    """A turn in which there is a message only has no record, and so keeps no answer either."""
+    options: dict[str, Any] = {"durability": "process", "state": runtime / "state"}
+    with running_broker(address, **options) as broker:
+        with broker.connect() as other, broker.connect() as client:
+            other.call("subscribe", ["topic"])
+            greet(client)
+            client.send([0, 20, "delete", ["a"]], [0, 21, "publish", ["topic", b"\x01"]])
+            assert [client.receive()[3] for _ in range(2)] == [False, 1]
+            assert ask(client, 22, "set", "a", b"\x01") == [None, 1]
+            broker.kill()
+    with running_broker(address, **options) as broker, broker.connect() as again:
+        greet(again)
+        assert ask(again, 20, "delete", "a") == [None, False]
+        assert again.call("get", "a") == b"\x01"
+
+
 def test_answers_of_who_only_moves_deadlines(address: str, runtime: Path) -> None:
     """They are introduced to the journal with their answers, not only with changes."""
     options: dict[str, Any] = {"durability": "process", "state": runtime / "state"}

@@ -202,6 +202,22 @@ def test_takeover_on_purpose(pair: Pair, client: Client) -> None:
     pair.ready(client)
 
 
+def test_the_new_process_dies_while_the_old_one_takes_its_leave(pair: Pair, client: Client) -> None:
+    """Then there is another one."""
+    broker, standby = pair.ready(client)
+    client.set("large", bytes(8_000_000))
+    with RawClient(pair.address) as slow, RawClient(pair.address) as told:
+        slow.send(*([0, number, "get", ["large"]] for number in range(4)))  # and never reads them
+        told.call("ping")
+        os.kill(broker, signal.SIGUSR2)
+        assert told.rest()[-1][2][0] == "takeover"
+        (candidate,) = set(pair.members()) - {broker, standby}
+        os.kill(candidate, signal.SIGKILL)
+        assert client.set("a", 1)
+        assert client.info()["pid"] not in (broker, standby, candidate)
+    wait_until(lambda: is_gone(broker), "the end of the old one")
+
+
 def test_a_takeover_to_a_program_that_does_not_start(pair: Pair, client: Client) -> None:
     """The broker goes on, with the standby that it has, and obeys signals as before."""
     broker, standby = pair.ready(client)

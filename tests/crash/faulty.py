@@ -51,12 +51,13 @@ def arm() -> None:
     append, write = FileJournal.append, os.write
     flush = connection_module.Connection.flush
 
-    def faulty_append(self: FileJournal, effects: Any, answers: Any, now: float) -> None:
+    def faulty_append(self: FileJournal, effects: Any, answers: Any, now: float) -> bool:
         FATE.strike("journal")
         if FATE.passes("amid a record"):
             os.write = write_half
-        append(self, effects, answers, now)
+        kept = append(self, effects, answers, now)
         FATE.strike("expose")
+        return kept
 
     def write_half(fd: int, data: Any) -> int:
         write(fd, data[: len(data) // 2])

@@ -144,6 +144,11 @@ class Listener:
             with contextlib.suppress(OSError):  # somebody else was quicker; the next time, then
                 self._spare = os.open(os.devnull, os.O_RDONLY)
 
+    def let_go(self) -> None:
+        """Forget what was inherited, but leave it open for another attempt."""
+        self.socket.detach()
+        os.close(self._spare)
+
     def leave(self) -> None:
         """Close what is ours of it; another process goes on with the rest."""
         self.socket.close()

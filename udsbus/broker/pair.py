@@ -102,9 +102,10 @@ class Guard:
         self.ready = anyio.Event()
         """It could take over now."""
         self._command = command
+        # Of our own: a standby may have to be started when the broker has closed its.
+        listener, address_lock, state_lock = map(os.dup, (listener, address_lock, state_lock))
         self._left = (listener, ours, address_lock, state_lock)
-        self._descriptors = (listener, address_lock, state_lock)
-        self._also = also
+        self._descriptors = (listener, address_lock, state_lock, *also)
         self._crashes = crashes
         self._started = monotonic()
         self._process: subprocess.Popen[bytes] | None = None
@@ -155,7 +156,7 @@ class Guard:
                 process = subprocess.Popen(
                     [*self._command, inherited.as_text()],
                     env=environment(),
-                    pass_fds=[*self._descriptors, *self._also, theirs.fileno()],
+                    pass_fds=[*self._descriptors, theirs.fileno()],
                     stdin=subprocess.DEVNULL,
                 )
             except OSError:

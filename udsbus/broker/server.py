@@ -123,7 +123,7 @@ class Broker:
                 if inherited is None:
                     listener.close()
                 else:  # there may be another attempt with it
-                    listener.socket.detach()
+                    listener.let_go()
                 raise
             self._bus = self._journal.bus
         self.turn = Turn(
@@ -136,6 +136,8 @@ class Broker:
             self._statistics,
         )
         self._taken_over = inherited is not None
+        self._lifeline: socket.socket | None = None
+        """Open for as long as this process may have to hand it on."""
         self.handing_over = False
         self._guard: Guard | None = None
         if settings.standby and self._journal is not None:
@@ -156,7 +158,7 @@ class Broker:
         async with anyio.create_task_group() as tasks:
             await tasks.start(self._obey_signals, tasks)
             if self.settings.lifeline is not None:
-                lifeline = socket.socket(fileno=self.settings.lifeline)
+                lifeline = self._lifeline = socket.socket(fileno=self.settings.lifeline)
                 if not self._taken_over:
                     lifeline.sendall(b"ready\n")
                 tasks.start_soon(self._stop_without, lifeline)
@@ -180,6 +182,8 @@ class Broker:
         await self.turn.shut_down(hand_over=self.handing_over)
         if self._guard is not None and self.handing_over:
             self._guard.make_sure()
+        if self._lifeline is not None:
+            self._lifeline.close()
 
     async def _obey_signals(
         self, tasks: anyio.abc.TaskGroup, *, task_status: anyio.abc.TaskStatus[None]
@@ -213,8 +217,7 @@ class Broker:
     async def _stop_without(self, lifeline: socket.socket) -> None:
         """Whoever started us holds the other end; when the last holder is gone, so are we."""
         lifeline.setblocking(False)
-        with lifeline:
-            await anyio.wait_readable(lifeline)
+        await anyio.wait_readable(lifeline)
         log.info("stopping: the program that started this broker is gone")
         self.turn.stop()
 

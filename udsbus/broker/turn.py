@@ -221,12 +221,13 @@ class Turn:
         effects = self._engine.take_effects()
         if self._fanned_out:
             effects = self._fanned_out + effects
+        kept = False
         if effects:
             answered = self._answered
             if self._durable and answered:
                 answered = self._with_unkept()
             try:
-                self._journal.append(effects, answered, now)
+                kept = self._journal.append(effects, answered, now)
             except StorageFailed as failure:
                 self._take_back(failure)
                 return
@@ -244,7 +245,7 @@ class Turn:
         self._engine.settle()
         self._executed.clear()
         if self._answered:
-            if effects:
+            if kept:
                 for lane in self._answered_lanes:
                     if lane.unkept:
                         lane.unkept = []  # they are in the journal now

@@ -33,10 +33,10 @@ class Journal(Protocol):
     durable: bool
     """Whether it can fail, so that the turn must be able to take back what it did."""
 
-    def append(self, effects: list[Effect], answers: list[Answered], now: float) -> None:
+    def append(self, effects: list[Effect], answers: list[Answered], now: float) -> bool:
         """Make the effects of one turn safe, all or none. When it returns they may be seen.
         `answers` are those to be kept with them; `now` is the time of the turn, on the clock of its
-        deadlines.
+        deadlines. Returns whether there was anything to keep: if not, the answers are not kept.
 
         Raises StorageFailed; then none of them is.
         """
@@ -50,8 +50,8 @@ class MemoryJournal:
 
     durable = False
 
-    def append(self, effects: list[Effect], answers: list[Answered], now: float) -> None:
-        pass
+    def append(self, effects: list[Effect], answers: list[Answered], now: float) -> bool:
+        return False
 
     def close(self) -> None:
         pass
@@ -126,7 +126,7 @@ class FileJournal:
         """Where the next record will stand."""
         return self._end
 
-    def append(self, effects: list[Effect], answers: list[Answered], now: float) -> None:
+    def append(self, effects: list[Effect], answers: list[Answered], now: float) -> bool:
         if (
             len(effects) == 1
             and type(effects[0]) is Change
@@ -138,10 +138,10 @@ class FileJournal:
                 self._write(effects, None, answers, now)
             except OSError as error:
                 raise self._failed(error, cut_to=self._end) from None
-            return
+            return True
         changes: list[Changed] = [one for one in effects if not isinstance(one, Message)]
         if not changes:
-            return
+            return False
         if self.failure is not None:
             raise self.failure.with_traceback(None)  # it would grow with each raise
         before = self._end
@@ -165,6 +165,7 @@ class FileJournal:
         if self.durability == "process" and not self._quick_until:
             self._quick_until = self._start + SEGMENT_BYTES
             self.wants_care()
+        return True
 
     def _write(
         self,

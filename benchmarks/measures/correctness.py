@@ -18,6 +18,7 @@ from time import monotonic, sleep
 from typing import Any, NamedTuple
 
 import udsbus
+from udsbus.limits import CRASH_SECONDS
 
 from ..bench import Bench
 from ..results import REDIS, UDSBUS, Goal, Table
@@ -116,9 +117,10 @@ class UdsbusSide:
         _stall(self._client.info()["pid"])
 
     def kill(self) -> None:
-        while self._client.info()["standby"] is None:
+        # With a standby, and not so young that the next one would take it for a crash loop.
+        while (info := self._client.info())["standby"] is None or info["uptime"] < CRASH_SECONDS:
             sleep(0.01)
-        os.kill(self._client.info()["pid"], signal.SIGKILL)
+        os.kill(info["pid"], signal.SIGKILL)
 
     def close(self) -> None:
         self._client.close()

@@ -7,11 +7,13 @@
     ├── AccessDenied           (also a PermissionError)  not allowed, whoever asks nicely
     ├── InvalidRequest         (also a ValueError)       the request itself is wrong
     │   ├── UnknownMethod      the broker has no such method
-    │   └── UnsupportedValue   (also a TypeError)        a value that cannot be sent or read
+    │   ├── UnsupportedValue   (also a TypeError)        a value that cannot be sent or read
+    │   └── SchemaViolation    a value that is not what the schema of its key says
     ├── LimitExceeded          a size or a count above its limit
     ├── MissedChanges          a subscriber fell out of the change log
     ├── StorageFailed          the broker cannot write its journal; nothing was changed
     ├── JournalDamaged         what a journal holds cannot be read; the broker does not start
+    ├── MissingExtra           an optional package is not installed where it is needed
     ├── ProtocolError          the peer does not speak this protocol, or another version of it
     └── InternalError          a fault of the broker's own; please report it
 
@@ -128,6 +130,23 @@ class StorageFailed(Error):
 
     number = 12
     word = "storage_failed"
+
+
+class SchemaViolation(InvalidRequest):
+    """A value is not what `set_schema` asked for, so it was not written. `details`: `key`,
+    `pattern` (whose schema it is), `path` (a JSON Pointer into the value, RFC 6901; its first
+    1,000 characters), `reason`."""
+
+    number = 14
+    word = "schema_violation"
+
+
+class MissingExtra(Error):
+    """This needs a package that is optional and not installed. `details`: `extra`, by which to
+    install it."""
+
+    number = 15
+    word = "missing_extra"
 
 
 class JournalDamaged(Error):

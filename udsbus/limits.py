@@ -79,6 +79,13 @@ UNANSWERED_MOST: Final = _limit(
     "unanswered_most", 64, "requests",
     "so many answers are kept for a lane, in case that they are asked for again",
 )  # fmt: skip
+SCHEMAS: Final = _limit(
+    "schemas", 1_000, "patterns with a schema", "each is compiled when a broker starts"
+)
+SCHEMA_BYTES: Final = _limit(
+    "schema_bytes", 64 * KIB, "encoded bytes",
+    "it is compiled within a turn, which takes some milliseconds at most",
+)  # fmt: skip
 NUMBER_BYTES: Final = _limit(
     "number_bytes", 9, "encoded bytes",
     "`increment` counts in 64-bit integers and floats, which is what every client can read",

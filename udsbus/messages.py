@@ -88,6 +88,12 @@ class Transaction(NamedTuple):
     operations: list[Get | Set | Delete | Increment]
 
 
+class SetSchema(NamedTuple):
+    pattern: str
+    schema: bytes | None
+    """None: there shall be none any more."""
+
+
 class Batch(NamedTuple):
     requests: list[Any]
     """[method, params] each, still to be checked one by one."""
@@ -134,10 +140,11 @@ class Info(NamedTuple):
 TransactionOperation = Get | Set | Delete | Increment
 EngineCommand = (
     Get | GetEntry | Exists | GetMany | Set | SetMany | Delete | Increment | Expire | Persist
-    | Ttl | Keys | Items | Count | Transaction | Watch | Unwatch | Subscribe | Unsubscribe | Publish
+    | Ttl | Keys | Items | Count | Transaction | SetSchema | Watch | Unwatch | Subscribe
+    | Unsubscribe | Publish
 )  # fmt: skip
 Command = EngineCommand | Batch | Hello | Ping | Info
-WRITES: Final = (Set, SetMany, Delete, Increment, Expire, Persist, Transaction)
+WRITES: Final = (Set, SetMany, Delete, Increment, Expire, Persist, Transaction, SetSchema)
 """Those that change what is kept."""
 
 # --- effects: what carrying out commands has caused -----------------------------------------

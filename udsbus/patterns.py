@@ -15,6 +15,8 @@ from .errors import AccessDenied, InvalidRequest, LimitExceeded
 from .limits import KEY_BYTES, KEY_SEGMENTS
 
 RESERVED = "$"
+SCHEMA_KEYS = "$sys/schemas/"
+"""Below this, the schemas by the patterns that they are of."""
 
 
 def shown(name: str) -> str:

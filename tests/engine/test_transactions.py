@@ -7,6 +7,7 @@ import pytest
 from udsbus import messages as m
 from udsbus.engine import Engine
 from udsbus.engine.keyspace import Entry
+from udsbus.engine.rules import check_value
 from udsbus.engine.transactions import plan
 from udsbus.errors import AccessDenied, Conflict, Error, InvalidRequest, LimitExceeded
 from udsbus.limits import VALUE_BYTES
@@ -18,7 +19,7 @@ ENTRIES: dict[str, Entry] = {"a": (b"1", 3, None), "b": (b"2", 4, 20.0)}
 
 def planned(*operations: m.TransactionOperation, checks: Any = ()) -> tuple[Any, list[Any]]:
     command = m.Transaction(list(checks), list(operations))
-    return plan(command.checks, command.operations, ENTRIES, TextNumbers(), 9, 10.0)
+    return plan(command.checks, command.operations, ENTRIES, TextNumbers(), check_value, 9, 10.0)
 
 
 # --- the plan -------------------------------------------------------------------------------

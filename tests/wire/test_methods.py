@@ -17,7 +17,7 @@ from udsbus.wire import values
 from udsbus.wire.methods import METHODS, TRANSACTION_METHODS, Method, Parameter
 
 WRITES = {"set", "set_many", "delete", "increment", "expire", "persist", "transaction", "publish",
-          "batch"}  # fmt: skip
+          "set_schema", "batch"}  # fmt: skip
 
 
 def packed(value: Any) -> bytes:
@@ -37,6 +37,7 @@ GOOD: dict[str, list[tuple[Any, Any]]] = {
         (b"\x01", b"\x01"), (b"", b""), (1, b"\x01"), ("text", b"\xa4text"), (None, b"\xc0"),
         ([1, {"a": b"b"}], packed([1, {"a": b"b"}])), ({}, b"\x80"),
     ],
+    "schema": [({"type": "null"}, packed({"type": "null"})), (b"\x80", b"\x80"), (None, None)],
     "values": [
         ({}, {}),
         ({"a": b"\x01", "b": "", "c": None}, {"a": b"\x01", "b": b"\xa0", "c": b"\xc0"}),
@@ -81,6 +82,7 @@ WRONG: dict[str, list[Any]] = {
     "key": NO_TEXT,
     "keys": [None, "a", {"a": 1}, b"", [1], ["a", None], [b"a"]],
     "value": [],
+    "schema": [],
     "values": [None, [], "a", [["a", 1]], {1: 1}, {b"a": 1}, {"a": 1, None: 1}],
     "ttl": NO_SECONDS,
     "if_revision": NO_INTEGER[1:],

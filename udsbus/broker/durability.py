@@ -24,6 +24,7 @@ from ..journal.snapshot import restore_snapshot
 from ..limits import CHANGE_LOG_CHANGES, FOLD_SECONDS, SYNC_SECONDS
 from ..messages import Change, DeadlineMoved, Writer
 from ..wire import values
+from ..wire.schemas import compile_schema
 from .lanes import Lanes
 from .turn import Turn
 
@@ -54,7 +55,7 @@ def open_state(
         recovery = Recovery(directory)
         if recovery.bus is not None:
             bus, first_revision = recovery.bus, recovery.first_revision
-        engine = Engine(values, first_revision=first_revision)
+        engine = Engine(values, first_revision=first_revision, compile_schema=compile_schema)
         boot = boot_id()
         _load(path, boot, engine, lanes)
         segment = 0
@@ -75,6 +76,8 @@ def open_state(
                 if writer is not None and writer.session is not None:
                     lanes.restore((writer.session, writer.lane), msgid, response, monotonic())
         engine.changes = 0  # it counts those of this broker
+        for pattern, error in engine.use_schemas().items():
+            log.error("what matches %r cannot be written: %s", pattern, error)
         journal = FileJournal(
             directory,
             durability,

@@ -27,6 +27,7 @@ from ..journal.folding import KEEP_USUAL, Retention
 from ..limits import CRASHES_FREE, HUNG_SECONDS, LIMITS, NAME_BYTES, SESSION_BYTES, UNANSWERED_MOST
 from ..version import PROTOCOL_VERSION, __version__
 from ..wire import values
+from ..wire.schemas import compile_schema
 from . import turn as turn_module
 from .durability import JournalCare, fold_beside, open_state
 from .hub import Hub, best_hub
@@ -107,7 +108,7 @@ class Broker:
         self._lanes = Lanes()
         self._journal: FileJournal | None = None
         if settings.durability == "none":
-            self._engine = Engine(values, first_revision=first)
+            self._engine = Engine(values, first_revision=first, compile_schema=compile_schema)
         else:
             try:
                 self._engine, self._journal = open_state(

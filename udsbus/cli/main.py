@@ -29,6 +29,7 @@ COMMANDS = {
     "diff": "past",
     "rollback": "past",
     "snapshot": "past",
+    "schema": "schemas",
     "publish": "messages",
     "subscribe": "messages",
     "ping": "about",

@@ -210,6 +210,13 @@ def transaction(checks: list[tuple[str, int]], operations: list[Call[Any]]) -> C
     return Call("transaction", (checks, params), as_is)
 
 
+# --- rules -----------------------------------------------------------------------------------
+
+
+def set_schema(pattern: str, schema: Mapping[str, Any] | bool | None) -> Call[int]:
+    return Call("set_schema", (pattern, None if schema is None else encode(schema)), as_is)
+
+
 # --- changes and messages --------------------------------------------------------------------
 
 

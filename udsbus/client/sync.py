@@ -32,6 +32,7 @@ from ..limits import (
 )
 from ..messages import CloseReason
 from ..paths import resolve_address
+from ..patterns import SCHEMA_KEYS
 from . import requests
 from .batches import Pipeline, Transaction
 from .callbacks import Callbacks, Function
@@ -46,6 +47,7 @@ from .watching import WatchCore
 if TYPE_CHECKING:
     from datetime import datetime
 
+    from ..errors import SchemaViolation
     from .past import PastChange
 
 T = TypeVar("T")
@@ -362,6 +364,40 @@ class Client:
         if state is None:
             raise Conflict(f"the broker at {self.address} keeps no history (durability none)")
         return state
+
+    # --- rules ------------------------------------------------------------------------------
+
+    def set_schema(self, pattern: str, schema: Mapping[str, Any] | bool | None) -> int:
+        """Refuse from now on to write a value that does not match, whoever writes: every write of a
+        key that matches `pattern` raises SchemaViolation if its value does not match `schema`.
+
+        `schema` is a JSON Schema; None: none any more. It stays like any value does, and setting
+        the same again does nothing. What is there already stays as it is: see `violations`.
+        Returns the revision that holds it. Raises InvalidRequest for what is no schema, and
+        MissingExtra if the broker runs without the extra `schema`.
+        """
+        return self._call(requests.set_schema(pattern, schema))
+
+    def schemas(self) -> dict[str, Any]:
+        """The schemas that there are, by pattern."""
+        found = self.items(f"{SCHEMA_KEYS}**")
+        return {key.removeprefix(SCHEMA_KEYS): schema for key, schema in found}
+
+    def violations(
+        self, pattern: str, schema: Mapping[str, Any] | bool | None = None
+    ) -> list[SchemaViolation]:
+        """What is there now that does not match the schema of `pattern`, or `schema`, which it may
+        get. Checked in this process, page by page. Raises Conflict if there is no schema, and
+        MissingExtra without the extra `schema` here.
+        """
+        from .schemas import violations
+
+        if schema is None:
+            schema = self.schemas().get(pattern)
+            if schema is None:
+                raise Conflict(f"there is no schema for {pattern!r}; set_schema sets one")
+        items = self._pages(lambda after: requests.raw_items_page(pattern, after))
+        return violations(items, pattern, schema)
 
     # --- about ------------------------------------------------------------------------------
 

@@ -6,8 +6,8 @@ an exception that refuses, and effects.
     engine.settle()                                  when they are safe; or engine.undo()
 
 The same commands at the same times give the same results, revisions and effects: no I/O, no
-clock, no threads, no randomness. Values are bytes that it does not look into; the one exception,
-`increment`, goes through the `Numbers` it was given.
+clock, no threads, no randomness. Values are bytes that it does not look into; the two exceptions,
+`increment` and schemas, go through the `Numbers` and the `Compile` that it was given.
 
 Every change of a key goes through `_write` or `_remove`, and so gets its revision, its place in
 the change log and its effect; but for the commonest write, for which `_set` has a short way.
@@ -19,13 +19,22 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from .. import messages as m
-from ..errors import LimitExceeded
+from ..errors import AccessDenied, Error, LimitExceeded
 from ..limits import EXPIRIES_PER_TURN, PATTERNS_PER_CONNECTION, VALUE_BYTES
-from ..patterns import check_name, check_pattern, check_writable, matcher
+from ..patterns import (
+    RESERVED,
+    SCHEMA_KEYS,
+    check_name,
+    check_pattern,
+    check_writable,
+    matcher,
+    shown,
+)
 from .changelog import ChangeLog
 from .interest import Interest
 from .keyspace import Entry, Keyspace
 from .rules import Numbers, check_reply, check_revision, check_value, incremented
+from .schemas import Compile, Schemas, cannot_compile
 from .transactions import plan
 
 _new: Any = tuple.__new__
@@ -36,7 +45,11 @@ class Engine:
     """The state of one bus."""
 
     def __init__(
-        self, numbers: Numbers, log: ChangeLog | None = None, first_revision: int = 0
+        self,
+        numbers: Numbers,
+        log: ChangeLog | None = None,
+        first_revision: int = 0,
+        compile_schema: Compile = cannot_compile,
     ) -> None:
         """`first_revision` is that of the empty bus; the first write takes the next."""
         self.revision = self._first_revision = first_revision
@@ -47,6 +60,8 @@ class Engine:
         self.keyspace = Keyspace()
         self.watches = Interest()
         self.subscriptions = Interest()
+        self.schemas = Schemas(compile_schema)
+        self._schema_checks = self.schemas.checks
         self._numbers = numbers
         self._entries = self.keyspace.entries
         self._effects: list[m.Effect] = []
@@ -79,6 +94,7 @@ class Engine:
             m.Items: self._items,
             m.Count: self._count,
             m.Transaction: self._transaction,
+            m.SetSchema: self._set_schema,
             m.Watch: self._watch,
             m.Unwatch: self._unwatch,
             m.Subscribe: self._subscribe,
@@ -127,6 +143,8 @@ class Engine:
                 self.keyspace.put(key, entry)
             elif key in self._entries:
                 self.keyspace.drop(key)
+        if any(key.startswith(SCHEMA_KEYS) for key, _ in self._undo):
+            self.use_schemas()
         self._undo.clear()
         for undo in reversed(self._undo_interest):
             undo()
@@ -204,6 +222,13 @@ class Engine:
             self.revision = revision
             self._changes.append(change)
         self._log_changes()
+
+    def use_schemas(self) -> dict[str, Error]:
+        """Check from now on by the schemas that are kept. To be called when `load` and `replay` are
+        done. Returns those that cannot be used, by pattern, and why: what they are of cannot be
+        written."""
+        kept = self.keyspace.below(SCHEMA_KEYS)
+        return self.schemas.begin({key.removeprefix(SCHEMA_KEYS): entry[0] for key, entry in kept})
 
     # --- the two ways to change a key -------------------------------------------------------
 
@@ -311,6 +336,8 @@ class Engine:
     ) -> int:
         if not 0 < len(value) <= VALUE_BYTES:
             check_value(key, value)
+        if self._schema_checks:
+            self.schemas.check(key, value)
         entry = self._entries.get(key)
         if entry is None or entry[2] is not None:
             entry = self._current(key, now)
@@ -343,6 +370,8 @@ class Engine:
                 check_value(key, value)
             if key not in entries:
                 check_writable(key)
+            if self._schema_checks:
+                self.schemas.check(key, value)
         for key in values:
             entry = entries.get(key)
             if entry is not None and entry[2] is not None:
@@ -369,6 +398,8 @@ class Engine:
         if entry is None:
             check_writable(key)
         number, value = incremented(key, by, entry, self._numbers)
+        if self._schema_checks:
+            self.schemas.check(key, value)
         deadline = None if entry is None else entry[2]
         self._write(key, value, deadline, self.revision + 1, origin)
         return number
@@ -410,13 +441,36 @@ class Engine:
             keys = {key for key, _ in checks} | {operation.key for operation in operations}
             live = ((key, self.keyspace.live(key, now)) for key in keys)
             entries = {key: entry for key, entry in live if entry is not None}
-        staged, results = plan(checks, operations, entries, self._numbers, revision, now)
+        staged, results = plan(
+            checks, operations, entries, self._numbers, self._check, revision, now
+        )
         for key, entry in staged.items():
             if entry is not None:
                 self._write(key, entry[0], entry[2], revision, origin)
             elif key in self._entries:
                 self._remove(key, m.DELETED, origin, revision)
         return self.revision, results
+
+    def _check(self, key: str, value: bytes) -> None:
+        check_value(key, value)
+        self.schemas.check(key, value)
+
+    def _set_schema(self, origin: int, now: float, pattern: str, schema: bytes | None) -> int:
+        check_pattern(pattern)
+        if pattern.startswith(RESERVED):
+            raise AccessDenied(f"the keys of {shown(pattern)} are the broker's own")
+        key = SCHEMA_KEYS + pattern
+        entry = self._entries.get(key)
+        if schema is None:
+            if entry is not None:
+                self.schemas.drop(pattern)
+                self._remove(key, m.DELETED, origin)
+            return self.revision
+        if entry is not None and entry[0] == schema:
+            return entry[1]
+        self.schemas.put(pattern, schema)
+        self._write(key, schema, None, self.revision + 1, origin)
+        return self.revision
 
     # --- who wants to know ------------------------------------------------------------------
 

@@ -84,6 +84,13 @@ class Keyspace:
                 return found, key
         return found, None
 
+    def below(self, prefix: str) -> Iterator[tuple[str, Entry]]:
+        """The entries whose keys begin with `prefix`, in order; those too that are due."""
+        for key in self._order.after(prefix):
+            if not key.startswith(prefix):
+                return
+            yield key, self.entries[key]
+
     def count(self, pattern: str, after: str | None, now: float) -> tuple[int, str | None]:
         """How many of the next PAGE_SCAN keys match, and where the next page begins after."""
         check_pattern(pattern)

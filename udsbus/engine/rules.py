@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from math import isfinite
 from typing import Any, Protocol
 
@@ -13,6 +13,10 @@ from .keyspace import Entry
 
 _REPLY_BYTES = FRAME_BYTES - 1024 * 1024
 """Bytes of values that fit in one response, whatever else stands in it."""
+
+
+Check = Callable[[str, bytes], None]
+"""Raises an Error unless the value may be stored under the key."""
 
 
 class Numbers(Protocol):

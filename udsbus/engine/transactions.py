@@ -8,7 +8,7 @@ from typing import Any
 from ..messages import Delete, Get, Increment, Set, TransactionOperation
 from ..patterns import check_name, check_writable
 from .keyspace import Entry
-from .rules import Numbers, check_reply, check_revision, check_value, incremented
+from .rules import Check, Numbers, check_reply, check_revision, incremented
 
 Staged = dict[str, Entry | None]
 """Key → the entry that it will have; None: it will be gone."""
@@ -19,14 +19,15 @@ def plan(
     operations: list[TransactionOperation],
     entries: Mapping[str, Entry],
     numbers: Numbers,
+    check: Check,
     revision: int,
     now: float,
 ) -> tuple[Staged, list[Any]]:
     """What the transaction will write at `revision`, and the result of each of its operations.
 
     Operations see what those before them have written. `entries` holds nothing whose deadline
-    has passed, for the keys concerned. Raises what the single commands raise; then nothing of the
-    transaction happens.
+    has passed, for the keys concerned; `check` says whether a value may be written. Raises what
+    the single commands raise; then nothing of the transaction happens.
     """
     for key, expected in checks:
         check_name(key)
@@ -41,7 +42,7 @@ def plan(
             results.append(None if before is None else before[0])
             continue
         check_writable(key)
-        after, result = _carry_out(operation, before, numbers, revision, now)
+        after, result = _carry_out(operation, before, numbers, check, revision, now)
         if after != before:  # a write has a revision of its own
             staged[key] = after
         results.append(result)
@@ -53,12 +54,13 @@ def _carry_out(
     operation: TransactionOperation,
     before: Entry | None,
     numbers: Numbers,
+    check: Check,
     revision: int,
     now: float,
 ) -> tuple[Entry | None, Any]:
     if isinstance(operation, Set):
         key, value, ttl, if_revision, if_changed = operation
-        check_value(key, value)
+        check(key, value)
         if if_revision is not None:
             check_revision(key, if_revision, before)
         if if_changed and before is not None and before[0] == value:
@@ -70,4 +72,5 @@ def _carry_out(
         return None, before is not None
     assert isinstance(operation, Increment)
     number, value = incremented(operation.key, operation.by, before, numbers)
+    check(operation.key, value)
     return (value, revision, None if before is None else before[2]), number

@@ -76,6 +76,10 @@ def _value(name: str, value: Any) -> Any:
     return value if type(value) is bytes else msgpack.packb(value)
 
 
+def _optional_value(name: str, value: Any) -> Any:
+    return None if value is None else _value(name, value)
+
+
 def _texts(name: str, value: Any) -> Any:
     for item in _list(name, value):
         _text(f"each of {name}", item)
@@ -345,6 +349,15 @@ _ROWS = (
             Parameter("operations", _operations, "array of [method, argument, …, options]"),
         ),
         to_native=_native_transaction,
+    ),
+    Method(
+        "set_schema", m.SetSchema,
+        "From now on refuse to write what does not match, whoever writes.",
+        "the revision that holds the schema",
+        (
+            Parameter("pattern", _text, "pattern of the keys whose values are checked"),
+            Parameter("schema", _optional_value, "encoded JSON Schema; nil: none any more"),
+        ),
     ),
     Method(
         "batch", m.Batch,

@@ -41,11 +41,13 @@ if TYPE_CHECKING:
         UnknownMethod,
         UnsupportedValue,
     )
+    from .faults import Fault
 
 _WHERE = {
     "Change": "client.following",
     "Client": "client.sync",
     "Entry": "client.requests",
+    "Fault": "faults",
     "LocalBroker": "client.spawning",
     "Message": "client.following",
     "PastChange": "client.past",
@@ -87,6 +89,7 @@ __all__ = [
     "Conflict",
     "Entry",
     "Error",
+    "Fault",
     "InternalError",
     "InvalidRequest",
     "JournalDamaged",

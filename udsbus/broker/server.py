@@ -22,7 +22,8 @@ import anyio.abc
 from .. import messages as m
 from ..engine import Engine
 from ..errors import Error, LimitExceeded, ProtocolError
-from ..journal import Durability, FileJournal, MemoryJournal
+from ..faults import Fault
+from ..journal import Durability, FileJournal, Journal, MemoryJournal
 from ..journal.folding import KEEP_USUAL, Retention
 from ..limits import CRASHES_FREE, HUNG_SECONDS, LIMITS, NAME_BYTES, SESSION_BYTES, UNANSWERED_MOST
 from ..version import PROTOCOL_VERSION, __version__
@@ -30,6 +31,7 @@ from ..wire import values
 from ..wire.schemas import compile_schema
 from . import turn as turn_module
 from .durability import JournalCare, fold_beside, open_state
+from .faulty import Faults
 from .hub import Hub, best_hub
 from .lanes import Lanes
 from .listener import Listener
@@ -71,6 +73,8 @@ class Settings(NamedTuple):
     """Begin with what this file holds."""
     folds: bool = False
     """Without a standby, let a process of its own fold the journal now and then."""
+    faults: tuple[Fault, ...] = ()
+    """What shall go wrong, for a test; once, in this process."""
     given: int | None = None
     """A socket that listens at the address already, from a service manager."""
 
@@ -127,15 +131,23 @@ class Broker:
                     listener.let_go()
                 raise
             self._bus = self._journal.bus
+        journal: Journal = self._journal or MemoryJournal()
+        hub = settings.hub()
+        if settings.faults:
+            faults = Faults(settings.faults)
+            journal, hub = faults.journal(journal), faults.hub(hub)
+            self._engine.handlers = faults.handlers(self._engine.handlers)
         self.turn = Turn(
             self._engine,
-            self._journal or MemoryJournal(),
+            journal,
             listener,
-            settings.hub(),
+            hub,
             {m.Hello: self._hello, m.Ping: self._ping, m.Info: self._info},
             self._lanes,
             self._statistics,
         )
+        if settings.faults:
+            faults.connections = self.turn.connections
         self._taken_over = inherited is not None
         self._lifeline: socket.socket | None = None
         """Open for as long as this process may have to hand it on."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import logging
 import os
 import signal
@@ -35,6 +36,7 @@ from .output import complain, shown, write_line
 
 if TYPE_CHECKING:
     from ..broker import Inherited, Settings
+    from ..faults import Fault
 
 READY = b"ready\n"
 OF_THE_FIRST = {
@@ -42,6 +44,7 @@ OF_THE_FIRST = {
     "--ready-fd": True,
     "--inherit": True,
     "--from": True,
+    "--faults": True,
     "--socket": True,
 }
 """Options that a standby is not given, or not as they were, and whether a value follows."""
@@ -140,6 +143,7 @@ def takeover_command() -> int:
 )  # fmt: skip
 @click.option("--lifeline-fd", type=int, hidden=True, help="Stop when its other end closes.")
 @click.option("--ready-fd", type=int, hidden=True, help="Tell `ready` here.")
+@click.option("--faults", hidden=True, help="What shall go wrong, for a test, in JSON.")
 @click.option("--inherit", hidden=True, help="Stand by, with what the broker has left.")
 def serve_command(
     backend: str,
@@ -157,6 +161,7 @@ def serve_command(
     detach: bool,
     lifeline_fd: int | None,
     ready_fd: int | None,
+    faults: str | None,
     inherit: str | None,
 ) -> int:
     """Run a broker until SIGTERM or Ctrl-C, and its standby.
@@ -189,6 +194,7 @@ def serve_command(
         folds=durability != "none" and not pair,
         hung_seconds=hung_after,
         retention=Retention(history, history_changes, history_of, snapshot_every, snapshots),
+        faults=_faults(faults),
         given=None if given is None else given[0],
         snapshot=None if snapshot is None else os.path.abspath(os.path.expanduser(snapshot)),
     )
@@ -223,6 +229,14 @@ def _standby_command(where: str) -> tuple[str, ...]:
             arguments.append(argument)
     # The address too: it may come from the environment, or from the service manager.
     return (*python(), "-m", "udsbus", *arguments, "--socket", where, "--inherit")
+
+
+def _faults(text: str | None) -> tuple[Fault, ...]:
+    if text is None:
+        return ()
+    from ..faults import Fault
+
+    return tuple(Fault(**fields) for fields in json.loads(text))
 
 
 def _state_directory(where: str, durability: str, state: str | None) -> str:

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import fcntl
+import json
 import os
 import shutil
 import socket
 import subprocess
 import tempfile
+from collections.abc import Iterable
 from time import monotonic, sleep
 from typing import TYPE_CHECKING, BinaryIO
 
@@ -17,6 +19,7 @@ from ..limits import REQUEST_TIMEOUT, START_SECONDS
 from ..paths import ensure_private_directory, lock_path, log_path
 
 if TYPE_CHECKING:
+    from ..faults import Fault
     from .sync import Client
 
 READY = b"ready\n"
@@ -35,9 +38,19 @@ class LocalBroker:
 
     With `state`, a directory, it keeps there what it holds, as `udsbus serve` does, and has a
     standby that takes over when it dies; the next local broker with that directory goes on with it.
+
+    `faults` go wrong in it on purpose, each once, to test how a program takes it; what comes after
+    it, when it has died of them, has none.
     """
 
-    def __init__(self, *, state: str | os.PathLike[str] | None = None) -> None:
+    def __init__(
+        self, *, state: str | os.PathLike[str] | None = None, faults: Iterable[Fault] = ()
+    ) -> None:
+        from ..faults import as_plain
+
+        plain = as_plain(faults)
+        self._faulty = bool(plain)
+        self._faults = json.dumps(plain)
         self._state = None if state is None else os.path.abspath(os.path.expanduser(state))
         self._directory: str | None = None
         self._process: subprocess.Popen[bytes] | None = None
@@ -68,11 +81,27 @@ class LocalBroker:
         self._owner = os.getpid()
         try:
             keeping = ("--durability", "none") if self._state is None else ("--state", self._state)
-            self._process, self._lifeline = _start(self.address, *keeping, "--lifeline-fd")
+            self._process, self._lifeline = _start(
+                self.address, *keeping, "--faults", self._faults, "--lifeline-fd"
+            )
+            if self._state is not None and self._faulty:
+                self._wait_for_standby()
         except BaseException:
+            self.stop()
             shutil.rmtree(self._directory, ignore_errors=True)
             raise
         return self
+
+    def _wait_for_standby(self) -> None:
+        """A fault may be deadly, and shall not strike before there is somebody to take over."""
+        from .sync import Client
+
+        until = monotonic() + START_SECONDS
+        with Client(self.address) as client:
+            while client.info()["standby"] is None:
+                if monotonic() > until:
+                    raise BrokerUnavailable(f"no standby got ready within {START_SECONDS:g} s")
+                sleep(0.01)
 
     def stop(self) -> None:
         """Stop it, as SIGTERM does. In a forked child it does nothing: the parent owns it."""

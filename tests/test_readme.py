@@ -30,7 +30,7 @@ def test_two_commands_do_all_the_set_up() -> None:
     commands = [line for line in README.splitlines() if line.startswith("python3 -m venv")]
     demo, tests = commands
     assert demo.endswith(".venv/bin/udsbus demo")
-    assert tests.endswith("pytest")
+    assert tests.endswith("pytest -n auto")
     assert README.index(demo) < README.index(tests) < README.index("## ")
 
 

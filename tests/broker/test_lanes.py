@@ -71,7 +71,7 @@ def test_the_same_broker(broker: BrokerProcess, method: str) -> None:
             assert message is None or message[1] == "message"
 
 
-@pytest.mark.parametrize("method", set(REQUESTS) - {"publish"})
+@pytest.mark.parametrize("method", sorted(set(REQUESTS) - {"publish"}))
 @pytest.mark.parametrize("durability", ["process", "disk"])
 def test_the_next_broker(address: str, runtime: Path, method: str, durability: str) -> None:
     options: dict[str, Any] = {"durability": durability, "state": runtime / "state"}

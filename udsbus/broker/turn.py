@@ -94,6 +94,9 @@ class Turn:
         self._answered: list[Answered] = []
         """The answers of this turn that are to be kept, and of each the lane:"""
         self._answered_lanes: list[Lane] = []
+        self._unkept_lanes = 0
+        """How many lanes have answers that are not in the journal (those that were forgotten count on):
+        0 means that nobody need look."""
         self._refusing = False
         """Whether writes are refused, because the journal cannot be written."""
         self._statistics = statistics
@@ -224,7 +227,7 @@ class Turn:
         kept = False
         if effects:
             answered = self._answered
-            if self._durable and answered:
+            if self._unkept_lanes and answered:
                 answered = self._with_unkept()
             try:
                 kept = self._journal.append(effects, answered, now)
@@ -249,10 +252,12 @@ class Turn:
                 for lane in self._answered_lanes:
                     if lane.unkept:
                         lane.unkept = []  # they are in the journal now
+                        self._unkept_lanes -= 1
             elif self._durable:
                 for lane, (_, msgid, response) in zip(
                     self._answered_lanes, self._answered, strict=True
                 ):
+                    self._unkept_lanes += not lane.unkept
                     lane.unkept = [*lane.unkept, (msgid, response)][-(lane.answers.maxlen or 1) :]
             self._answered.clear()
             self._answered_lanes.clear()

@@ -14,9 +14,13 @@ atomically with its effect, under an identity that the client gives it.
 from __future__ import annotations
 
 from collections import OrderedDict, deque
+from typing import Any
 
 from ..limits import LANES_KEPT, RESUME_SECONDS, UNANSWERED_MOST
+from ..messages import Answered
 from ..wire.framing import MSGID_MOST
+
+_new: Any = tuple.__new__
 
 Key = tuple[str, int]
 """(session, number of the lane)"""
@@ -49,13 +53,63 @@ class Lane:
             return None
         return next((response for known, response in self.answers if known == msgid), None)
 
-    def keep(self, msgid: int, response: bytes) -> None:
-        self.answers.append((msgid, response))
 
-    def take_back(self, msgid: int) -> None:
-        """What was just kept was never answered."""
-        if self.answers and self.answers[-1][0] == msgid:
-            self.answers.pop()
+class Answers:
+    """Those of one turn that are to be kept."""
+
+    __slots__ = ("_answers", "_durable", "_lanes", "_unkept")
+
+    def __init__(self, durable: bool) -> None:
+        """`durable`: there is a journal to keep them."""
+        self._answers: list[Answered] = []
+        self._lanes: list[Lane] = []
+        """Of each of them."""
+        self._durable = durable
+        self._unkept = 0
+        """How many lanes have answers that are not in the journal; one that is forgotten counts on,
+        for all that this says is whether to look."""
+
+    def add(self, lane: Lane, connection: int, msgid: int, response: bytes) -> None:
+        lane.answers.append((msgid, response))
+        self._answers.append(_new(Answered, (connection, msgid, response)))
+        self._lanes.append(lane)
+
+    def to_be_kept(self) -> list[Answered]:
+        """All of them, and before them those of the same lanes that were not worth a record of
+        their own."""
+        if not self._unkept:
+            return self._answers
+        found: list[Answered] = []
+        seen: list[Lane] = []
+        for lane, answer in zip(self._lanes, self._answers, strict=True):
+            if lane.unkept and lane not in seen:
+                seen.append(lane)
+                found += [Answered(answer.origin, *unkept) for unkept in lane.unkept]
+        return found + self._answers
+
+    def settle(self, kept: bool) -> None:
+        """The turn is over, and they are in the journal, or not because nothing has changed."""
+        if not self._answers:
+            return
+        if kept:
+            for lane in self._lanes:
+                if lane.unkept:
+                    lane.unkept = []
+                    self._unkept -= 1
+        elif self._durable:
+            for lane, (_, msgid, response) in zip(self._lanes, self._answers, strict=True):
+                self._unkept += not lane.unkept
+                lane.unkept = [*lane.unkept, (msgid, response)][-(lane.answers.maxlen or 1) :]
+        self._answers.clear()
+        self._lanes.clear()
+
+    def take_back(self) -> None:
+        """None of them was ever given."""
+        for lane, answer in zip(reversed(self._lanes), reversed(self._answers), strict=True):
+            if lane.answers and lane.answers[-1][0] == answer.msgid:
+                lane.answers.pop()
+        self._answers.clear()
+        self._lanes.clear()
 
 
 class Lanes:

@@ -38,7 +38,7 @@ from ..limits import (
     SHARE_SECONDS,
     SPIN_SECONDS,
 )
-from ..messages import Answered, Change, CloseReason, Command, Effect, Message, Watch, Writer
+from ..messages import Change, CloseReason, Command, Effect, Message, Watch, Writer
 from ..spinning import Spinning
 from ..wire.encoding import (
     encode_change,
@@ -53,13 +53,11 @@ from ..wire.methods import ANSWERS_KEPT
 from .answering import Answering, Handler
 from .connection import Connection
 from .hub import HANGUP, READ, WRITE, Hub
-from .lanes import Lane, Lanes
+from .lanes import Answers, Lanes
 from .listener import Listener
 from .statistics import Statistics
 
 log = logging.getLogger("udsbus.broker")
-
-_new: Any = tuple.__new__
 
 CROWD = 2 * (os.cpu_count() or 1)
 """With more connections active than this, polling before a sleep steals time from their processes.
@@ -91,12 +89,7 @@ class Turn:
         self._executed: list[tuple[Connection, list[Any]]] = []
         """What this turn has carried out, in case that its journal fails."""
         self._lanes = lanes
-        self._answered: list[Answered] = []
-        """The answers of this turn that are to be kept, and of each the lane:"""
-        self._answered_lanes: list[Lane] = []
-        self._unkept_lanes = 0
-        """How many lanes have answers that are not in the journal (those that were forgotten count on):
-        0 means that nobody need look."""
+        self._answers = Answers(journal.durable)
         self._refusing = False
         """Whether writes are refused, because the journal cannot be written."""
         self._statistics = statistics
@@ -226,11 +219,8 @@ class Turn:
             effects = self._fanned_out + effects
         kept = False
         if effects:
-            answered = self._answered
-            if self._unkept_lanes and answered:
-                answered = self._with_unkept()
             try:
-                kept = self._journal.append(effects, answered, now)
+                kept = self._journal.append(effects, self._answers.to_be_kept(), now)
             except StorageFailed as failure:
                 self._take_back(failure)
                 return
@@ -247,31 +237,7 @@ class Turn:
         # Nobody waits for these any more.
         self._engine.settle()
         self._executed.clear()
-        if self._answered:
-            if kept:
-                for lane in self._answered_lanes:
-                    if lane.unkept:
-                        lane.unkept = []  # they are in the journal now
-                        self._unkept_lanes -= 1
-            elif self._durable:
-                for lane, (_, msgid, response) in zip(
-                    self._answered_lanes, self._answered, strict=True
-                ):
-                    self._unkept_lanes += not lane.unkept
-                    lane.unkept = [*lane.unkept, (msgid, response)][-(lane.answers.maxlen or 1) :]
-            self._answered.clear()
-            self._answered_lanes.clear()
-
-    def _with_unkept(self) -> list[Answered]:
-        """The answers of this turn, and before them those of the same lanes that were not worth a
-        record of their own."""
-        found: list[Answered] = []
-        seen: list[Lane] = []
-        for lane, answered in zip(self._answered_lanes, self._answered, strict=True):
-            if lane.unkept and lane not in seen:
-                seen.append(lane)
-                found += [Answered(answered[0], *unkept) for unkept in lane.unkept]
-        return found + self._answered if found else self._answered
+        self._answers.settle(kept)
 
     def _take_back(self, failure: StorageFailed) -> None:
         """Undo this turn, and have its requests carried out again in the next, without writes.
@@ -281,10 +247,7 @@ class Turn:
         """
         self._engine.undo()
         self._fanned_out = []
-        for lane in self._answered_lanes[::-1]:
-            lane.take_back(self._answered.pop()[1])
-        self._answered.clear()
-        self._answered_lanes.clear()
+        self._answers.take_back()
         for connection in self._touched:
             connection.output.clear()
         self._touched.clear()
@@ -395,9 +358,7 @@ class Turn:
                         failed = isinstance(failure, StorageFailed)  # which may be otherwise later
                         reply = encode_error(msgid, answering.refused(number, name, failure))
                     if lane is not None and name in ANSWERS_KEPT and not failed:
-                        lane.keep(msgid, reply)
-                        self._answered.append(_new(Answered, (number, msgid, reply)))
-                        self._answered_lanes.append(lane)
+                        self._answers.add(lane, number, msgid, reply)
                 output.append(reply)
                 size += len(reply)
             elif kind == RESPONSE:

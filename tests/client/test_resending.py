@@ -16,7 +16,7 @@ from tests.harness import BrokerProcess, wait_until
 from tests.pairs import Pair
 from udsbus import BrokerUnavailable, Client
 
-from .support import Child, FakeBroker, Hangup, Task, in_child
+from .support import PATIENCE, Child, FakeBroker, Hangup, Task, in_child
 
 WRITES: dict[str, Callable[[Client], Any]] = {
     "set": lambda c: c.set("a", 1),
@@ -179,7 +179,7 @@ class TakenOver:
 
 
 def single(address: str) -> int:
-    with udsbus.connect(address) as client:
+    with udsbus.connect(address, timeout=PATIENCE) as client:
         mine = 0
         while client.get("go on"):
             mine += 1
@@ -189,7 +189,7 @@ def single(address: str) -> int:
 
 
 def pipelined(address: str) -> int:
-    with udsbus.connect(address) as client:
+    with udsbus.connect(address, timeout=PATIENCE) as client:
         mine = 0
         while client.get("go on"):
             with client.pipeline() as p:
@@ -202,7 +202,7 @@ def pipelined(address: str) -> int:
 
 
 def transacted(address: str) -> int:
-    with udsbus.connect(address) as client:
+    with udsbus.connect(address, timeout=PATIENCE) as client:
         mine = 0
         while client.get("go on"):
             with client.transaction() as t:
@@ -215,7 +215,7 @@ def transacted(address: str) -> int:
 
 def rotating(address: str) -> int:
     """Compare-and-swap: a conflict would mean that its own write was done twice."""
-    with udsbus.connect(address) as client:
+    with udsbus.connect(address, timeout=PATIENCE) as client:
         key, mine = "mine/" + str(os.getpid()), 0
         revision = client.set(key, 0, if_revision=0)
         while client.get("go on"):
@@ -233,7 +233,7 @@ def test_every_increment_counts_once(
     """Whatever a writer was told is so, though brokers are killed all the time."""
     bus = kind(address, runtime / "state")
     try:
-        with udsbus.connect(address) as client, contextlib.ExitStack() as stack:
+        with udsbus.connect(address, timeout=PATIENCE) as client, contextlib.ExitStack() as stack:
             client.set("go on", True)
             children = [
                 stack.enter_context(Child(lambda work=work: work(address)))  # type: ignore[misc]

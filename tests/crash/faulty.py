@@ -22,6 +22,7 @@ from udsbus.broker.hub import EpollHub
 from udsbus.journal import FileJournal
 
 POINTS = ("read", "journal", "expose", "deliver", "amid the deliveries", "amid a record")
+STRUCK = "this broker kills itself at"
 PATIENCE = 12_000
 """So many turns in which something changes does a process live at most."""
 
@@ -41,7 +42,12 @@ class Fate:
 
     def strike(self, point: str) -> None:
         if self.passes(point):
-            os.kill(os.getpid(), signal.SIGKILL)
+            die(point)
+
+
+def die(point: str) -> None:
+    logging.warning("%s: %s", STRUCK, point)
+    os.kill(os.getpid(), signal.SIGKILL)
 
 
 FATE = Fate()
@@ -61,7 +67,7 @@ def arm() -> None:
 
     def write_half(fd: int, data: Any) -> int:
         write(fd, data[: len(data) // 2])
-        os.kill(os.getpid(), signal.SIGKILL)
+        die("amid a record")
         raise AssertionError("dead")
 
     def faulty_flush(self: connection_module.Connection) -> bool:

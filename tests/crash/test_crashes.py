@@ -27,6 +27,7 @@ from tests.harness import wait_until
 from udsbus import Client, Conflict
 
 from .checker import Operation, apply_to_bus, violation
+from .faulty import STRUCK
 
 SECONDS = float(os.environ.get("UDSBUS_CRASH_SECONDS", "20"))
 SEED = int(os.environ.get("UDSBUS_CRASH_SEED", "0")) or random.randrange(1, 1_000_000)
@@ -209,7 +210,11 @@ def test_whatever_is_killed(bus: Bus, address: str) -> None:
         client.set("over", True)
         seen, started_over = watcher.result()
     deaths = bus.log().count("takes over") + bus.starts - 1
-    print(f"seed {SEED}: {len(told)} operations, {deaths} deaths of brokers, {kills} kills of ours")
+    struck = bus.log().count(STRUCK)
+    print(
+        f"seed {SEED}: {len(told)} operations, {kills} kills at random, {struck} at a point of a turn, "
+        f"{deaths} deaths of brokers"
+    )
     assert deaths > SECONDS / 5
     for group in range(GROUPS):
         history = [operation for its, operation in told if its == group]

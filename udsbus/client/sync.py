@@ -54,8 +54,9 @@ T = TypeVar("T")
 
 ROLLBACKS = 10
 """How often a rollback is tried when others write the same keys meanwhile."""
-ATTEMPTS = 3
-"""How often a request is sent when the connection is lost each time."""
+ATTEMPTS = 5
+"""How often a request is sent when the connection is lost each time: there must be an end, in case
+that it is the request which kills the broker."""
 
 
 def connect(

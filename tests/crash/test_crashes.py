@@ -212,8 +212,8 @@ def test_whatever_is_killed(bus: Bus, address: str) -> None:
     deaths = bus.log().count("takes over") + bus.starts - 1
     struck = bus.log().count(STRUCK)
     print(
-        f"seed {SEED}: {len(told)} operations, {kills} kills at random, {struck} at a point of a turn, "
-        f"{deaths} deaths of brokers"
+        f"seed {SEED}: {len(told)} operations, {deaths} deaths of brokers, "
+        f"{kills} kills at random, {struck} at a point of a turn"
     )
     assert deaths > SECONDS / 5
     for group in range(GROUPS):

@@ -6,10 +6,10 @@ import contextlib
 import os
 import select
 import signal
-import socket
 import subprocess
+import tempfile
 from collections.abc import Iterator
-from time import monotonic
+from time import monotonic, sleep
 from types import FrameType
 from typing import Any
 
@@ -91,8 +91,10 @@ class Stage:
     def __init__(self) -> None:
         self.started = 0
         """Processes started so far."""
-        self.broker = LocalBroker()
         self._cleanup = contextlib.ExitStack()
+        state = self._cleanup.enter_context(tempfile.TemporaryDirectory(prefix="udsbus-"))
+        self.broker = LocalBroker(state=os.path.join(state, "state"))
+        self._standbys: set[int] = set()
         self._starting = False
         self._signal: int | None = None
 
@@ -153,30 +155,23 @@ class Stage:
             worker.hear()
         return workers
 
-    def stop_broker(self) -> None:
-        """Stop it, but leave its address to the next."""
-        os.kill(self.broker.pid, signal.SIGTERM)
-        os.waitid(os.P_PID, self.broker.pid, os.WEXITED | os.WNOWAIT)  # LocalBroker reaps it
+    def standby(self, client: Client) -> int:
+        """The pid of the broker's standby, once it could take over."""
+        until = monotonic() + PATIENCE_SECONDS
+        while (pid := client.info()["standby"]) is None:
+            if monotonic() > until:
+                raise DemoFailed("no standby got ready")
+            sleep(0.01)
+        if pid not in self._standbys:
+            self._standbys.add(pid)
+            self.started += 1
+        return int(pid)
 
-    def start_another_broker(self) -> int:
-        """As `udsbus serve` does, at the same address. Returns its pid."""
-        lifeline, theirs = socket.socketpair()
-        command = ["udsbus", "serve", "--socket", self.broker.address, "--lifeline-fd"]
-        with theirs, open(log_path(self.broker.address), "ab") as log, self._one_more():
-            process = _start(
-                [*command, str(theirs.fileno())],
-                stdin=subprocess.DEVNULL,
-                stdout=log,
-                stderr=log,
-                pass_fds=[theirs.fileno()],
-            )
-            self._cleanup.callback(process.wait)
-            self._cleanup.callback(process.terminate)
-            self._cleanup.callback(lifeline.close)
-        lifeline.settimeout(PATIENCE_SECONDS)
-        if not lifeline.recv(16):
-            raise DemoFailed("the second broker did not start")
-        return process.pid
+    def kill_broker(self) -> int:
+        """As `kill -9` does. Returns the pid that it had."""
+        pid = self.broker.pid
+        os.kill(pid, signal.SIGKILL)
+        return pid
 
 
 def _start(module_and_arguments: list[str], **options: Any) -> subprocess.Popen[bytes]:

@@ -90,7 +90,7 @@ ROLES = {"react": react, "count": count, "lead": lead}
 
 def main() -> None:
     role, address, name = sys.argv[1:]
-    logging.getLogger("udsbus.client").disabled = True  # that the broker stops is part of the show
+    logging.getLogger("udsbus.client").disabled = True  # that the broker dies is part of the show
     client = udsbus.connect(address, name=f"demo {name}")
     threading.Thread(target=_listen, daemon=True).start()
     ROLES[role](client, name)

@@ -100,7 +100,7 @@ class FaultyHub(EpollHub):
 
 def main() -> None:
     address, state, *inherited = sys.argv[1:]
-    logging.basicConfig(level=logging.INFO, format="%(process)d %(message)s")
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(process)d %(message)s")
     arm()
     settings = Settings(
         address,

@@ -1,47 +1,29 @@
-"""The sync client.
+"""The sync client: what people call. How a request gets to the broker, and an answer back, is in
+`session.py`.
 
-Each thread has a connection of its own, so there is no lock and no reader thread between a
-request and its answer. Watches and subscriptions share one more connection and one background
-thread, which start with the first of them (`events.py`).
+Watches and subscriptions share a connection of their own and one background thread, which start
+with the first of them (`events.py`).
 """
 
 from __future__ import annotations
 
 import contextlib
-import itertools
 import os
-import threading
 import time
 from collections.abc import Callable, Iterable, Mapping
 from typing import TYPE_CHECKING, Any, TypeVar, overload
 
-from ..errors import (
-    AccessDenied,
-    BrokerUnavailable,
-    Conflict,
-    Error,
-    InvalidRequest,
-    RequestTimeout,
-)
-from ..limits import (
-    RECONNECT_FIRST,
-    RECONNECT_MOST,
-    REQUEST_TIMEOUT,
-    RESUME_SECONDS,
-    TIMEOUT_MOST,
-)
-from ..messages import CloseReason
-from ..paths import resolve_address
+from ..errors import Conflict, InvalidRequest, RequestTimeout
+from ..limits import REQUEST_TIMEOUT
 from ..patterns import SCHEMA_KEYS
 from . import requests
 from .batches import Pipeline, Transaction
 from .callbacks import Callbacks, Function
-from .connecting import jittered, open_socket
-from .connection import Connection, ConnectionEnded, Many
 from .events import Events
 from .following import Subscription, Watch
-from .forks import FORKS, Members, told
+from .forks import told
 from .requests import Call, Entry, Page
+from .session import Session
 from .watching import WatchCore
 
 if TYPE_CHECKING:
@@ -54,9 +36,6 @@ T = TypeVar("T")
 
 ROLLBACKS = 10
 """How often a rollback is tried when others write the same keys meanwhile."""
-ATTEMPTS = 5
-"""How often a request is sent when the connection is lost each time: there must be an end, in case
-that it is the request which kills the broker."""
 
 
 def connect(
@@ -78,7 +57,7 @@ def connect(
     return Client(address, name=name, timeout=timeout, autostart=autostart)
 
 
-class Client:
+class Client(Session):
     """A client of one bus. May be used by many threads, and after a fork in the child too.
 
     What is lost on its way, because the broker ended, is sent again when it is back, and is carried
@@ -95,26 +74,10 @@ class Client:
         timeout: float = REQUEST_TIMEOUT,
         autostart: bool = False,
     ) -> None:
-        if type(timeout) not in (int, float) or not timeout > 0:
-            raise InvalidRequest(f"timeout must be a number of seconds above 0, not {timeout!r}")
-        self.address = resolve_address(address)
-        """The path of the socket."""
-        self.timeout = min(timeout, TIMEOUT_MOST)
-        """Seconds that a request may take."""
-        self.name = name
-        self._autostart = autostart
-        self._closed = False
-        self._own = threading.local()
-        self._connections: Members[Connection] = Members()
-        self._session = os.urandom(8).hex()
-        """By which the broker knows all these connections for one client's."""
-        self._lanes = itertools.count(1)
-        self._forks = len(FORKS)
+        super().__init__(address, name, timeout, autostart)
         self._events = Events(self.address, name, self.timeout)
         self._callbacks = Callbacks()
-        if autostart:
-            self._start_broker()
-        self._own.connection = self._connect(None)
+        self._begin()
         told.add(self)
 
     # --- values -----------------------------------------------------------------------------
@@ -422,8 +385,7 @@ class Client:
         self._closed = True
         self._events.close()
         self._callbacks.close()
-        for connection in self._connections.all():
-            connection.interrupt()
+        self._interrupt()
 
     def __enter__(self) -> Client:
         return self
@@ -436,74 +398,6 @@ class Client:
         return f"<udsbus.Client {self.address} ({state})>"
 
     # --- inside -----------------------------------------------------------------------------
-
-    def _call(self, call: Call[T]) -> T:
-        """The way of every request."""
-        connection = getattr(self._own, "connection", None)
-        if connection is None or not connection.ready or connection.forks != len(FORKS):
-            connection = self._usable(connection)
-        again = 0
-        for _ in range(ATTEMPTS):
-            try:
-                return call.read(connection.request(call, self.timeout, again))
-            except ConnectionEnded as ended:
-                last = str(ended)  # not the exception: its traceback holds the connection
-                if again or (ended.sent and not call.repeatable):
-                    again = again or ended.msgid
-                    connection = self._resume(connection, last, call.method == "publish")
-                else:
-                    connection = self._own.connection = self._reconnect(connection)
-            except RequestTimeout as error:
-                raise (error if call.repeatable else _uncertain_timeout(error)) from None
-        raise BrokerUnavailable(f"{self.address}: the connection was lost {ATTEMPTS} times: {last}")
-
-    def _call_many(
-        self,
-        requests: list[bytes],
-        together: int,
-        ahead: int,
-        results: list[Any],
-        refusals: dict[int, Any],
-    ) -> None:
-        """Fill in the results and refusals of a pipeline."""
-        connection = getattr(self._own, "connection", None)
-        if connection is None or not connection.ready or connection.forks != len(FORKS):
-            connection = self._usable(connection)
-        many = Many(requests, together, ahead, results, refusals)
-        attempts = 0
-        while attempts < ATTEMPTS:
-            done = len(results)
-            try:
-                connection.request_many(many, self.timeout)
-                return
-            except ConnectionEnded as ended:
-                last = str(ended)
-                if many.frames:
-                    connection = self._resume(connection, last)
-                else:
-                    connection = self._own.connection = self._reconnect(connection)
-            except RequestTimeout as error:
-                raise _uncertain_timeout(error) from None
-            attempts = 1 if len(results) > done else attempts + 1
-        raise BrokerUnavailable(f"{self.address}: the connection was lost {ATTEMPTS} times: {last}")
-
-    def _resume(self, lost: Connection, why: str, same_broker: bool = False) -> Connection:
-        """A connection over which what was sent over `lost` can be sent again: the broker knows
-        what it has answered, and so does one that comes after it with the same state.
-
-        `same_broker`: but it must be the same one. Raises BrokerUnavailable if that cannot be, and
-        then nobody knows whether a request was carried out.
-        """
-        since = time.monotonic()
-        try:
-            connection = self._reconnect(lost)
-        except Error as error:
-            raise self._uncertain(why, f" ({error})") from None
-        self._own.connection = connection
-        same = connection.bus == lost.bus if same_broker else connection.bus[0] == lost.bus[0]
-        if not lost.lane or not same or time.monotonic() - since > RESUME_SECONDS / 2:
-            raise self._uncertain(why)
-        return connection
 
     def _pages(self, page_after: Callable[[str | None], Call[Page[list[T]]]]) -> list[T]:
         found: list[T] = []
@@ -539,75 +433,6 @@ class Client:
         self._events.follow(watch)
         return watch
 
-    def _usable(self, connection: Connection | None) -> Connection:
-        """A connection for this thread, when it has none that is ready."""
-        if self._forks != len(FORKS):
-            self.after_fork_in_child()
-            connection = None
-        if connection is not None and not connection.closed:
-            if connection.in_exchange():
-                # This is a signal handler, or a destructor. It gets a connection of its own, for
-                # one request.
-                return self._connect(None)
-            connection.close()
-        self._own.connection = self._reconnect(connection)
-        return self._own.connection  # type: ignore[no-any-return]
-
-    def _connect(self, before: Connection | None) -> Connection:
-        """A new connection that goes on with the lane of the one before, or begins one."""
-        sock = open_socket(self.address, self.timeout)
-        if before is None:
-            connection = Connection(sock, next(self._lanes))
-        else:
-            connection = Connection(sock, before.lane, before.msgid)
-        self._connections.add(connection)
-        try:
-            self._check_open()  # `close` may just have missed this one
-            hello = requests.hello(self.name, self._session, connection.lane)
-            answer = connection.request(hello, self.timeout)
-            connection.bus = answer["bus"], answer["epoch"]
-        except ConnectionEnded as ended:
-            refused = ended.told is not None and ended.told[0] == CloseReason.WRONG_USER.value
-            error = AccessDenied if refused else BrokerUnavailable
-            raise error(f"{self.address}: {ended}") from None
-        except BaseException:
-            connection.close()
-            raise
-        return connection
-
-    def _reconnect(self, before: Connection | None) -> Connection:
-        """A new connection in the place of the one before; while there is no broker, try again
-        until the time-out."""
-        until = time.monotonic() + self.timeout
-        delay = RECONNECT_FIRST
-        while True:
-            self._check_open()
-            try:
-                if self._autostart:
-                    self._start_broker()
-                return self._connect(before)
-            except BrokerUnavailable:
-                left = until - time.monotonic()
-                if left <= 0:
-                    raise
-            time.sleep(min(jittered(delay), left))
-            delay = min(2 * delay, RECONNECT_MOST)
-
-    def _start_broker(self) -> None:
-        from .spawning import autostart_broker  # most programs never start one
-
-        autostart_broker(self.address)
-
-    def _uncertain(self, why: str, then: str = "") -> Error:
-        return BrokerUnavailable(
-            f"{self.address}: {why} before it answered; nobody knows whether the request was "
-            f"carried out, so it was not sent again{then}"
-        )
-
-    def _check_open(self) -> None:
-        if self._closed:
-            raise InvalidRequest("this client is closed")
-
     # --- called at a fork -------------------------------------------------------------------
 
     def before_fork(self) -> None:
@@ -618,16 +443,8 @@ class Client:
 
     def after_fork_in_child(self) -> None:
         """Leave the parent's connections alone; our own are made when needed."""
-        self._session = os.urandom(8).hex()
-        self._own = threading.local()
-        for connection in self._connections.all():
-            connection.close()
-        self._connections = Members()
+        self._forget_parent()
         self._events.after_fork()
         if self._callbacks.after_fork():
             self._events.ensure_running()
-        self._forks = len(FORKS)
-
-
-def _uncertain_timeout(error: RequestTimeout) -> RequestTimeout:
-    return RequestTimeout(f"{error}; nobody knows whether the request was carried out")
+        super().after_fork_in_child()

@@ -1,0 +1,232 @@
+"""One client as its broker knows it, and the way of a request: over a connection, and if that is
+lost once more over the next.
+
+Each thread has a connection of its own, so there is no lock and no reader thread between a request
+and its answer. Each connection goes on with a *lane* of requests, by which the broker knows what it
+has answered already (docs/protocol.md, Sending again).
+"""
+
+from __future__ import annotations
+
+import itertools
+import os
+import threading
+import time
+from typing import Any, TypeVar
+
+from ..errors import AccessDenied, BrokerUnavailable, Error, InvalidRequest, RequestTimeout
+from ..limits import RECONNECT_FIRST, RECONNECT_MOST, RESUME_SECONDS, TIMEOUT_MOST
+from ..messages import CloseReason
+from ..paths import resolve_address
+from . import requests
+from .connecting import jittered, open_socket
+from .connection import Connection, ConnectionEnded, Many
+from .forks import FORKS, Members
+from .requests import Call
+
+T = TypeVar("T")
+
+ATTEMPTS = 5
+"""How often a request is sent when the connection is lost each time: there must be an end, in case
+that it is the request which kills the broker."""
+
+
+class Session:
+    """What `Client` builds on."""
+
+    def __init__(
+        self,
+        address: str | os.PathLike[str] | None,
+        name: str | None,
+        timeout: float,
+        autostart: bool,
+    ) -> None:
+        if type(timeout) not in (int, float) or not timeout > 0:
+            raise InvalidRequest(f"timeout must be a number of seconds above 0, not {timeout!r}")
+        self.address = resolve_address(address)
+        """The path of the socket."""
+        self.timeout = min(timeout, TIMEOUT_MOST)
+        """Seconds that a request may take."""
+        self.name = name
+        self._autostart = autostart
+        self._closed = False
+        self._own = threading.local()
+        self._connections: Members[Connection] = Members()
+        self._session = os.urandom(8).hex()
+        """By which the broker knows all these connections for one client's."""
+        self._lanes = itertools.count(1)
+        self._forks = len(FORKS)
+
+    def _begin(self) -> None:
+        """Connect, at once: who cannot shall hear of it now."""
+        if self._autostart:
+            self._start_broker()
+        self._own.connection = self._connect(None)
+
+    # --- the way of a request ---------------------------------------------------------------
+
+    def _call(self, call: Call[T]) -> T:
+        """The way of every request."""
+        connection = getattr(self._own, "connection", None)
+        if connection is None or not connection.ready or connection.forks != len(FORKS):
+            connection = self._usable(connection)
+        again = 0
+        for _ in range(ATTEMPTS):
+            try:
+                return call.read(connection.request(call, self.timeout, again))
+            except ConnectionEnded as ended:
+                last = str(ended)  # not the exception: its traceback holds the connection
+                if again or (ended.sent and not call.repeatable):
+                    again = again or ended.msgid
+                    connection = self._resume(connection, last, call.method == "publish")
+                else:
+                    connection = self._own.connection = self._reconnect(connection)
+            except RequestTimeout as error:
+                raise (error if call.repeatable else _uncertain_timeout(error)) from None
+        raise BrokerUnavailable(f"{self.address}: the connection was lost {ATTEMPTS} times: {last}")
+
+    def _call_many(
+        self,
+        requests: list[bytes],
+        together: int,
+        ahead: int,
+        results: list[Any],
+        refusals: dict[int, Any],
+    ) -> None:
+        """Fill in the results and refusals of a pipeline."""
+        connection = getattr(self._own, "connection", None)
+        if connection is None or not connection.ready or connection.forks != len(FORKS):
+            connection = self._usable(connection)
+        many = Many(requests, together, ahead, results, refusals)
+        attempts = 0
+        while attempts < ATTEMPTS:
+            done = len(results)
+            try:
+                connection.request_many(many, self.timeout)
+                return
+            except ConnectionEnded as ended:
+                last = str(ended)
+                if many.frames:
+                    connection = self._resume(connection, last)
+                else:
+                    connection = self._own.connection = self._reconnect(connection)
+            except RequestTimeout as error:
+                raise _uncertain_timeout(error) from None
+            attempts = 1 if len(results) > done else attempts + 1
+        raise BrokerUnavailable(f"{self.address}: the connection was lost {ATTEMPTS} times: {last}")
+
+    def _resume(self, lost: Connection, why: str, same_broker: bool = False) -> Connection:
+        """A connection over which what was sent over `lost` can be sent again: the broker knows
+        what it has answered, and so does one that comes after it with the same state.
+
+        `same_broker`: but it must be the same one. Raises BrokerUnavailable if that cannot be, and
+        then nobody knows whether a request was carried out.
+        """
+        since = time.monotonic()
+        try:
+            connection = self._reconnect(lost)
+        except Error as error:
+            raise self._uncertain(why, f" ({error})") from None
+        self._own.connection = connection
+        same = connection.bus == lost.bus if same_broker else connection.bus[0] == lost.bus[0]
+        away = time.monotonic() - since
+        if not lost.lane or not same:
+            raise self._uncertain(why, ", since it is another broker that answers now")
+        if away > RESUME_SECONDS / 2:
+            raise self._uncertain(
+                why, f", since it took {away:.0f} s until one answered, and answers are forgotten"
+            )
+        return connection
+
+    # --- connections ------------------------------------------------------------------------
+
+    def _usable(self, connection: Connection | None) -> Connection:
+        """A connection for this thread, when it has none that is ready."""
+        if self._forks != len(FORKS):
+            self.after_fork_in_child()
+            connection = None
+        if connection is not None and not connection.closed:
+            if connection.in_exchange():
+                # This is a signal handler, or a destructor. It gets a connection of its own, for
+                # one request.
+                return self._connect(None)
+            connection.close()
+        self._own.connection = self._reconnect(connection)
+        return self._own.connection  # type: ignore[no-any-return]
+
+    def _connect(self, before: Connection | None) -> Connection:
+        """A new connection that goes on with the lane of the one before, or begins one."""
+        sock = open_socket(self.address, self.timeout)
+        if before is None:
+            connection = Connection(sock, next(self._lanes))
+        else:
+            connection = Connection(sock, before.lane, before.msgid)
+        self._connections.add(connection)
+        try:
+            self._check_open()  # `close` may just have missed this one
+            hello = requests.hello(self.name, self._session, connection.lane)
+            answer = connection.request(hello, self.timeout)
+            connection.bus = answer["bus"], answer["epoch"]
+        except ConnectionEnded as ended:
+            refused = ended.told is not None and ended.told[0] == CloseReason.WRONG_USER.value
+            error = AccessDenied if refused else BrokerUnavailable
+            raise error(f"{self.address}: {ended}") from None
+        except BaseException:
+            connection.close()
+            raise
+        return connection
+
+    def _reconnect(self, before: Connection | None) -> Connection:
+        """A new connection in the place of the one before; while there is no broker, try again
+        until the time-out."""
+        until = time.monotonic() + self.timeout
+        delay = RECONNECT_FIRST
+        while True:
+            self._check_open()
+            try:
+                if self._autostart:
+                    self._start_broker()
+                return self._connect(before)
+            except BrokerUnavailable:
+                left = until - time.monotonic()
+                if left <= 0:
+                    raise
+            time.sleep(min(jittered(delay), left))
+            delay = min(2 * delay, RECONNECT_MOST)
+
+    def _start_broker(self) -> None:
+        from .spawning import autostart_broker  # most programs never start one
+
+        autostart_broker(self.address)
+
+    def _uncertain(self, why: str, then: str = "") -> Error:
+        return BrokerUnavailable(
+            f"{self.address}: {why} before it answered; nobody knows whether the request was "
+            f"carried out, so it was not sent again{then}"
+        )
+
+    def _check_open(self) -> None:
+        if self._closed:
+            raise InvalidRequest("this client is closed")
+
+    # --- ends -------------------------------------------------------------------------------
+
+    def _interrupt(self) -> None:
+        """End all that is under way, in any thread."""
+        for connection in self._connections.all():
+            connection.interrupt()
+
+    def after_fork_in_child(self) -> None:
+        """The last step of it: `_forget_parent` and all that belongs to events come before."""
+        self._forks = len(FORKS)
+
+    def _forget_parent(self) -> None:
+        self._session = os.urandom(8).hex()
+        self._own = threading.local()
+        for connection in self._connections.all():
+            connection.close()
+        self._connections = Members()
+
+
+def _uncertain_timeout(error: RequestTimeout) -> RequestTimeout:
+    return RequestTimeout(f"{error}; nobody knows whether the request was carried out")

@@ -84,7 +84,15 @@ SCHEMAS: Final = _limit(
 )
 SCHEMA_BYTES: Final = _limit(
     "schema_bytes", 64 * KIB, "encoded bytes",
-    "it is compiled within a turn, which takes some milliseconds at most",
+    "it is compiled within a turn, and again when a broker starts",
+)  # fmt: skip
+SCHEMA_EXPRESSIONS: Final = _limit(
+    "schema_expressions", 100, "regular expressions in a schema",
+    "each may take a quarter of a megabyte, and is tried on each text that it is of",
+)  # fmt: skip
+CHECKED_BYTES: Final = _limit(
+    "checked_bytes", 1 * MIB, "encoded bytes",
+    "a value that has to match a schema is decoded and checked within a turn",
 )  # fmt: skip
 NUMBER_BYTES: Final = _limit(
     "number_bytes", 9, "encoded bytes",

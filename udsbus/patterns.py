@@ -27,7 +27,7 @@ def shown(name: str) -> str:
 def check_name(name: str, what: str = "key") -> None:
     """Raise InvalidRequest or LimitExceeded unless `name` is a well-formed key or topic."""
     _check_segments(name, what)
-    if "*" in name:
+    if "*" in name and not name.startswith(SCHEMA_KEYS):
         raise InvalidRequest(
             f"{what} {shown(name)} contains '*', which only patterns do; "
             "here a single name is needed"

@@ -104,6 +104,36 @@ def test_what_is_there_stays_and_may_go() -> None:
     assert ask(engine, m.Delete("a")) is True
 
 
+@pytest.mark.parametrize(
+    "command",
+    [
+        m.Set("$sys/schemas/a", b"9"),
+        m.Set("$sys/schemas/a", b"9", if_revision=1),
+        m.SetMany({"$sys/schemas/a": b"9"}),
+        m.Increment("$sys/schemas/a"),
+        m.Delete("$sys/schemas/a"),
+        m.Expire("$sys/schemas/a", 1.0),
+        m.Persist("$sys/schemas/a"),
+        m.Transaction([], [m.Set("$sys/schemas/a", b"9")]),
+        m.Transaction([], [m.Delete("$sys/schemas/a")]),
+    ],
+    ids=repr,
+)
+def test_nothing_else_changes_a_schema(command: m.EngineCommand) -> None:
+    """Though its key is there."""
+    engine = engine_with(a="1")
+    with pytest.raises(AccessDenied):
+        ask(engine, command)
+    assert ask(engine, m.Get("$sys/schemas/a")) == b"1"
+    assert engine.take_effects() == []
+
+
+def test_a_schema_may_be_asked_for_by_its_key() -> None:
+    engine = engine_with(**{"a/*": "1"})
+    assert ask(engine, m.Get("$sys/schemas/a/*")) == b"1"
+    assert ask(engine, m.Get("$sys/schemas/b/*")) is None
+
+
 def test_replacing_and_removing() -> None:
     engine = engine_with(a="1")
     ask(engine, m.SetSchema("a", b"2"))

@@ -272,6 +272,13 @@ class Engine:
             return None
         return entry
 
+    def _written(self, key: str, now: float) -> Entry | None:
+        """The same, if the key may be written at all."""
+        entry = self._current(key, now)
+        if entry is None or key[0] == RESERVED:
+            check_writable(key)
+        return entry
+
     # --- reads ------------------------------------------------------------------------------
 
     def _get(self, origin: int, now: float, key: str) -> bytes | None:
@@ -339,10 +346,8 @@ class Engine:
         if self._schema_checks:
             self.schemas.check(key, value)
         entry = self._entries.get(key)
-        if entry is None or entry[2] is not None:
-            entry = self._current(key, now)
-            if entry is None:
-                check_writable(key)
+        if entry is None or entry[2] is not None or key[0] == RESERVED:
+            entry = self._written(key, now)
         elif ttl is None and if_revision is None and not if_changed:
             # The shortest way, for what is done most: neither order nor deadlines change.
             if self._undo is not None:
@@ -368,7 +373,7 @@ class Engine:
         for key, value in values.items():
             if not 0 < len(value) <= VALUE_BYTES:
                 check_value(key, value)
-            if key not in entries:
+            if key not in entries or key[0] == RESERVED:
                 check_writable(key)
             if self._schema_checks:
                 self.schemas.check(key, value)
@@ -383,9 +388,7 @@ class Engine:
         return revision
 
     def _delete(self, origin: int, now: float, key: str, if_revision: int | None = None) -> bool:
-        entry = self._current(key, now)
-        if entry is None:
-            check_writable(key)
+        entry = self._written(key, now)
         if if_revision is not None:
             check_revision(key, if_revision, entry)
         if entry is None:
@@ -394,9 +397,7 @@ class Engine:
         return True
 
     def _increment(self, origin: int, now: float, key: str, by: int | float = 1) -> Any:
-        entry = self._current(key, now)
-        if entry is None:
-            check_writable(key)
+        entry = self._written(key, now)
         number, value = incremented(key, by, entry, self._numbers)
         if self._schema_checks:
             self.schemas.check(key, value)
@@ -414,9 +415,8 @@ class Engine:
         return had_deadline
 
     def _move_deadline(self, key: str, deadline: float | None, now: float) -> bool:
-        entry = self._current(key, now)
+        entry = self._written(key, now)
         if entry is None:
-            check_writable(key)
             return False
         if self._undo is not None:
             self._undo.append((key, entry))

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import resource
 import signal
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from time import sleep
 
 import pytest
 
@@ -216,6 +218,58 @@ def test_the_new_process_dies_while_the_old_one_takes_its_leave(pair: Pair, clie
         assert client.set("a", 1)
         assert client.info()["pid"] not in (broker, standby, candidate)
     wait_until(lambda: is_gone(broker), "the end of the old one")
+
+
+def test_a_broker_that_dies_of_the_first_thing_it_is_asked(pair: Pair, client: Client) -> None:
+    """It has a standby before: what kills one broker after the other must not be the end."""
+    pid, _ = pair.ready(client)
+    for _ in range(4):
+        os.kill(pid, signal.SIGKILL)
+        pid = client.info()["pid"]
+    assert client.set("a", 1)
+
+
+def one_pair_is_left(pair: Pair, client: Client) -> None:
+    """And never were there two brokers: what each has acknowledged is there."""
+    pair.ready(client)
+    wait_until(lambda: len(pair.members()) == 2, "the end of all but two")
+    assert set(pair.ready(client)) == set(pair.members())
+
+
+@pytest.mark.parametrize("milliseconds", [0, 5, 20, 60, 120, 200, 250, 300, 350, 450])
+def test_the_broker_dies_while_it_starts_the_process_to_hand_over_to(
+    pair: Pair, client: Client, runtime: Path, milliseconds: int
+) -> None:
+    """Then both that process and the standby see it dead. One of them goes on."""
+    broker, _ = pair.ready(client)
+    os.kill(broker, signal.SIGUSR2)
+    sleep(milliseconds / 1000)  # anywhere within the start of a process
+    os.kill(broker, signal.SIGKILL)
+    with contextlib.ExitStack() as stack:
+        writers = [stack.enter_context(udsbus.connect(pair.address)) for _ in range(6)]
+        for number in range(60):
+            writers[number % 6].set(f"k/{number}", number)
+        one_pair_is_left(pair, client)
+        for pid in pair.members():
+            os.kill(pid, signal.SIGKILL)
+    again = Pair(pair.address, runtime / "state")
+    try:
+        assert client.items("k/*") == sorted((f"k/{number}", number) for number in range(60))
+    finally:
+        again.close()
+
+
+def test_several_takeovers_at_once_are_one(pair: Pair, client: Client) -> None:
+    broker, _ = pair.ready(client)
+    epoch = client.info()["journal"]["segment"]
+    for _ in range(3):
+        os.kill(broker, signal.SIGUSR2)
+        sleep(0.02)  # so that they are three signals
+    wait_until(lambda: client.info()["pid"] != broker, "the takeover")
+    client.set("a", 1)
+    one_pair_is_left(pair, client)
+    assert client.info()["journal"]["segment"] == epoch + 1
+    assert pair.log().count("handing over to a new process") == 1
 
 
 def test_a_takeover_to_a_program_that_does_not_start(pair: Pair, client: Client) -> None:

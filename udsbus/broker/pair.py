@@ -31,6 +31,7 @@ from time import monotonic, sleep
 from typing import NamedTuple
 
 import anyio
+import anyio.abc
 
 from ..interpreter import environment
 from ..journal.folding import Folder, Retention
@@ -120,14 +121,19 @@ class Guard:
         """Of the standby, if it could take over now."""
         return self.pid if self.ready.is_set() else None
 
-    async def run(self) -> None:
+    async def run(self, *, task_status: anyio.abc.TaskStatus[None]) -> None:
+        """For ever; it counts as started when there is a standby, or could not be."""
+        first = True
         while True:
             begun, self._got_ready = monotonic(), False
             try:
                 self._start()
             except OSError as error:
                 log.error("no standby could be started: %s", error)
-            else:
+            if first:
+                first = False
+                task_status.started()
+            if self._process is not None:
                 await self._keep_company()
             # One that never got ready has crashed at its start, however slow the machine is.
             crashed = not self._got_ready or monotonic() - begun < CRASH_SECONDS

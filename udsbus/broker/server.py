@@ -151,7 +151,7 @@ class Broker:
         self._taken_over = inherited is not None
         self._lifeline: socket.socket | None = None
         """Open for as long as this process may have to hand it on."""
-        self.handing_over = False
+        self._renewing = self.handing_over = False
         self._guard: Guard | None = None
         if settings.standby and self._journal is not None:
             self._guard = Guard(
@@ -178,7 +178,9 @@ class Broker:
             if self._journal is not None:
                 tasks.start_soon(JournalCare(self._journal, self.turn).run)
             if self._guard is not None:
-                tasks.start_soon(self._guard.run)
+                # Before the first turn: a request that is the end of this process, and came to it
+                # from one that it has ended already, must not find it without a standby.
+                await tasks.start(self._guard.run)
             elif self._journal is not None and self.settings.folds:
                 tasks.start_soon(fold_beside, self.settings.state, self.settings.retention)
             started()
@@ -218,11 +220,16 @@ class Broker:
         if self._guard is None:
             log.error("asked to hand over, but this broker runs alone")
             return
+        if self._renewing:
+            log.info("asked to hand over once more; a new process is being started already")
+            return
+        self._renewing = True
         log.info("handing over to a new process")
         try:
             await self._guard.renew()
         except (TimeoutError, OSError) as error:
             log.error("the new process did not get ready, so this one goes on: %s", error)
+            self._renewing = False
             return
         self.handing_over = True
         self.turn.stop()

@@ -1,6 +1,8 @@
 """The state directory of one bus: who may use it, and which files it holds.
 
-lock                    held by the broker that has the state; holds its pid
+lock                    held by the broker that has the state, and handed on to its standby: nobody
+                        else gets in between; holds the pid of the broker
+serving                 held by the one process that serves, and never handed on
 journal-00000007.log    segments, in the order of their numbers
 damaged/                what was cut off a journal, kept for people to look at
 """
@@ -9,12 +11,15 @@ from __future__ import annotations
 
 import os
 import re
+from time import monotonic, sleep
 from typing import NamedTuple
 
-from ..errors import AccessDenied, BrokerUnavailable
+from ..errors import AccessDenied, BrokerUnavailable, Error
 from ..filelock import Held, take_lock, write_pid
 from ..paths import ensure_private_directory
 
+SUCCESSION_SECONDS = 1.0
+"""A process that has died within the start of another may have left it the lock for a moment."""
 _SEGMENT = re.compile(r"journal-(\d{8,})\.log")
 
 
@@ -35,24 +40,49 @@ class StateDirectory:
         self.path = path
         if lock is not None:
             self.lock = lock
+            self._serving = self._serve(SUCCESSION_SECONDS)
             write_pid(lock)
             return
         try:
             ensure_private_directory(path)
             self.lock = take_lock(os.path.join(path, "lock"))
+            try:
+                self._serving = self._serve(0.0)
+            except BaseException:
+                os.close(self.lock)
+                raise
         except Held as held:
             raise BrokerUnavailable(
                 f"the state in {path} belongs to a living broker, pid {held.pid or 'unknown'}; "
                 "stop that one first, or choose another directory with --state",
                 pid=held.pid,
             ) from None
-        except AccessDenied:
+        except Error:
             raise
         except OSError as error:
             raise AccessDenied(
                 f"cannot keep state in {path}: {error.strerror}; choose another directory with "
                 "--state, or keep none with --durability none"
             ) from None
+
+    def _serve(self, seconds: float) -> int:
+        """Become the one process that serves, within so many seconds: of all those who have
+        inherited the state's lock, two may find that they have to.
+
+        Raises BrokerUnavailable if another does.
+        """
+        until = monotonic() + seconds
+        while True:
+            try:
+                return take_lock(os.path.join(self.path, "serving"))
+            except Held as held:
+                if monotonic() >= until:
+                    raise BrokerUnavailable(
+                        f"another process, pid {held.pid or 'unknown'}, serves the state in "
+                        f"{self.path} already",
+                        pid=held.pid,
+                    ) from None
+            sleep(0.01)
 
     def segments(self) -> list[Segment]:
         """The segments that there are, the oldest first."""
@@ -97,6 +127,7 @@ class StateDirectory:
         return aside
 
     def close(self) -> None:
+        os.close(self._serving)
         os.close(self.lock)
 
 

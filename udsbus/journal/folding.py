@@ -224,6 +224,8 @@ class Folder:
         except (OSError, sqlite3.Error, Error) as error:
             if self._stopping:
                 return
+            if isinstance(error, FileNotFoundError):  # another standby was quicker
+                return
             if "locked" in str(error):  # somebody looks into it; that is what it is for
                 self._not_before = monotonic() + LOCKED_SECONDS
                 return

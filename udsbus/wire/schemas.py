@@ -2,9 +2,9 @@
 
 The work is jsonschema-rs's, the extra `schema`; it is imported when the first schema is set. The
 check runs within a turn, so it refers to nothing outside itself (no file or address is ever opened
-for a `$ref`), and what it may cost by accident is bounded: the size of a value, the depth to which a
-reason is looked for, the number and the size of regular expressions. A schema is trusted as far as
-the program that sets it: of those who may do that, each can also end the broker.
+for a `$ref`), and what it may cost by accident is bounded: the size of a value, the depth to which
+a reason is looked for, the number and the size of regular expressions. A schema is trusted as far
+as the program that sets it: of those who may do that, each can also end the broker.
 """
 
 from __future__ import annotations

@@ -7,12 +7,14 @@ This is for tests of programs that use udsbus. See docs/testing.md.
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any, Literal, get_args
 
 from .errors import InvalidRequest
 from .patterns import check_pattern
 
+SECONDS_MOST = 1e6
 Action = Literal["kill", "stall", "cut"]
 Step = Literal["execute", "journal", "deliver", "wait"]
 
@@ -34,7 +36,7 @@ class Fault:
     nth: int = 1
     """Only the nth time that it comes to that."""
     seconds: float | None = None
-    """How long it stalls; None: for ever."""
+    """How long it stalls, at most a million; None: for ever."""
 
     def __post_init__(self) -> None:
         """Raises InvalidRequest."""
@@ -48,16 +50,26 @@ class Fault:
         if self.seconds is not None and (
             self.action != "stall"
             or type(self.seconds) not in (int, float)
-            or not 0 < self.seconds < float("inf")
+            or not 0 < self.seconds <= SECONDS_MOST
         ):
             raise InvalidRequest(
-                f"seconds of a fault are for how long it stalls, not {self.seconds!r}"
+                f"seconds of a fault are for how long it stalls, above 0 and at most "
+                f"{SECONDS_MOST:g}, not {self.seconds!r}"
+            )
+        if self.action == "cut" and self.before == "execute":
+            raise InvalidRequest(
+                "a connection cannot be cut before `execute`: to the program that is no different "
+                "from before `journal`, since what is lost is sent again"
             )
 
 
 def as_plain(faults: Any) -> list[dict[str, Any]]:
     """The faults in a form for JSON. Raises InvalidRequest for what is none."""
     plain = []
+    if isinstance(faults, Fault):
+        faults = [faults]
+    elif not isinstance(faults, Iterable):
+        raise InvalidRequest(f"faults must be a list of udsbus.Fault, not {faults!r}")
     for fault in faults:
         if not isinstance(fault, Fault):
             raise InvalidRequest(f"faults must be udsbus.Fault, not {type(fault).__name__}")

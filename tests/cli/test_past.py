@@ -85,8 +85,16 @@ def test_rollback(kept: Command) -> None:
     assert kept.lines("get", "c/b") == ['"two"']
     assert kept("rollback", "c/**", "--to", str(second)).code == 1
     assert kept.lines("rollback", "c/*", "--to", str(first)) == ["1"]
-    assert kept.lines("rollback", "c/a", "--to-time", "1h") == ["1"]
-    assert kept("get", "c/a").code == 1
+    for to, said in (
+        (("--to-time", "1h"), "the bus did not exist at that time"),
+        (("--to", "1"), "revision 1 was before the bus began"),
+        (("--to", str(10**17)), f"revision {10**17} has not been yet"),
+    ):
+        outcome = kept("rollback", "c/a", *to)
+        assert outcome.code == 3
+        assert said in outcome.err
+    assert kept.lines("get", "c/a") == ["1"], "a slip of the pen deletes nothing"
+    assert kept("diff", str(10**17)).code == 3
     assert kept("rollback", "c/a").code == 2
     assert kept("rollback", "c/a", "--to", "1", "--to-time", "1h").code == 2
 

@@ -14,19 +14,15 @@ from collections.abc import Iterable, Mapping
 from time import sleep
 from typing import Any
 
-from ..errors import StorageFailed
-from ..faults import Fault, Step
+from ..faults import SECONDS_MOST, Fault, Step
 from ..journal import Journal
-from ..messages import Answered, Change, Command, DeadlineMoved, Effect
-from ..patterns import matcher
+from ..messages import Answered, Change, Command, Effect, Message
+from ..patterns import SCHEMA_KEYS, matcher
 from .answering import Handler
 from .connection import Connection
 from .hub import Hub
 
 log = logging.getLogger("udsbus.broker")
-
-FOR_EVER = 1e6
-"""Seconds."""
 
 
 class _Waiting:
@@ -35,11 +31,13 @@ class _Waiting:
         self._times = fault.nth
         self._matches = matcher(fault.key)
 
-    def comes(self, step: Step, names: list[str]) -> bool:
-        """Whether its time has come. Counts the times that it nearly has."""
-        if self.fault.before == step and any(map(self._matches, names)):
-            self._times -= 1
-        return not self._times
+    def concerns(self, step: Step, name: str) -> bool:
+        return self.fault.before == step and self._matches(name)
+
+    def comes(self, times: int) -> bool:
+        """Whether its time has come, now that it was so many times about to."""
+        self._times -= times
+        return self._times <= 0
 
 
 class Faults:
@@ -59,11 +57,10 @@ class Faults:
     def _handler(self, handler: Handler) -> Handler:
         def faulty(number: int, now: float, *fields: Any) -> Any:
             names = _names(fields)
-            for fault in self._due("execute", names):
-                self._strike(fault, {number})
-                if fault.action == "cut":
-                    # This is the refusal that is not kept: when it is asked again, it is done.
-                    raise StorageFailed("a fault has cut this connection", reason="cut")
+            for waiting in self._left[:]:
+                if any(waiting.concerns("execute", name) for name in names) and waiting.comes(1):
+                    self._left.remove(waiting)
+                    self._strike(waiting.fault, set())
             return handler(number, now, *fields)
 
         return faulty
@@ -87,31 +84,26 @@ class Faults:
 
     def about_to(self, step: Step, effects: list[Effect], answers: list[Answered]) -> None:
         """Of the steps that are about changes and messages."""
-        names = [
-            effect.key if isinstance(effect, Change | DeadlineMoved) else effect.topic
-            for effect in effects
-        ]
-        origins = {effect.origin for effect in effects if isinstance(effect, Change)}
-        origins |= {answer.origin for answer in answers}
-        for fault in self._due(step, names):
-            if step == "wait":
-                self._told.append((fault, origins))
-            else:
-                self._strike(fault, origins)
-
-    def _due(self, step: Step, names: list[str]) -> list[Fault]:
-        """The faults whose time has come."""
-        due = [waiting for waiting in self._left if waiting.comes(step, names)]
-        for waiting in due:
+        named = [(_name(effect), effect) for effect in effects]
+        for waiting in self._left[:]:
+            concerned = [effect for name, effect in named if waiting.concerns(step, name)]
+            if not concerned or not waiting.comes(len(concerned)):
+                continue
             self._left.remove(waiting)
-        return [waiting.fault for waiting in due]
+            origins = {effect.origin for effect in concerned if isinstance(effect, Change)}
+            if len(origins) < len(concerned):  # who publishes is known by the answer only
+                origins |= {answer.origin for answer in answers}
+            if step == "wait":
+                self._told.append((waiting.fault, origins))
+            else:
+                self._strike(waiting.fault, origins)
 
     def _strike(self, fault: Fault, origins: set[int]) -> None:
         log.warning("a fault, as was asked for: %s before %s", fault.action, fault.before)
         if fault.action == "kill":
             os.kill(os.getpid(), signal.SIGKILL)
         elif fault.action == "stall":
-            sleep(FOR_EVER if fault.seconds is None else fault.seconds)
+            sleep(SECONDS_MOST if fault.seconds is None else fault.seconds)
         else:
             for number in origins & self.connections.keys():
                 with socket.socket(fileno=os.dup(self.connections[number].fd)) as sock:
@@ -131,6 +123,11 @@ class _FaultyJournal:
         self._faults.about_to("deliver", effects, answers)
         self._faults.about_to("wait", effects, answers)
         return kept
+
+
+def _name(effect: Effect) -> str:
+    name = effect.topic if isinstance(effect, Message) else effect.key
+    return name.removeprefix(SCHEMA_KEYS)  # a schema is asked for by its pattern
 
 
 def _names(fields: tuple[Any, ...]) -> list[str]:

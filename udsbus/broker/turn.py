@@ -445,7 +445,9 @@ class Turn:
 
     def _end(self, connection: Connection, reason: CloseReason, message: str) -> None:
         """End a connection for a cause that it is told before."""
-        log.info("= %d (pid %d) ends: %s", connection.number, connection.peer.pid, message)
+        log.info(
+            "connection %d, of pid %d, ends: %s", connection.number, connection.peer.pid, message
+        )
         connection.output.append(encode_closing(reason, message))
         self._touched.append(connection)
         self._close_when_flushed(connection, reason)

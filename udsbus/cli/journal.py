@@ -19,6 +19,7 @@ from .output import complain, is_terminal, json_of, shown, write_line
 if TYPE_CHECKING:
     from ..journal.repair import Extent, Report
 
+HINT = "; the one of a bus with a directory of its own needs --state DIR (see `udsbus info`)"
 F = TypeVar("F", bound=Callable[..., Any])
 
 
@@ -53,7 +54,7 @@ def check_command(state: str | None, as_json: bool) -> int:
 
     directory = _directory(state)
     if not os.path.isdir(directory):
-        complain(f"there is no state in {directory}")
+        complain(f"there is no state in {directory}{HINT if state is None else ''}")
         return ABSENT
     report = check(directory)
     rows = _rows(directory, report)
@@ -83,7 +84,7 @@ def repair_command(state: str | None, bridge: bool) -> int:
 
     directory = _directory(state)
     if not os.path.isdir(directory):
-        complain(f"there is no state in {directory}")
+        complain(f"there is no state in {directory}{HINT if state is None else ''}")
         return ABSENT
     try:
         opened = StateDirectory(directory)

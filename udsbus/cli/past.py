@@ -106,6 +106,9 @@ def diff_command(from_revision: int, to_revision: int | None, pattern: str) -> i
     if to_revision is not None and to_revision < from_revision:
         raise InvalidRequest(f"revision {to_revision} is before {from_revision}")
     bus = _client()
+    for revision in (from_revision, to_revision):
+        if revision is not None and revision > (last := bus.revision()):
+            raise InvalidRequest(f"revision {revision} has not been yet; the bus is at {last}")
     before: dict[str, Any] = {}
     after: dict[str, Any] = {}
     for change in bus.history(pattern, limit=None, after_revision=from_revision):

@@ -105,9 +105,12 @@ def check_command(pattern: str, file: IO[str] | None) -> int:
     """Print which values do not match the schema of PATTERN, or the one in FILE, and why.
 
     Nothing is changed. A line is key, place in the value (a JSON Pointer, nothing for the whole of
-    it) and reason, with tabs between. Exit code 3 if there are any.
+    it) and reason, with tabs between. Exit code 3 if there are any, 1 if there is no schema.
     """
-    found = _client().violations(pattern, None if file is None else _read(file))
+    client = _client()
+    if file is None and pattern not in client.schemas():
+        return _none_for(pattern)
+    found = client.violations(pattern, None if file is None else _read(file))
     for violation in found:
         fields = (violation.details[name] for name in ("key", "path", "reason"))
         write_line("\t".join(map(shown, fields)))

@@ -79,7 +79,9 @@ def revision_at(state: str, seconds: float) -> int:
         return found.changes[-1].revision
     if found.forgotten_any:
         raise MissedChanges("the history does not reach back to that time")
-    return 0
+    if seconds * 1e6 < found.first_revision:  # which is the time at which it was made
+        raise MissedChanges("the bus did not exist at that time")
+    return found.first_revision
 
 
 def rollback_to(state: str, pattern: str, revision: int) -> Rollback:
@@ -88,6 +90,11 @@ def rollback_to(state: str, pattern: str, revision: int) -> Rollback:
     Raises MissedChanges if the history does not reach back so far.
     """
     found = history(state, Query(pattern, after=revision))
+    if revision < found.first_revision:
+        raise MissedChanges(
+            f"revision {revision} was before the bus began, at {found.first_revision}",
+            since=found.first_revision, revision=revision,
+        )  # fmt: skip
     if found.forgotten_any and found.forgotten > revision:
         # Of one key, what is kept is without a gap: if it was changed before, all after is known.
         whole = "*" not in pattern and history(state, Query(pattern, up_to=revision), 1).changes

@@ -51,6 +51,8 @@ class LocalBroker:
         plain = as_plain(faults)
         self._faulty = bool(plain)
         self._faults = json.dumps(plain)
+        if state is not None and not isinstance(state, str | os.PathLike):
+            raise InvalidRequest(f"state must be the path of a directory, not {state!r}")
         self._state = None if state is None else os.path.abspath(os.path.expanduser(state))
         self._directory: str | None = None
         self._process: subprocess.Popen[bytes] | None = None
@@ -112,7 +114,8 @@ class LocalBroker:
             self._lifeline.close()
         process.terminate()
         try:
-            process.wait(START_SECONDS)
+            # One that a fault has stalled does not hear it.
+            process.wait(1.0 if self._faulty else START_SECONDS)
         except subprocess.TimeoutExpired:
             process.kill()
             process.wait()

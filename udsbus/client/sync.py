@@ -158,6 +158,8 @@ class Client(Session):
         new value. Raises RequestTimeout, and has changed nothing, when somebody else was quicker
         each time until the time-out.
         """
+        if not callable(function):
+            raise InvalidRequest(f"update calls a function, not {type(function).__name__}")
         until = time.monotonic() + self.timeout
         while True:
             entry = self.entry(key)
@@ -298,6 +300,10 @@ class Client(Session):
         if revision is None:
             assert seconds is not None
             revision = revision_at(state, seconds)
+        if type(revision) is not int or revision < 0:
+            raise InvalidRequest(f"revision must be a whole number from 0, not {revision!r}")
+        if revision > (last := self.revision()):
+            raise InvalidRequest(f"revision {revision} has not been yet; the bus is at {last}")
         for _ in range(ROLLBACKS - 1):
             needed = rollback_to(state, pattern, revision)
             if not needed.values:

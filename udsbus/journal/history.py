@@ -41,6 +41,8 @@ class Found(NamedTuple):
     """The newest revision of which a change may no longer be known."""
     forgotten_any: bool
     """Whether there is one at all."""
+    first_revision: int
+    """Of the empty bus, before its first change."""
 
 
 def history(path: str, query: Query, limit: int | None = None) -> Found:
@@ -66,7 +68,7 @@ def _attempt(path: str, query: Query, limit: int | None) -> Found | None:
         begin = 0 if known is None else known.position
         folded = [] if database is None else _folded(database, query, limit)
         try:
-            tail = _tail(path, begin, database)
+            tail, first_revision = _tail(path, begin, database)
         except FileNotFoundError:
             return None
     if position_in(path) != begin:
@@ -74,21 +76,27 @@ def _attempt(path: str, query: Query, limit: int | None) -> Found | None:
     changes = folded + [change for change in tail if _wanted(change, query)]
     if limit is not None:
         changes = changes[max(0, len(changes) - limit) :]
+    if known is not None:
+        first_revision = known.first_revision
     if known is None:
-        return Found(changes, 0, False)
-    return Found(changes, known.forgotten, known.forgotten > known.first_revision)
+        return Found(changes, 0, False, first_revision)
+    return Found(changes, known.forgotten, known.forgotten > first_revision, first_revision)
 
 
-def _tail(path: str, begin: int, database: sqlite3.Connection | None) -> list[PastChange]:
-    """What the segments tell that are not folded yet."""
+def _tail(
+    path: str, begin: int, database: sqlite3.Connection | None
+) -> tuple[list[PastChange], int]:
+    """What the segments tell that are not folded yet, and where the bus began by their word."""
     gathering = Gathering(lambda key: None if database is None else kept_entry(database, key))
     segment = 0
-    for header, turn in Scan(list_segments(path), begin):
+    scan = Scan(list_segments(path), begin)
+    for header, turn in scan:
         if header.segment != segment:
             segment = header.segment
             gathering.new_segment()
         gathering.take(turn)
-    return gathering.changes  # the broker may be writing: the last record may be cut off
+    # The broker may be writing: the last record may be cut off.
+    return gathering.changes, 0 if scan.header is None else scan.header.first_revision
 
 
 def _wanted(change: PastChange, query: Query) -> bool:

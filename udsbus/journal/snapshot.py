@@ -31,6 +31,7 @@ from .recovery import Scan
 
 DIRECTORY = "snapshots"
 ATTEMPTS = 20
+SQLITE = b"SQLite format 3\0"
 
 
 def take_snapshot(state: str, path: str, decode: Decode) -> int:
@@ -108,6 +109,9 @@ def restore_snapshot(directory: StateDirectory, snapshot: str) -> None:
         )
     if not os.path.isfile(snapshot):
         raise InvalidRequest(f"there is no snapshot {snapshot}")
+    with open(snapshot, "rb") as file:
+        if file.read(len(SQLITE)) != SQLITE:
+            raise InvalidRequest(f"{snapshot} is no snapshot: it is no SQLite database")
     target = os.path.join(directory.path, NAME)
     making = target + ".new"
     _remove(making)

@@ -385,6 +385,21 @@ def test_closed_segments_are_folded(pair: Pair, client: Client, runtime: Path) -
     assert [change.value for change in kinds if change is not None] == [1, 2]
 
 
+def test_the_log_of_a_detached_broker_tells_of_its_start(address: str, runtime: Path) -> None:
+    command = Command(address)
+    for _ in range(2):
+        outcome = command("serve", "--detach", "--alone", "--state", str(runtime / "state"))
+        broker = int(outcome.out.split()[1].strip(","))
+        command.lines("set", "a", "1")
+        os.kill(broker, signal.SIGTERM)
+        wait_until(lambda pid=broker: is_gone(pid), "its end")  # type: ignore[misc]
+    assert "recovered 1 keys" in outcome.err
+    lines = Path(address + ".log").read_text().splitlines()
+    told = [line for line in lines if "recovered" in line or "serving" in line]
+    assert len(told) == 3
+    assert "recovered 1 keys" in told[1], "before it says that it serves, and once"
+
+
 def test_detached(address: str, runtime: Path) -> None:
     command = Command(address)
     out = command("serve", "--detach", "--state", str(runtime / "state")).out

@@ -177,13 +177,13 @@ class Broker:
                 tasks.start_soon(self._stop_without, lifeline)
             if self._journal is not None:
                 tasks.start_soon(JournalCare(self._journal, self.turn).run)
+            started()  # before there is a standby: it may let go of the terminal
             if self._guard is not None:
                 # Before the first turn: a request that is the end of this process, and came to it
                 # from one that it has ended already, must not find it without a standby.
                 await tasks.start(self._guard.run)
             elif self._journal is not None and self.settings.folds:
                 tasks.start_soon(fold_beside, self.settings.state, self.settings.retention)
-            started()
             notify(READY=1, MAINPID=os.getpid(), STATUS=f"serving {self.settings.address}")
             await self.turn.run()
             tasks.cancel_scope.cancel()

@@ -254,12 +254,14 @@ def _serve(
 ) -> int:
     from ..broker import run
 
-    _log_to_stderr(verbose)
+    early = _log_to_stderr(verbose)
     where = settings.address
 
     def started() -> None:
         if parent is not None:
             _leave_terminal(where)
+            early.tell_again()
+        early.close()
         logging.getLogger("udsbus.broker").info("serving %s", where)
         for waiting in (parent, socket.socket(fileno=ready_fd) if ready_fd is not None else None):
             if waiting is not None:
@@ -290,13 +292,36 @@ def _remove_traces(where: str) -> None:
         os.rmdir(os.path.dirname(where))
 
 
-def _log_to_stderr(verbose: bool) -> None:
+class _Early(logging.Handler):
+    """What is logged before a broker serves: for whoever starts it, and for the log file too."""
+
+    def __init__(self, handler: logging.Handler) -> None:
+        super().__init__()
+        self._handler = handler
+        self._records: list[logging.LogRecord] = []
+
+    def emit(self, record: logging.LogRecord) -> None:
+        self._records.append(record)
+
+    def tell_again(self) -> None:
+        for record in self._records:
+            self._handler.handle(record)
+
+    def close(self) -> None:
+        logging.getLogger().removeHandler(self)
+        self._records.clear()
+        super().close()
+
+
+def _log_to_stderr(verbose: bool) -> _Early:
     handler = logging.StreamHandler()
     handler.setFormatter(
         _SafeFormatter("%(asctime)s udsbus[%(process)d] %(levelname)s %(message)s")
     )
-    logging.basicConfig(level=logging.INFO, handlers=[handler])
+    early = _Early(handler)
+    logging.basicConfig(level=logging.INFO, handlers=[handler, early])
     logging.getLogger("udsbus").setLevel(logging.DEBUG if verbose else logging.INFO)
+    return early
 
 
 class _SafeFormatter(logging.Formatter):

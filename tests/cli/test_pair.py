@@ -392,7 +392,7 @@ def test_the_log_of_a_detached_broker_tells_of_its_start(address: str, runtime: 
         broker = int(outcome.out.split()[1].strip(","))
         command.lines("set", "a", "1")
         os.kill(broker, signal.SIGTERM)
-        wait_until(lambda pid=broker: is_gone(pid), "its end")  # type: ignore[misc]
+        wait_until(lambda pid=broker: is_gone(pid), "its end")
     assert "recovered 1 keys" in outcome.err
     lines = Path(address + ".log").read_text().splitlines()
     told = [line for line in lines if "recovered" in line or "serving" in line]

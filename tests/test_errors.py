@@ -68,6 +68,8 @@ NUMBERS = {
     11: "timeout",
     12: "storage_failed",
     13: "journal_damaged",
+    14: "schema_violation",
+    15: "missing_extra",
 }
 """They travel on the wire. Add to this table; never change what is in it."""
 

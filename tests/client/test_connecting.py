@@ -60,7 +60,8 @@ def test_dead_socket(address: str) -> None:
     assert type(error) is BrokerUnavailable
     assert str(error) == (
         f"no broker at {address}: nobody listens there any more (the file is a socket of uid "
-        f"{os.getuid()}, mode 0600); start a broker with: udsbus serve --socket {address}"
+        f"{os.getuid()}, mode 0600); start a broker with: udsbus serve --socket {address}, "
+        "with the --state that it had if it was not the default"
     )
 
 

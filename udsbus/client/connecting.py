@@ -72,8 +72,12 @@ def unavailable(address: str, cause: OSError) -> Error:
             "or let the program do it with connect(autostart=True)"
         )
     if isinstance(cause, ConnectionRefusedError):
+        described = _describe(address)
+        if "not a socket" in described:
+            return BrokerUnavailable(f"no broker at {address}: {described}")
         return BrokerUnavailable(
-            f"no broker at {address}: nobody listens there any more ({_describe(address)}); {start}"
+            f"no broker at {address}: nobody listens there any more ({described}); {start}, "
+            "with the --state that it had if it was not the default"
         )
     if isinstance(cause, PermissionError):
         return AccessDenied(

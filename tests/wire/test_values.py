@@ -71,6 +71,8 @@ VALUES: list[Any] = [
 
 def shown(value: Any) -> str:
     text = str(value)[:25] if type(value) is not int else f"of {value.bit_length()} bits"
+    if isinstance(value, set | frozenset):  # whose order differs between processes
+        text = f"of {len(value)}"
     return f"{type(value).__name__} {text}"
 
 

@@ -119,7 +119,7 @@ def test_only_who_asked_is_cut() -> None:
         for one in raw:
             one.call("ping")
         raw[0].send([0, 1, "set", ["first", 1]])
-        raw[1].send([0, 2, "set", ["x", 1]])
+        raw[1].send([0, 2, "set", ["x", 1]], [0, 3, "set", ["x", 2]])
         raw[2].send([0, 2, "set", ["y", 1]])
         assert raw[1].rest() == []
         for one in (raw[0], raw[2]):

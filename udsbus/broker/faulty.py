@@ -90,8 +90,9 @@ class Faults:
             if not concerned or not waiting.comes(len(concerned)):
                 continue
             self._left.remove(waiting)
-            origins = {effect.origin for effect in concerned if isinstance(effect, Change)}
-            if len(origins) < len(concerned):  # who publishes is known by the answer only
+            changes = [effect for effect in concerned if isinstance(effect, Change)]
+            origins = {change.origin for change in changes}
+            if len(changes) < len(concerned):  # who else asked is known by the answers only
                 origins |= {answer.origin for answer in answers}
             if step == "wait":
                 self._told.append((waiting.fault, origins))

@@ -28,6 +28,7 @@ TIMEOUT = 0.5
 STALL_SECONDS = 0.8
 """Longer than the clients wait, shorter than until a broker is taken for hung."""
 QUIET_SECONDS = 0.15
+TIMES = 5
 NONE = Goal(0, "none", of_ratio=False)
 
 
@@ -118,7 +119,8 @@ class UdsbusSide:
 
     def kill(self) -> None:
         # With a standby, and not so young that the next one would take it for a crash loop.
-        while (info := self._client.info())["standby"] is None or info["uptime"] < CRASH_SECONDS:
+        old = monotonic() + 1.5 * CRASH_SECONDS
+        while (info := self._client.info())["standby"] is None or monotonic() < old:
             sleep(0.01)
         os.kill(info["pid"], signal.SIGKILL)
 
@@ -137,17 +139,16 @@ def measure(bench: Bench) -> Table:
         f"both clients wait {TIMEOUT:g} s for an answer; Redis has appendonly everysec and is "
         "started again at once when it was killed"
     )
-    times = bench.scale.starts
     for trouble in ("stall", "kill"):
         for side, kind in ((REDIS, RedisSide), (UDSBUS, UdsbusSide)):
             directory = bench.directory / f"{trouble}-{side}"
             directory.mkdir(0o700)
             server = kind(directory)
             try:
-                count = _count(server, getattr(server, trouble), times)
+                count = _count(server, getattr(server, trouble), TIMES)
             finally:
                 server.close()
-            group = f"{times} times: {trouble}"
+            group = f"{TIMES} times: {trouble}"
             ours = {"lost": NONE, "doubled": NONE}
             for name in ("acknowledged", "unknown", "lost", "doubled"):
                 figure = float(getattr(count, name))

@@ -131,23 +131,7 @@ class Broker:
                     listener.let_go()
                 raise
             self._bus = self._journal.bus
-        journal: Journal = self._journal or MemoryJournal()
-        hub = settings.hub()
-        if settings.faults:
-            faults = Faults(settings.faults)
-            journal, hub = faults.journal(journal), faults.hub(hub)
-            self._engine.handlers = faults.handlers(self._engine.handlers)
-        self.turn = Turn(
-            self._engine,
-            journal,
-            listener,
-            hub,
-            {m.Hello: self._hello, m.Ping: self._ping, m.Info: self._info},
-            self._lanes,
-            self._statistics,
-        )
-        if settings.faults:
-            faults.connections = self.turn.connections
+        self.turn = self._new_turn(listener)
         self._taken_over = inherited is not None
         self._lifeline: socket.socket | None = None
         """Open for as long as this process may have to hand it on."""
@@ -164,6 +148,26 @@ class Broker:
                 settings.hung_seconds,
                 () if settings.lifeline is None else (settings.lifeline,),
             )
+
+    def _new_turn(self, listener: Listener) -> Turn:
+        journal: Journal = self._journal or MemoryJournal()
+        hub = self.settings.hub()
+        faults = Faults(self.settings.faults) if self.settings.faults else None
+        if faults is not None:
+            journal, hub = faults.journal(journal), faults.hub(hub)
+            self._engine.handlers = faults.handlers(self._engine.handlers)
+        turn = Turn(
+            self._engine,
+            journal,
+            listener,
+            hub,
+            {m.Hello: self._hello, m.Ping: self._ping, m.Info: self._info},
+            self._lanes,
+            self._statistics,
+        )
+        if faults is not None:
+            faults.connections = turn.connections
+        return turn
 
     async def serve(self, started: Callable[[], None] = lambda: None) -> None:
         """Serve until SIGTERM, SIGINT or the end of the lifeline, then shut down in order; or until

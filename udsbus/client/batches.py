@@ -11,6 +11,7 @@ import msgpack
 from ..errors import Error, InvalidRequest
 from ..wire.values import encode
 from . import requests
+from .connection import Many
 from .requests import AHEAD, Call, as_is, cannot_be_sent, check_frame, error_from
 
 TOGETHER = 256
@@ -190,9 +191,7 @@ class Pipeline:
     `Transaction`, and `set_many` for many writes at one revision.
     """
 
-    def __init__(
-        self, send: Callable[[list[bytes], int, int, list[Any], dict[int, Any]], None]
-    ) -> None:
+    def __init__(self, send: Callable[[Many], None]) -> None:
         self._send = send
         self._pack = msgpack.Packer(autoreset=True).pack
         self._requests: list[bytes] = []
@@ -283,7 +282,7 @@ class Pipeline:
         values: list[Any] = []
         refusals: dict[int, Any] = {}
         try:
-            self._send(self._requests, self._together, self._ahead, values, refusals)
+            self._send(Many(self._requests, self._together, self._ahead, values, refusals))
         except BaseException as failure:
             answers.failure = failure
             raise

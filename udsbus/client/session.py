@@ -12,7 +12,7 @@ import itertools
 import os
 import threading
 import time
-from typing import Any, TypeVar
+from typing import TypeVar
 
 from ..errors import AccessDenied, BrokerUnavailable, Error, InvalidRequest, RequestTimeout
 from ..limits import RECONNECT_FIRST, RECONNECT_MOST, RESUME_SECONDS, TIMEOUT_MOST
@@ -85,22 +85,14 @@ class Session:
                 raise (error if call.repeatable else _uncertain_timeout(error)) from None
         raise BrokerUnavailable(f"{self.address}: the connection was lost {ATTEMPTS} times: {last}")
 
-    def _call_many(
-        self,
-        requests: list[bytes],
-        together: int,
-        ahead: int,
-        results: list[Any],
-        refusals: dict[int, Any],
-    ) -> None:
+    def _call_many(self, many: Many) -> None:
         """Fill in the results and refusals of a pipeline."""
         connection = getattr(self._own, "connection", None)
         if connection is None or not connection.ready or connection.forks != len(FORKS):
             connection = self._usable(connection)
-        many = Many(requests, together, ahead, results, refusals)
         attempts = 0
         while attempts < ATTEMPTS:
-            done = len(results)
+            done = len(many.results)
             try:
                 connection.request_many(many, self.timeout)
                 return
@@ -112,7 +104,7 @@ class Session:
                     connection = self._own.connection = self._reconnect(connection)
             except RequestTimeout as error:
                 raise _uncertain_timeout(error) from None
-            attempts = 1 if len(results) > done else attempts + 1
+            attempts = 1 if len(many.results) > done else attempts + 1
         raise BrokerUnavailable(f"{self.address}: the connection was lost {ATTEMPTS} times: {last}")
 
     def _resume(self, lost: Connection, why: str, same_broker: bool = False) -> Connection:

@@ -65,7 +65,7 @@ class FileJournal:
     owner runs one, in another thread if it likes. Everything else belongs to the turn's thread.
 
     Measured and left: to preallocate segments (a `write` into them takes as long), and to map them
-    into memory, which saves two thirds of a `write`, but then a full disk is a SIGBUS.
+    into memory, which saves most of a `write`, but then a full disk is a SIGBUS.
 
     A write that fails is cut off again, and nothing is written any more until `retry` finds that
     it can be. If even the cut fails, the segment is left as it is; the header of the next says

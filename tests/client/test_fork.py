@@ -61,8 +61,14 @@ def test_a_child_has_a_connection_of_its_own_and_takes_it_along(address: str) ->
         wait_until(lambda: client.info()["connections"] == 1, "the child's connections to end")
 
 
-def test_a_child_that_closes_the_client_closes_its_own(client: Client) -> None:
-    with client.watch("a") as watch:
+def test_a_child_that_closes_the_client_closes_its_own(address: str) -> None:
+    """With a broker of its own: a client that another test has left behind, with callbacks, would
+    connect in this child too."""
+    with (
+        running_broker(address),
+        udsbus.connect(address) as client,
+        client.watch("a") as watch,
+    ):
         accepted = client.info()["counters"]["accepted"]
 
         def work() -> None:

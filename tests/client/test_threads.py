@@ -114,6 +114,18 @@ def test_a_client_that_is_forgotten_leaves_no_descriptor_behind(bus: BrokerProce
     assert descriptors() == before
 
 
+def test_a_client_that_is_forgotten_after_its_watch_leaves_nothing_behind(
+    bus: BrokerProcess,
+) -> None:
+    gc.collect()
+    before, threads = descriptors(), threading.active_count()
+    with udsbus.connect(bus.address).watch("a"):
+        assert threading.active_count() == threads + 1
+    gc.collect()
+    wait_until(lambda: threading.active_count() == threads, "the event thread to end")
+    assert descriptors() == before
+
+
 def test_close_ends_what_other_threads_wait_for(address: str) -> None:
     """Long before their time is up."""
     asked = threading.Semaphore(0)

@@ -248,6 +248,11 @@ class Events:
             if not self._taking.lock.locked():  # else it may wait for what we interrupt
                 thread.join(min(self._timeout, CLOSE_SECONDS))
 
+    def abandon(self) -> None:
+        """End the thread, since nobody can follow anything any more. Takes no lock, like `look`."""
+        self._closing = True
+        self.look()
+
     def pause(self) -> None:
         """Before a fork: let nobody be in the midst of routing, where the child would find a change
         that is noted as told and is in no backlog."""

@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import os
 import time
+import weakref
 from collections.abc import Callable, Iterable, Mapping
 from typing import TYPE_CHECKING, Any, TypeVar, overload
 
@@ -76,6 +77,7 @@ class Client(Session):
     ) -> None:
         super().__init__(address, name, timeout, autostart)
         self._events = Events(self.address, name, self.timeout)
+        weakref.finalize(self, self._events.abandon).atexit = False
         self._callbacks = Callbacks()
         self._begin()
         told.add(self)

@@ -52,13 +52,14 @@ class Pair:
         return found[0], found[1]
 
     def members(self) -> list[int]:
-        """The processes of its group that live."""
+        """The processes of its group that live, but for those that fold for it."""
         living = []
         for entry in Path("/proc").iterdir():
             if entry.name.isdigit():
                 with contextlib.suppress(OSError):
                     fields = (entry / "stat").read_text().rpartition(")")[2].split()
-                    if int(fields[2]) == self.process.pid and fields[0] != "Z":
+                    folds = b"folding" in (entry / "cmdline").read_bytes()
+                    if int(fields[2]) == self.process.pid and fields[0] != "Z" and not folds:
                         living.append(int(entry.name))
         return living
 

@@ -83,6 +83,43 @@ def test_one_after_the_other(pair: Pair, client: Client) -> None:
     assert len(pair.members()) <= 2
 
 
+def test_who_takes_over_has_read_the_journal_before(
+    pair: Pair, client: Client, runtime: Path
+) -> None:
+    """All but the end of it could as well be gone by then."""
+    state = runtime / "state"
+    for number in range(3):
+        client.set_many({f"{number}/{key}": key for key in range(1_000)})
+        broker, _ = pair.ready(client)
+        os.kill(broker, signal.SIGKILL)
+    before = client.items("**")
+    broker, _ = pair.ready(client)
+    for segment in sorted(state.glob("journal-*.log"))[:-1]:
+        segment.unlink(missing_ok=True)
+    (state / "state.db").unlink(missing_ok=True)
+    os.kill(broker, signal.SIGKILL)
+    assert client.items("**") == before
+    assert len(before) == 3_000
+
+
+def test_a_standby_that_cannot_read_takes_over_all_the_same(
+    pair: Pair, client: Client, runtime: Path
+) -> None:
+    """It looks at the files when it has to, and perhaps they can be read then."""
+    broker, standby = pair.ready(client)
+    client.set("a", 1)
+    database = runtime / "state" / "state.db"
+    assert not database.exists()
+    database.write_bytes(b"this is no database" * 100)
+    os.kill(standby, signal.SIGKILL)
+    pair.told("the standby cannot read")
+    _, standby = pair.ready(client)
+    database.unlink()
+    os.kill(broker, signal.SIGKILL)
+    assert client.get("a") == 1
+    assert client.info()["pid"] == standby
+
+
 def test_both_at_once(pair: Pair, client: Client, address: str, runtime: Path) -> None:
     for pid in pair.ready(client):
         client.set("a", pid)

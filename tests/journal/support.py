@@ -6,7 +6,7 @@ import shutil
 from pathlib import Path
 from typing import Any
 
-from udsbus.journal import FileJournal, JournalTurn, Recovery, StateDirectory
+from udsbus.journal import FileJournal, JournalTurn, Recovery, StateDirectory, database
 from udsbus.messages import (
     CREATED,
     DELETED,
@@ -43,7 +43,9 @@ def opened(path: Path, durability: Any = "process") -> tuple[list[JournalTurn], 
     """What a broker would find in a state directory, and the journal that it would go on with."""
     directory = StateDirectory(str(path))
     try:
-        recovery = Recovery(directory)
+        with database.opened(str(path)) as db:
+            found = None if db is None else database.about(db)
+        recovery = Recovery(directory, *(found[:2] if found is not None else ()))
         turns = [turn for _, turn in recovery]
     except BaseException:
         directory.close()

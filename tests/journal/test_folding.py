@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import datetime
 import sqlite3
 import time
@@ -11,18 +10,14 @@ from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
-import msgpack
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from tests.engine.support import examples
 from udsbus import messages as m
-from udsbus.broker.durability import open_state
-from udsbus.broker.lanes import Lanes
-from udsbus.engine import Engine
-from udsbus.errors import Error, JournalDamaged
-from udsbus.journal import FileJournal, StateDirectory, folding
+from udsbus.errors import JournalDamaged
+from udsbus.journal import StateDirectory, folding
 from udsbus.journal.database import path_in
 from udsbus.journal.folding import Retention, fold
 from udsbus.journal.repair import check, repair
@@ -30,54 +25,8 @@ from udsbus.limits import CHANGE_LOG_CHANGES
 from udsbus.patterns import matcher
 from udsbus.wire.values import decode, encode
 
-from .support import TURNS, WRITERS, answers_to, copy, crash, opened, write
-
-
-def value(of: Any) -> bytes:
-    packed: bytes = msgpack.packb(of)
-    return packed
-
-
-class Bus:
-    """A state directory with an engine that writes to it, as a broker does."""
-
-    def __init__(self, path: Path) -> None:
-        self.path = path
-        self.lanes = Lanes()
-        self.engine: Engine
-        self.journal: FileJournal
-        self.start()
-
-    def start(self) -> None:
-        self.engine, self.journal = open_state(str(self.path), "process", "bus", 10, self.lanes)
-        self.journal.writer = WRITERS.get
-
-    def do(self, *commands: m.EngineCommand, now: float = 1.0) -> None:
-        """One turn."""
-        for command in commands:
-            with contextlib.suppress(Error):
-                self.engine.execute(1, command, now)
-        effects = self.engine.take_effects()
-        if effects:
-            self.journal.append(effects, answers_to(effects), now)
-        self.engine.settle()
-
-    def restart(self) -> None:
-        crash(self.journal)
-        self.lanes = Lanes()
-        self.start()
-
-    def state(self) -> Any:
-        log = self.engine.log
-        logged = log.since(log.forgotten, matcher("**"))
-        assert logged is not None
-        return (
-            self.engine.revision,
-            dict(self.engine.keyspace.entries),
-            self.engine.keyspace.page("**", None, None, 0.0, sized=False),
-            [change[:4] for change in logged],
-            log.forgotten,
-        )
+from .bus import Bus, commands, segments, value
+from .support import TURNS, copy, crash, opened, write
 
 
 @pytest.fixture
@@ -94,19 +43,6 @@ def rows(path: Path, query: str) -> list[Any]:
     return found
 
 
-def segments(path: Path) -> list[Path]:
-    return sorted(path.glob("journal-*.log"))
-
-
-keys = st.sampled_from(["a", "b", "b/c", "ü"])
-commands = st.one_of(
-    st.builds(m.Set, keys, st.sampled_from([value(1), value("x")]), st.sampled_from([None, 5e8])),
-    st.builds(m.Delete, keys),
-    st.builds(m.Expire, keys, st.just(6e8)),
-    st.builds(m.Persist, keys),
-    st.builds(m.SetMany, st.dictionaries(keys, st.just(value(2)))),
-    st.builds(m.Transaction, st.just([]), st.lists(st.builds(m.Delete, keys), max_size=3)),
-)
 steps = st.lists(
     st.one_of(st.lists(commands, min_size=1, max_size=4), st.just("restart"), st.just("fold"))
 )
@@ -133,7 +69,6 @@ def test_a_start_finds_the_same_whatever_was_folded(
     crash(bus.journal)
     fold(str(bus.path), all_of_it=True)
     assert segments(bus.path) == []
-    bus.lanes = Lanes()
     bus.start()
     assert bus.state() == before
     logged = bus.engine.log.since(10, matcher("**"))
@@ -201,7 +136,6 @@ def test_an_end_between_the_commit_and_the_deletion(bus: Bus, tmp_path: Path) ->
     fold(str(bus.path))
     (deleted,) = {one.name for one in segments(kept)} - {one.name for one in segments(bus.path)}
     (bus.path / deleted).write_bytes((kept / deleted).read_bytes())
-    bus.lanes = Lanes()
     bus.start()
     assert bus.state() == before
     assert fold(str(bus.path)) == 2
@@ -242,11 +176,10 @@ def test_time_to_live_across_a_reboot(bus: Bus, monkeypatch: pytest.MonkeyPatch)
     bus.restart()
     bus.do(m.Set("replayed", value(1), 100.0), now=now)
     fold(str(bus.path))
-    for module in ("udsbus.broker.durability", "udsbus.journal.database"):
+    for module in ("udsbus.broker.replica", "udsbus.journal.database"):
         monkeypatch.setattr(f"{module}.monotonic", lambda: time.monotonic() - now + 50)
-    monkeypatch.setattr("udsbus.broker.durability.boot_id", lambda: "another boot")
+    monkeypatch.setattr("udsbus.broker.replica.boot_id", lambda: "another boot")
     crash(bus.journal)
-    bus.lanes = Lanes()
     bus.start()
     entries = bus.engine.keyspace.entries
     for key in ("folded", "replayed"):
@@ -310,7 +243,7 @@ def test_deadlines_of_several_boots(bus: Bus, monkeypatch: pytest.MonkeyPatch) -
             monkeypatch.setattr(
                 f"udsbus.{module}.monotonic", lambda shift=shift: time.monotonic() - shift
             )
-        monkeypatch.setattr("udsbus.broker.durability.boot_id", lambda n=number: f"boot {n}")
+        monkeypatch.setattr("udsbus.broker.replica.boot_id", lambda n=number: f"boot {n}")
         monkeypatch.setattr("udsbus.journal.journal.boot_id", lambda n=number: f"boot {n}")
         bus.restart()
         bus.do(m.Set(f"new/{number}", value(1), 100.0), now=time.monotonic() - shift)
@@ -349,12 +282,12 @@ def test_segments_go_as_soon_as_they_are_folded(bus: Bus, monkeypatch: pytest.Mo
     real = folding._fold_one
     calls = 0
 
-    def failing(*arguments: Any) -> bool:
+    def failing(*arguments: Any) -> None:
         nonlocal calls
         calls += 1
         if calls == 2:
             raise sqlite3.OperationalError("database or disk is full")
-        return real(*arguments)
+        real(*arguments)
 
     monkeypatch.setattr(folding, "_fold_one", failing)
     before = len(segments(bus.path))

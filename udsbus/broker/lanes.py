@@ -150,10 +150,11 @@ class Lanes:
         lane = self._lanes.get(key)
         if lane is None:
             lane = self._lanes[key] = Lane(key, UNANSWERED_MOST)
+            self._left[key] = now + RESUME_SECONDS
+            self._forget(now)
         lane.answers.append((msgid, response))
-        self._left.pop(key, None)
         self._left[key] = now + RESUME_SECONDS
-        self._forget(now)
+        self._left.move_to_end(key)
 
     def clear(self) -> None:
         """Forget all of them; none has a connection yet."""

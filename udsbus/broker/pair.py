@@ -1,14 +1,15 @@
 """The pair: a broker and its standby, which guard each other.
 
 The standby is a process that the broker starts. It inherits the listening socket and the locks, so
-none of them ever goes: clients that connect while a broker dies wait in the listen queue. It folds
-the journal's closed segments, and watches:
+none of them ever goes: clients that connect while a broker dies wait in the listen queue. It reads
+the journal behind the broker, so that it has the state ready, lets closed segments be folded, and
+watches:
 
 - the *link*, a socket between the two. Its end means that the other is dead, at once. Each sends a
   beat now and then; without one for some seconds the other hangs, stopped processes too.
 - When the broker is dead or hangs, the standby kills it by its pidfd, which nobody else's process
-  can be meant by, waits until it is gone, and then serves in its place, with a new standby. It
-  bumps nothing and copies nothing: what the broker acknowledged is in the journal.
+  can be meant by, waits until it is gone, reads the journal's last moment, and then serves in its
+  place, with a new standby. What the broker acknowledged is in the journal.
 - When the standby is dead or hangs, the broker starts another. No client notices.
 
 A broker that stops on purpose ends its standby first. One that hands over (`udsbus takeover`)
@@ -24,17 +25,19 @@ import os
 import select
 import signal
 import socket
+import sqlite3
 import subprocess
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from time import monotonic, sleep
 from typing import NamedTuple
 
 import anyio
 import anyio.abc
 
+from ..errors import Error
 from ..interpreter import environment
-from ..journal.folding import Folder, Retention
+from ..journal.folding import Retention
 from ..limits import (
     BEAT_SECONDS,
     CRASH_SECONDS,
@@ -43,13 +46,22 @@ from ..limits import (
     RESTART_MOST,
     START_SECONDS,
 )
-from ..wire.values import decode
+from .folder import AGAIN_SECONDS, Folder
+from .replica import Replica
 
 log = logging.getLogger("udsbus.broker")
 
 BEAT = b"."
 READY = b"r"
 """The standby to the broker: it could take over now."""
+READ_SECONDS = 0.25
+"""How long a standby rests that has read all there is of the journal. A takeover has to read what
+came meanwhile. It is not less because on a machine with no core to spare each rest ends at the cost
+of somebody else."""
+CLOSE_SECONDS = 0.1
+"""A standby that has read on in less than this is close behind its broker."""
+PASSES = 10
+"""After so many it will not come closer: the broker writes faster than it can read."""
 OF_TERMINALS = (signal.SIGINT, signal.SIGHUP)
 GO = b"g"
 """The broker to the standby: it ends on purpose, and the other shall serve."""
@@ -267,17 +279,19 @@ class StandBy:
         self._link = socket.socket(fileno=inherited.link)
         self._link.setblocking(False)
         self._pidfd = _pidfd(inherited.pid, self._link)
-        self._folder = Folder(state, retention, decode)
+        self._folder = Folder(state, retention)
+        self._reader = Reader(state)
 
-    def wait(self) -> int:
+    def wait(self) -> tuple[int, Replica | None]:
         """Returns when this process has to serve: how many brokers have died soon after they began,
-        one after the other."""
+        one after the other; and the state, as far as it has been read."""
+        give_way(True)
         # A terminal sends these to the broker too, which then ends us. SIGTERM is for us alone.
         before = {number: signal.signal(number, signal.SIG_IGN) for number in OF_TERMINALS}
         why = self._watch()
         begun = monotonic()
+        give_way(False)
         self._kill()
-        self._folder.stop()
         self._link.close()
         crashes = 0
         if why != "hands over":
@@ -296,23 +310,29 @@ class StandBy:
                 sleep(delay)
         for number, handler in before.items():
             signal.signal(number, handler)
-        return crashes
+        return crashes, self._reader.end()
 
     def _watch(self) -> str:
         """What the broker has done that makes us serve."""
         poll = select.poll()
         poll.register(self._link, select.POLLIN)
-        self._say(READY)
         heard = before = next_beat = monotonic()
-        going = False
+        going = ready = False
+        reader = self._reader
         while True:
-            poll.poll(max(0.0, next_beat - monotonic()) * 1000)
+            until = min(next_beat, reader.next_step)
+            poll.poll(max(0.0, until - monotonic()) * 1000)
             now = monotonic()
+            if now >= reader.next_step:
+                reader.step()
+                if reader.ready and not ready:
+                    ready = True
+                    self._say(READY)
             if now >= next_beat:
                 next_beat = now + BEAT_SECONDS
                 self._say(BEAT)
                 if not going:
-                    self._folder.look()
+                    self._folder.look(reader.position)
             if now - before > 2 * BEAT_SECONDS:
                 heard = now  # it was us who had no processor, or the whole machine
             before = now
@@ -339,6 +359,60 @@ class StandBy:
         poll.register(self._pidfd, select.POLLIN)
         poll.poll()  # until it is gone
         os.close(self._pidfd)
+
+
+class Reader:
+    """Keeps a replica of the broker's state."""
+
+    def __init__(self, state: str) -> None:
+        self.ready = False
+        """It is as good as the broker's, or cannot be had, and will be read when it has to be."""
+        self.next_step = 0.0
+        self._state = state
+        self._replica: Replica | None = None
+        self._steps: Iterator[bool] = iter(())
+        self._begun = monotonic()
+        self._passes = 0
+
+    @property
+    def position(self) -> int | None:
+        """How far it has read; None: there is nothing that it would have to read."""
+        return None if self._replica is None else self._replica.position
+
+    def step(self) -> None:
+        """Read for some milliseconds at most."""
+        try:
+            if self._replica is None:
+                self._replica = Replica(self._state)
+                self._steps = self._replica.follow()
+            at_end = next(self._steps)
+        except (OSError, sqlite3.Error, Error) as error:
+            # Whatever it is, who takes over looks at it, and judges.
+            log.warning("the standby cannot read %s: %s", self._state, error)
+            self._replica = None
+            self.ready = True
+            self.next_step = monotonic() + AGAIN_SECONDS
+            return
+        self.next_step = now = monotonic()
+        if at_end:
+            # A long pass leaves much for the next: what has been written meanwhile.
+            self._passes += 1
+            self.ready = self.ready or now - self._begun < CLOSE_SECONDS or self._passes >= PASSES
+            self.next_step += READ_SECONDS
+            self._begun = self.next_step
+
+    def end(self) -> Replica | None:
+        """What there is, for the one who takes over."""
+        self._steps = iter(())  # which closes what they had open
+        return self._replica
+
+
+def give_way(much: bool) -> None:
+    """Whether to wake up in the place of others that run, the broker's clients among them."""
+    if hasattr(os, "SCHED_BATCH"):
+        with contextlib.suppress(OSError):
+            policy = os.SCHED_BATCH if much else os.SCHED_OTHER
+            os.sched_setscheduler(0, policy, os.sched_param(0))
 
 
 def _pidfd(pid: int, link: socket.socket) -> int | None:

@@ -20,22 +20,19 @@ import anyio
 import anyio.abc
 
 from .. import messages as m
-from ..engine import Engine
 from ..errors import Error, LimitExceeded, ProtocolError
 from ..faults import Fault
 from ..journal import Durability, FileJournal, Journal, MemoryJournal
 from ..journal.folding import KEEP_USUAL, Retention
 from ..limits import CRASHES_FREE, HUNG_SECONDS, LIMITS, NAME_BYTES, SESSION_BYTES, UNANSWERED_MOST
 from ..version import PROTOCOL_VERSION, __version__
-from ..wire import values
-from ..wire.schemas import compile_schema
 from . import turn as turn_module
 from .durability import JournalCare, fold_beside, open_state
 from .faulty import Faults
 from .hub import Hub, best_hub
-from .lanes import Lanes
 from .listener import Listener
 from .pair import Guard, Inherited, StandBy, backoff
+from .replica import Replica
 from .statistics import Statistics
 from .supervised import notify
 from .turn import Turn
@@ -89,10 +86,15 @@ class Broker:
     """
 
     def __init__(
-        self, settings: Settings, inherited: Inherited | None = None, crashes: int = 0
+        self,
+        settings: Settings,
+        inherited: Inherited | None = None,
+        crashes: int = 0,
+        replica: Replica | None = None,
     ) -> None:
         """Claims the address, listens and recovers the state; or goes on with what a broker before
-        this one has left, after `crashes` of them died soon after they began.
+        this one has left, after `crashes` of them died soon after they began. `replica` is what has
+        been read of the state already.
 
         Raises BrokerUnavailable if the address or the state is taken, AccessDenied if a directory
         will not do, JournalDamaged if the state cannot be trusted.
@@ -109,20 +111,19 @@ class Broker:
         else:
             sockets = inherited.listener, inherited.address_lock
             listener = Listener(settings.address, sockets, ours=inherited.ours)
-        self._lanes = Lanes()
         self._journal: FileJournal | None = None
         if settings.durability == "none":
-            self._engine = Engine(values, first_revision=first, compile_schema=compile_schema)
+            replica = Replica("", first)
         else:
             try:
-                self._engine, self._journal = open_state(
+                replica, self._journal = open_state(
                     settings.state,
                     settings.durability,
                     self._bus,
                     first,
-                    self._lanes,
                     None if inherited is None else inherited.state_lock,
                     settings.snapshot if inherited is None else None,
+                    replica,
                 )
             except BaseException:
                 if inherited is None:
@@ -131,6 +132,7 @@ class Broker:
                     listener.let_go()
                 raise
             self._bus = self._journal.bus
+        self._engine, self._lanes = replica.engine, replica.lanes
         self.turn = self._new_turn(listener)
         self._taken_over = inherited is not None
         self._lifeline: socket.socket | None = None
@@ -332,25 +334,31 @@ def run(
 
     With what it has `inherited`, stand by first until it has to serve.
     """
-    crashes = 0
+    crashes, replica = 0, None
     import_module(f"anyio._backends._{settings.backend}")  # now, not when a takeover is waited for
     if inherited is not None:
         standing_by = StandBy(inherited, settings.state, settings.retention, settings.hung_seconds)
-        crashes = standing_by.wait()
+        _collect_seldom()
+        crashes, replica = standing_by.wait()
     _raise_descriptor_limit()
     _collect_seldom()
-    broker = _taken_over(settings, inherited, crashes) if inherited else Broker(settings)
+    if inherited is None:
+        broker = Broker(settings)
+    else:
+        broker = _taken_over(settings, inherited, crashes, replica)
     anyio.run(partial(broker.serve, started), backend=settings.backend)
     return not broker.handing_over
 
 
-def _taken_over(settings: Settings, inherited: Inherited, crashes: int) -> Broker:
+def _taken_over(
+    settings: Settings, inherited: Inherited, crashes: int, replica: Replica | None
+) -> Broker:
     """A broker that goes on; tried again and again if the system does not let it (a full disk,
     say), while clients wait in the listen queue."""
     attempts = 0
     while True:
         try:
-            return Broker(settings, inherited, crashes)
+            return Broker(settings, inherited, crashes, replica)
         except (OSError, sqlite3.OperationalError) as error:
             if isinstance(error, Error):
                 raise

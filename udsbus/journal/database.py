@@ -234,7 +234,7 @@ def shown(value: bytes | None, decode: Decode) -> str | None:
     if value is None:
         return None
     try:
-        text = json.dumps(decode(value), default=_shown_part, ensure_ascii=False)
+        text = _as_json(decode(value))
         text.encode()
     except Exception:  # whatever somebody has stored
         text = f"{len(value)} bytes"
@@ -243,3 +243,6 @@ def shown(value: bytes | None, decode: Decode) -> str | None:
 
 def _shown_part(part: Any) -> str:
     return f"{len(part)} bytes" if isinstance(part, bytes) else str(part)
+
+
+_as_json = json.JSONEncoder(default=_shown_part, ensure_ascii=False).encode

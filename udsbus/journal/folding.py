@@ -7,19 +7,17 @@ closed.
 
 from __future__ import annotations
 
-import contextlib
 import logging
 import os
 import sqlite3
-import threading
 from collections.abc import Callable
 from itertools import pairwise
-from time import monotonic, time
+from time import time
 from typing import Any, NamedTuple
 
 import msgpack
 
-from ..errors import Error, JournalDamaged
+from ..errors import JournalDamaged
 from ..limits import HISTORY_BYTES, HISTORY_CHANGES, HISTORY_SECONDS, RESUME_SECONDS, SNAPSHOTS_KEPT
 from ..patterns import matcher
 from .database import Decode, about, kept_entry, opened, shown
@@ -38,18 +36,8 @@ TOO_OLD = """
     ) where newer <= ?
 """
 """The rowid of the oldest change of those whose values together are so many bytes."""
-BACKLOG = 8
-"""With more closed segments than this, folding does not give way to others any more: on a machine
-that is busy all the time it would never come to its turn, and the disk would fill."""
-AT_ONCE = 4
-"""Segments that are folded before that is looked at again."""
 ANSWERS_KEPT = 10_000
 """The last ones, however old."""
-LOOK_SECONDS = 60.0
-"""How often to look whether a snapshot is due, which was perhaps taken by another standby."""
-LOCKED_SECONDS = 1.0
-AGAIN_SECONDS = 30.0
-"""After a failure (a full disk), so long until the next attempt."""
 
 
 class Retention(NamedTuple):
@@ -84,11 +72,11 @@ def fold(
     decode: Decode = msgpack.unpackb,
     all_of_it: bool = False,
     most: int | None = None,
-    stopped: Callable[[], bool] = lambda: False,
+    read_to: int | None = None,
 ) -> int:
-    """Fold closed segments in a state directory, at most `most`. Returns how many. `decode` makes
-    objects of values, which are shown to people then. It gives up what it is doing as soon as it is
-    `stopped`.
+    """Fold closed segments in a state directory, at most `most`, and only what stands before the
+    position `read_to`. Returns how many. `decode` makes objects of values, which are shown to
+    people then.
 
     The last segment is the broker's, unless `all_of_it`: then there is no broker. Raises
     sqlite3.OperationalError for a full disk and the like, JournalDamaged for a database or a
@@ -99,7 +87,8 @@ def fold(
     pairs: list[tuple[Segment, Segment | None]] = [
         (one, following)
         for one, following in pairwise(segments)
-        if header_of(following) is not None
+        if (header := header_of(following)) is not None
+        and (read_to is None or header.start <= read_to)
     ]
     if all_of_it and segments:
         pairs.append((segments[-1], None))
@@ -109,8 +98,7 @@ def fold(
     with opened(path, to_write=True) as database:
         assert database is not None
         for segment, following in pairs[:most]:
-            if not _fold_one(database, segment, following, decode, stopped):
-                return folded
+            _fold_one(database, segment, following, decode)
             # At once: on a disk that is nearly full the next one needs the room.
             os.unlink(segment.path)
             folded += 1
@@ -125,122 +113,28 @@ def _position(database: sqlite3.Connection) -> int:
 
 
 def _fold_one(
-    database: sqlite3.Connection,
-    segment: Segment,
-    following: Segment | None,
-    decode: Decode,
-    stopped: Callable[[], bool],
-) -> bool:
-    """Fold one segment, all or nothing. False if this was stopped. Raises JournalDamaged."""
-    # Also in the midst of a long statement.
-    database.set_progress_handler(stopped, 10_000)
+    database: sqlite3.Connection, segment: Segment, following: Segment | None, decode: Decode
+) -> None:
+    """Fold one segment, all or nothing. Raises JournalDamaged."""
     scan = Scan([segment], _position(database), following)
     database.execute("begin immediate")
     try:
         gathering = Gathering(lambda key: kept_entry(database, key))
         for _, turn in scan:
             gathering.take(turn)
-            if stopped():
-                break
-        if stopped():
-            database.execute("rollback")
-            return False
         if scan.fault is not None:
             raise JournalDamaged(
                 f"{scan.fault}; nothing more is folded until it is repaired",
                 file=segment.path,
                 offset=scan.fault.offset,
             )
-        assert scan.header is not None
-        write_gathered(database, gathering, scan.header, scan.position, decode)
+        if scan.header is not None:
+            write_gathered(database, gathering, scan.header, scan.position, decode)
         database.execute("commit")
     except BaseException:
         if database.in_transaction:
-            database.set_progress_handler(None, 0)
             database.execute("rollback")
-        if stopped():
-            return False
         raise
-    return True
-
-
-def give_way() -> None:
-    """Let this thread run when no other wants to: the broker and its clients come first."""
-    with contextlib.suppress(OSError):
-        if hasattr(os, "SCHED_IDLE"):
-            os.sched_setscheduler(0, os.SCHED_IDLE, os.sched_param(0))
-        else:
-            os.nice(10)
-
-
-class Folder:
-    """Folds what is closed, as often as it is asked to, in a thread that gives way to others."""
-
-    def __init__(self, path: str, retention: Retention, decode: Decode) -> None:
-        self._path = path
-        self._retention = retention
-        self._decode = decode
-        self._stopping = False
-        self._thread: threading.Thread | None = None
-        self._not_before = 0.0
-        self._next_snapshot = 0.0 if retention.snapshot_seconds else float("inf")
-
-    def look(self) -> None:
-        """Begin to fold if there is something and nobody does so already."""
-        if self._thread is not None and self._thread.is_alive():
-            return
-        now = monotonic()
-        if now < self._not_before:
-            return
-        try:
-            closed = len(list_segments(self._path)) > 1
-        except OSError as error:
-            log.error("the state in %s cannot be read: %s", self._path, error)
-            self._not_before = now + AGAIN_SECONDS
-            return
-        if closed or now >= self._next_snapshot:
-            self._thread = threading.Thread(target=self._run, name="udsbus-folding")
-            self._thread.start()
-
-    def stop(self) -> None:
-        """Give up what is not finished; returns when nothing is going on any more."""
-        self._stopping = True
-        if self._thread is not None:
-            self._thread.join()
-
-    def _run(self) -> None:
-        if len(list_segments(self._path)) <= BACKLOG:
-            give_way()
-        try:
-            fold(
-                self._path,
-                self._retention,
-                decode=self._decode,
-                most=AT_ONCE,
-                stopped=lambda: self._stopping,
-            )
-            if monotonic() >= self._next_snapshot and not self._stopping:
-                self._snapshot()
-        except (OSError, sqlite3.Error, Error) as error:
-            if self._stopping:
-                return
-            if isinstance(error, FileNotFoundError):  # another standby was quicker
-                return
-            if "locked" in str(error):  # somebody looks into it; that is what it is for
-                self._not_before = monotonic() + LOCKED_SECONDS
-                return
-            log.error("the journal in %s cannot be folded: %s", self._path, error)
-            damaged = isinstance(error, JournalDamaged)
-            self._not_before = monotonic() + (float("inf") if damaged else AGAIN_SECONDS)
-
-    def _snapshot(self) -> None:
-        from .snapshot import take_scheduled  # which needs what is above
-
-        every = self._retention.snapshot_seconds
-        path = take_scheduled(self._path, every, self._retention.snapshots, self._decode)
-        self._next_snapshot = monotonic() + min(every, LOOK_SECONDS)
-        if path is not None:
-            log.info("snapshot: %s", path)
 
 
 def write_gathered(

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections import deque
+from collections.abc import Callable, Iterator
+from itertools import chain
 from typing import NamedTuple
 
+from ..limits import UNANSWERED_MOST
 from ..messages import Change, Writer
 from .records import Turn
 
@@ -54,7 +57,7 @@ class Gathering:
         self.entries: dict[str, Kept | None] = {}
         """What has been touched, as it is now; None: gone."""
         self.changes: list[PastChange] = []
-        self.answers: list[KeptAnswer] = []
+        self._answers: dict[tuple[str, int], deque[KeptAnswer]] = {}
         self.revision = 0
         """Of the last change; 0: there was none."""
         self.time = self.clock = 0.0
@@ -65,6 +68,11 @@ class Gathering:
     def new_segment(self) -> None:
         """The next turn is of another one, in which connections have other numbers."""
         self._writers = {}
+
+    @property
+    def answers(self) -> Iterator[KeptAnswer]:
+        """The last ones of each lane: nobody asks for earlier ones."""
+        return chain.from_iterable(self._answers.values())
 
     def take(self, turn: Turn) -> None:
         self.time, self.clock = turn.time, turn.clock
@@ -92,4 +100,8 @@ class Gathering:
         for origin, msgid, response in turn.answers:
             who = self._writers.get(origin)
             if who is not None and who.session is not None:
-                self.answers.append(KeptAnswer(who.session, who.lane, msgid, response, turn.time))
+                lane = who.session, who.lane
+                answers = self._answers.get(lane)
+                if answers is None:
+                    answers = self._answers[lane] = deque(maxlen=UNANSWERED_MOST)
+                answers.append(KeptAnswer(*lane, msgid, response, turn.time))

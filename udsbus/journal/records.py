@@ -158,21 +158,20 @@ def read_header(data: bytes) -> tuple[Header, int]:
 def read_turn(payload: bytes, offset: int) -> Turn:
     """What a record's payload says. Raises BadRecord, with `offset`, if it is no turn."""
     try:
-        time, clock, synced, changes, writers, *more = msgpack.unpackb(
-            payload, use_list=False, strict_map_key=False
-        )
-        return Turn(
-            time,
-            clock,
-            synced,
-            [
-                _new(Change, change) if len(change) == 6 else DeadlineMoved(*change)
-                for change in changes
-            ],
-            {origin: Writer(*writer) for origin, writer in writers.items()} if writers else {},
-            tuple(Answered(*answer) for answer in more[0]) if more and more[0] else (),
-            bool(more[1]) if len(more) > 1 else False,
-        )
+        fields = msgpack.unpackb(payload, use_list=False, strict_map_key=False)
+        time, clock, synced, changes, writers, answers, more = fields[:7]
+        changed = [
+            _new(Change, change) if len(change) == 6 else DeadlineMoved(*change)
+            for change in changes
+        ]
+        if writers:
+            writers = {origin: Writer(*writer) for origin, writer in writers.items()}
+        if len(answers) == 1:  # a start reads millions of these
+            origin, msgid, response = answers[0]
+            answers = (_new(Answered, (origin, msgid, response)),)
+        elif answers:
+            answers = tuple([Answered(*answer) for answer in answers])
+        return _new(Turn, (time, clock, synced, changed, writers or {}, answers, more))  # type: ignore[no-any-return]
     except Exception as error:  # good bytes, by their checksum, but not what we write
         raise BadRecord(offset, f"a record cannot be read: {error!r}") from None
 

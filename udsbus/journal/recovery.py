@@ -18,7 +18,6 @@ from collections.abc import Iterator
 from typing import NamedTuple
 
 from ..errors import JournalDamaged
-from .database import about, opened
 from .directory import Segment, StateDirectory
 from .records import (
     BadRecord,
@@ -33,6 +32,10 @@ from .records import (
 )
 
 log = logging.getLogger("udsbus.journal")
+
+
+HEADER_MOST = 4096
+"""Bytes of a segment that hold its header, whatever the bus and the release are called."""
 
 
 class Fault(NamedTuple):
@@ -59,90 +62,132 @@ class Scan:
     """
 
     def __init__(
-        self, segments: list[Segment], begin: int = 0, followed_by: Segment | None = None
+        self,
+        segments: list[Segment],
+        begin: int = 0,
+        followed_by: Segment | None = None,
+        *,
+        growing: bool = False,
     ) -> None:
-        """What stands before the position `begin` is passed over; nobody misses it. `followed_by`:
-        the segment behind the last of `segments`, which says where that ends."""
+        """What stands before the position `begin`, where a record ends, is passed over; nobody
+        misses it. `followed_by`: the segment behind the last of `segments`, which says where that
+        ends. `growing`: somebody writes to the last one, so its last turn may be half there, or be
+        cut off again; it is left for the next pass, and nothing that is wrong there is a fault.
+        """
         self.fault: Fault | None = None
         """What ended the pass before the end."""
         self.position = begin
-        """The end of the last good record."""
+        """The end of the last good record; while turns are read, of the turn that is told."""
         self.header: Header | None = None
         """Of the last segment."""
         self._begin = begin
         self._segments = segments
         self._behind = [*segments[1:], *([] if followed_by is None else [followed_by])]
+        self._growing = growing
 
     def __iter__(self) -> Iterator[tuple[Header, Turn]]:
+        """Raises FileNotFoundError if somebody folds segments that were not passed over."""
         following = [header_of(segment) for segment in self._behind]
         for index, segment in enumerate(self._segments):
             # The one after says where this one ends: what is beyond was never acknowledged.
             after = following[index] if index < len(following) else None
-            data = _read(segment)
-            offset = 0
+            if after is not None and after.start <= self._begin:
+                self.header = header_of(segment) or self.header
+                continue
+            turns_of_it = self._turns(segment, after)
+            if self._growing and index == len(self._segments) - 1:
+                turns_of_it = _but_the_last(turns_of_it)
             try:
-                header, offset = read_header(data)
-                self.header = header
-                if header.start != self.position and header.start > self._begin:
-                    raise BadRecord(0, _gap(self.position, header.start))
-                self._reached(header.start + offset)
-                if after is not None:
-                    data = data[: max(0, after.start - header.start)]
-                parts: list[Turn] = []
-                for end, turn in turns(data, offset, header.start):
-                    parts.append(turn)
-                    if not turn.more:
-                        if header.start + end > self._begin:
-                            for part in parts:
-                                yield header, part
-                        parts.clear()
-                        offset = end
-                        self._reached(header.start + end)
-                if parts:
-                    raise BadRecord(offset, "the last turn is not complete")
-                if after is not None and after.start > max(header.start + offset, self._begin):
-                    raise BadRecord(offset, _gap(self.position, after.start))
+                for end, parts in turns_of_it:
+                    self._reached(end)
+                    assert self.header is not None
+                    for part in parts:
+                        yield self.header, part
             except BadRecord as bad:
                 later = self._segments[index + 1 :]
                 foreign = isinstance(bad, UnknownFormat)
-                torn = not foreign and self._is_torn(data, bad.offset, later)
+                torn = not foreign and self._is_torn(segment, after, bad.offset, later)
                 self.fault = Fault(segment, bad.offset, str(bad), torn, foreign, later)
                 return
+
+    def _turns(self, segment: Segment, after: Header | None) -> Iterator[tuple[int, list[Turn]]]:
+        """The turns of a segment behind `begin`, in their parts, and the positions where they end.
+
+        Raises BadRecord.
+        """
+        header, first = read_header(_read(segment, 0, HEADER_MOST))
+        self.header = header
+        if header.start != self.position and header.start > self._begin:
+            raise BadRecord(0, _gap(self.position, header.start))
+        first = max(first, self._begin - header.start)
+        start = header.start + first
+        self._reached(start)
+        data = _read(segment, first, _end(header, after))
+        offset = 0
+        parts: list[Turn] = []
+        try:
+            for stop, turn in turns(data, 0, start):
+                parts.append(turn)
+                if not turn.more:
+                    offset = stop
+                    yield start + stop, parts
+                    parts = []
+            if parts:
+                raise BadRecord(offset, "the last turn is not complete")
+            if after is not None and after.start > max(start + offset, self._begin):
+                raise BadRecord(offset, _gap(self.position, after.start))
+        except BadRecord as bad:
+            raise BadRecord(first + bad.offset, str(bad)) from None
 
     def _reached(self, position: int) -> None:
         self.position = max(position, self._begin)
 
-    def _is_torn(self, data: bytes, offset: int, later: list[Segment]) -> bool:
+    def _is_torn(
+        self, segment: Segment, after: Header | None, offset: int, later: list[Segment]
+    ) -> bool:
         """Whether nothing behind `offset` says that the journal was on the disk beyond it."""
+        header = header_of(segment)
+        data = _read(segment, 0, None if header is None else _end(header, after))
         told = _synced_behind(data, offset, self.position, later)
         return all(synced <= self.position for synced in told)
+
+
+def _but_the_last(
+    turns_of_it: Iterator[tuple[int, list[Turn]]],
+) -> Iterator[tuple[int, list[Turn]]]:
+    """All but the last one, which may not be the last word; nor is what is wrong behind it."""
+    held: tuple[int, list[Turn]] | None = None
+    with contextlib.suppress(BadRecord):
+        for each in turns_of_it:
+            if held is not None:
+                yield held
+            held = each
+
+
+def _end(header: Header, after: Header | None) -> int | None:
+    """Where a segment ends, by the word of the one after it; None: where its file does."""
+    return None if after is None else max(0, after.start - header.start)
 
 
 class Recovery:
     """What a broker finds in its state directory when it starts.
 
-    What the database does not hold comes from the segments: iterate for every turn in order, with
-    the header of its segment; then ask where the journal goes on.
+    What stands behind `begin` comes from the segments: iterate for every turn in order, with the
+    header of its segment; then ask where the journal goes on.
     """
 
-    def __init__(self, directory: StateDirectory) -> None:
-        """Raises JournalDamaged if the database cannot be read."""
+    def __init__(self, directory: StateDirectory, begin: int = 0, segment: int = 0) -> None:
+        """`begin`, and the number of the `segment` there: how far the reader has come already."""
         self._directory = directory
         self._segments = directory.segments()
-        with opened(directory.path) as database:
-            found = None if database is None else about(database)
-        self._folded = 0 if found is None else found.segment
-        self.folded_bus = None if found is None else found.bus
-        """Which state the database is of; None: there is none."""
+        self._segment = segment
         self.bus: str | None = None
-        """Which state this is; None: there is no journal yet, or none to read."""
+        """Which state the segments are of; None: there is none, or none to read."""
         self.first_revision = 0
-        if found is not None:
-            self.bus, self.first_revision = found.bus, found.first_revision
         for header in map(header_of, self._segments):
             if header is not None:  # the last one counts: a repair begins a new history
                 self.bus, self.first_revision = header.bus, header.first_revision
-        self._scan = Scan(self._segments, 0 if found is None else found.position)
+        self._scan = Scan(self._segments, begin)
 
     def __iter__(self) -> Iterator[tuple[Header, Turn]]:
         """Raises JournalDamaged where it must not go on. Cuts a torn tail, sets it aside and says
@@ -191,7 +236,7 @@ class Recovery:
     def next_segment(self) -> int:
         """The number of the segment that comes next."""
         last = self._segments[-1].number if self._segments else 0
-        return max(last, self._folded) + 1
+        return max(last, self._segment) + 1
 
 
 def cut(directory: StateDirectory, fault: Fault) -> list[str]:
@@ -212,14 +257,15 @@ def header_of(segment: Segment) -> Header | None:
     """The header of a segment, or None if it has none that can be read."""
     try:
         with open(segment.path, "rb") as file:
-            return read_header(file.read(4096))[0]
+            return read_header(file.read(HEADER_MOST))[0]
     except BadRecord:
         return None
 
 
-def _read(segment: Segment) -> bytes:
+def _read(segment: Segment, begin: int = 0, end: int | None = None) -> bytes:
     with open(segment.path, "rb") as file:
-        return file.read()
+        file.seek(begin)
+        return file.read() if end is None else file.read(max(0, end - begin))
 
 
 def _synced_behind(data: bytes, offset: int, position: int, later: list[Segment]) -> Iterator[int]:

@@ -148,18 +148,29 @@ def restore_snapshot(directory: StateDirectory, snapshot: str) -> None:
 
 
 def take_scheduled(state: str, every: float, kept: int, decode: Decode) -> str | None:
-    """Take a snapshot if the last one is older than `every` seconds, and delete the oldest beyond
-    `kept`. Returns its path if there is a new one."""
+    """Take a snapshot if one is due, and delete the oldest beyond `kept`. Returns its path if there
+    is a new one."""
+    if not snapshot_due(state, every):
+        return None
     place = os.path.join(state, DIRECTORY)
     os.makedirs(place, 0o700, exist_ok=True)
-    names = sorted(name for name in os.listdir(place) if name.endswith(".db"))
-    if names and time() - os.stat(os.path.join(place, names[-1])).st_mtime < every:
-        return None
+    names = _scheduled(place)
     path = os.path.join(place, strftime("%Y-%m-%dT%H-%M-%S") + ".db")
     take_snapshot(state, path, decode)
     for name in [*names, path][: max(0, len(names) + 1 - kept)]:
         os.unlink(os.path.join(place, name))
     return path
+
+
+def snapshot_due(state: str, every: float) -> bool:
+    """Whether the last snapshot on schedule is older than `every` seconds."""
+    place = os.path.join(state, DIRECTORY)
+    names = _scheduled(place) if os.path.isdir(place) else []
+    return not names or time() - os.stat(os.path.join(place, names[-1])).st_mtime >= every
+
+
+def _scheduled(place: str) -> list[str]:
+    return sorted(name for name in os.listdir(place) if name.endswith(".db"))
 
 
 def _remove(path: str) -> None:

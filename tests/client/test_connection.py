@@ -12,7 +12,7 @@ import msgpack
 import pytest
 
 import udsbus
-from tests.harness import BrokerProcess, running_broker
+from tests.harness import BrokerProcess, running_broker, wait_until
 from udsbus import BrokerUnavailable, Client, InvalidRequest, ProtocolError, RequestTimeout
 
 from .support import (
@@ -371,3 +371,16 @@ def test_interrupt_of_a_request_in_another_thread(address: str) -> None:
         client.close()
         with pytest.raises(InvalidRequest, match="this client is closed"):
             task.result(PATIENCE / 3)
+
+
+def test_a_broker_that_dies_while_it_greets(address: str) -> None:
+    """Who connects at that very moment is let in by the next one."""
+    with FakeBroker(address, lambda method, params: 7) as broker:
+        broker.hello = b""
+        connecting = Task(lambda: udsbus.connect(address, timeout=PATIENCE))
+        wait_until(lambda: broker.sent, "it to greet")
+        broker.hello = None
+        broker.hang_up()
+        with connecting.result() as client:
+            assert client.revision() == 7
+        assert [method for _, method, _ in broker.sent] == ["hello", "hello", "ping"]

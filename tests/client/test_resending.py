@@ -239,6 +239,7 @@ def test_every_increment_counts_once(
                 stack.enter_context(Child(lambda work=work: work(address)))  # type: ignore[misc]
                 for work in (single, pipelined, transacted, rotating)
             ]
+            wait_until(lambda: client.info()["connections"] == 5, "all of them to be there")
             for _ in range(KILLS):
                 begun = client.get("all", 0)
                 while client.get("all", 0) < begun + 500:

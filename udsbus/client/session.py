@@ -31,6 +31,10 @@ ATTEMPTS = 5
 that it is the request which kills the broker."""
 
 
+class Vanished(BrokerUnavailable):
+    """The broker was there, and died before it had greeted us: another may come at once."""
+
+
 class Session:
     """What `Client` builds on."""
 
@@ -61,7 +65,10 @@ class Session:
         """Connect, at once: who cannot shall hear of it now."""
         if self._autostart:
             self._start_broker()
-        self._own.connection = self._connect(None)
+        try:
+            self._own.connection = self._connect(None)
+        except Vanished:
+            self._own.connection = self._reconnect(None)
 
     # --- the way of a request ---------------------------------------------------------------
 
@@ -160,8 +167,12 @@ class Session:
             answer = connection.request(hello, self.timeout)
             connection.bus = answer["bus"], answer["epoch"]
         except ConnectionEnded as ended:
-            refused = ended.told is not None and ended.told[0] == CloseReason.WRONG_USER.value
-            error = AccessDenied if refused else BrokerUnavailable
+            told = None if ended.told is None else ended.told[0]
+            error: type[Error] = BrokerUnavailable
+            if told == CloseReason.WRONG_USER.value:
+                error = AccessDenied
+            elif told in (None, CloseReason.TAKEOVER.value):
+                error = Vanished
             raise error(f"{self.address}: {ended}") from None
         except BaseException:
             connection.close()

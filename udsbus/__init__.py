@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from .client.batches import Pipeline, Result, Transaction
     from .client.following import Change, Message, Subscription, Watch
     from .client.past import PastChange
-    from .client.requests import Entry
+    from .client.requests import ClientInfo, Entry
     from .client.spawning import LocalBroker
     from .client.sync import Client, connect
     from .errors import (
@@ -46,6 +46,7 @@ if TYPE_CHECKING:
 _WHERE = {
     "Change": "client.following",
     "Client": "client.sync",
+    "ClientInfo": "client.requests",
     "Entry": "client.requests",
     "Fault": "faults",
     "LocalBroker": "client.spawning",
@@ -86,6 +87,7 @@ __all__ = [
     "BrokerUnavailable",
     "Change",
     "Client",
+    "ClientInfo",
     "Conflict",
     "Entry",
     "Error",

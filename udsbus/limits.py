@@ -75,6 +75,10 @@ NAME_BYTES: Final = _limit(
 SESSION_BYTES: Final = _limit(
     "session_bytes", 64, "bytes of UTF-8", "a session's name is to be unique, not to be read"
 )
+METADATA_BYTES: Final = _limit(
+    "metadata_bytes", 4 * KIB, "bytes of the encoding", "what a client tells of itself goes to "
+    "everybody who looks who is there",
+)  # fmt: skip
 UNANSWERED_MOST: Final = _limit(
     "unanswered_most", 64, "requests",
     "so many answers are kept for a lane, in case that they are asked for again",
@@ -135,6 +139,10 @@ ACCEPTS_PER_TURN: Final = 64
 """Connections accepted in one turn, so that an accept storm does not stop requests."""
 EXPIRIES_PER_TURN: Final = 1_000
 """Keys that expire in one turn; the rest follow in the next."""
+RELEASES_PER_TURN: Final = 500
+"""Keys of sessions that have ended which are removed in one turn; the rest follow in the next."""
+GRACE_SECONDS: Final = 10.0
+"""How long a client without any connection, whose process lives, may take to come back."""
 LISTEN_BACKLOG: Final = 4096
 """Asked of `listen`; the kernel cuts it to net.core.somaxconn."""
 KEPT_BYTES: Final = 1 * MIB

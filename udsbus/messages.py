@@ -35,6 +35,8 @@ class Set(NamedTuple):
     ttl: float | None = None
     if_revision: int | None = None
     if_changed: bool = False
+    ephemeral: bool = False
+    """The key belongs to the session that writes it, and goes with it."""
 
 
 class SetMany(NamedTuple):
@@ -127,6 +129,16 @@ class Hello(NamedTuple):
     session: str | None = None
     lane: int = 0
     unanswered: int = 1
+    metadata: bytes | None = None
+
+
+class Goodbye(NamedTuple):
+    pass
+
+
+class Kick(NamedTuple):
+    client: str
+    """Its session."""
 
 
 class Ping(NamedTuple):
@@ -143,7 +155,7 @@ EngineCommand = (
     | Ttl | Keys | Items | Count | Transaction | SetSchema | Watch | Unwatch | Subscribe
     | Unsubscribe | Publish
 )  # fmt: skip
-Command = EngineCommand | Batch | Hello | Ping | Info
+Command = EngineCommand | Batch | Hello | Goodbye | Kick | Ping | Info
 WRITES: Final = (Set, SetMany, Delete, Increment, Expire, Persist, Transaction, SetSchema)
 """Those that change what is kept."""
 
@@ -153,6 +165,8 @@ CREATED: Final = "created"
 UPDATED: Final = "updated"
 DELETED: Final = "deleted"
 EXPIRED: Final = "expired"
+RELEASED: Final = "released"
+"""The session that it belonged to has ended."""
 
 
 class Change(NamedTuple):
@@ -174,6 +188,16 @@ class DeadlineMoved(NamedTuple):
 
     key: str
     deadline: float | None
+
+
+class Owned(NamedTuple):
+    """A key belongs to another session now, or to none: to be journaled, but no change that a
+    watcher is told of. It comes after the change that made it so."""
+
+    key: str
+    session: str | None
+    revision: int
+    """Of that change."""
 
 
 class Writer(NamedTuple):
@@ -204,7 +228,7 @@ class Message(NamedTuple):
     subscribers: tuple[int, ...]
 
 
-Effect = Change | DeadlineMoved | Message
+Effect = Change | DeadlineMoved | Owned | Message
 
 # --- why a connection ends ------------------------------------------------------------------
 
@@ -224,6 +248,10 @@ class CloseReason(Enum):
     """The peer runs under another uid than the broker."""
     TOO_MANY = "too_many"
     """The broker has no descriptor left for another connection."""
+    KICKED = "kicked"
+    """Somebody has ended this client's session."""
+    PROCESS_ENDED = "process_ended"
+    """The process that opened it is dead, though another holds it open."""
     SLOW_READER = "slow_reader"
     """Events above `output_close_bytes` were waiting for it."""
     REPLACED = "replaced"

@@ -17,6 +17,8 @@ from .limits import KEY_BYTES, KEY_SEGMENTS
 RESERVED = "$"
 SCHEMA_KEYS = "$sys/schemas/"
 """Below this, the schemas by the patterns that they are of."""
+CLIENT_KEYS = "$sys/clients/"
+"""Below this, the clients that there are, by their sessions."""
 
 
 def shown(name: str) -> str:

@@ -39,7 +39,7 @@ class SteppedBroker:
             MemoryJournal(),
             Listener(address),
             hub,
-            dict.fromkeys((m.Hello, m.Ping, m.Info), self._revision),
+            dict.fromkeys((m.Hello, m.Goodbye, m.Kick, m.Ping, m.Info), self._revision),
             Lanes(),
             self.statistics,
         )

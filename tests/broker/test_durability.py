@@ -538,3 +538,30 @@ def test_what_cannot_even_be_cut_off_counts_for_nothing(address: str, state: Pat
     assert check(str(state)).fault is None
     with keeping(address, state) as broker, broker.connect() as client:
         assert everything(client) == {"a": (b"\x01", 1), "probe": (b"\x01", 2)}
+
+
+def test_clients_that_come_and_go_while_the_disk_is_full(address: str, state: Path) -> None:
+    """They are let in; what is to be written of it is written when there is room."""
+
+    def clients(raw: RawClient) -> list[str]:
+        keys, _ = raw.call("keys", "$sys/clients/*")
+        return [key.rpartition("/")[2] for key in keys]
+
+    with keeping(address, state) as broker, broker.connect() as client:
+        with broker.connect() as leaver:
+            leaver.call("hello", PROTOCOL_VERSION, {"session": "leaver"})
+            leaver.call("set", "its", b"\x01", {"ephemeral": True})
+            with full_disk(broker, state):
+                assert leaver.call("goodbye")
+                with broker.connect() as comer:
+                    comer.call("hello", PROTOCOL_VERSION, {"session": "comer"})
+                    assert client.refused("set", "a", b"\x01")[0] == 12
+                    assert client.call("get", "its") == b"\x01"
+                    assert clients(client) == ["leaver"]
+                    resource.prlimit(broker.pid, resource.RLIMIT_FSIZE, (-1, -1))
+                    wait_until(lambda: clients(client) == ["comer"], "room again")
+                    assert client.call("get", "its") is None
+        broker.kill()
+    with keeping(address, state) as broker, broker.connect() as client:
+        assert clients(client) == ["comer"], "it has a while to come back"
+        assert client.call("get", "its") is None

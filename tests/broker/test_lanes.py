@@ -40,7 +40,7 @@ REQUESTS: dict[str, list[Any]] = {
     "increment": ["number"],
     "expire": ["there", 100.0],
     "persist": ["lease"],
-    "transaction": [[["there", 2]], [["increment", "number"], ["get", "there"]]],
+    "transaction": [[["there", 3]], [["increment", "number"], ["get", "there"]]],
     "batch": [[["increment", ["number"]], ["set", ["$", b"\x01"]], ["get", ["there"]]]],
     "publish": ["topic", b"\x05"],
 }
@@ -49,8 +49,8 @@ REQUESTS: dict[str, list[Any]] = {
 def prepare(broker: BrokerProcess) -> RawClient:
     client = broker.connect()
     greet(client)
-    assert ask(client, 10, "set", "lease", b"\x01", {"ttl": 1000.0}) == [None, 1]
-    assert ask(client, 11, "set", "there", b"\x01") == [None, 2]
+    assert ask(client, 10, "set", "lease", b"\x01", {"ttl": 1000.0}) == [None, 2]
+    assert ask(client, 11, "set", "there", b"\x01") == [None, 3]
     return client
 
 
@@ -96,7 +96,7 @@ def test_what_was_refused_is_refused_again(broker: BrokerProcess) -> None:
         with broker.connect() as other:
             for number in range(5):
                 other.call("set", "a", bytes([number]))
-            assert other.call("set", "there", b"\x07") == 8
+            assert other.call("set", "there", b"\x07") == 9
         with broker.connect() as again:
             greet(again)
             assert ask(again, 12, "set", "a", b"\x01", {"if_revision": 7}) == refused
@@ -148,7 +148,7 @@ def test_what_changed_nothing_beside_a_message(address: str, runtime: Path) -> N
             greet(client)
             client.send([0, 20, "delete", ["a"]], [0, 21, "publish", ["topic", b"\x01"]])
             assert [client.receive()[3] for _ in range(2)] == [False, 1]
-            assert ask(client, 22, "set", "a", b"\x01") == [None, 1]
+            assert ask(client, 22, "set", "a", b"\x01") == [None, 2]
             broker.kill()
     with running_broker(address, **options) as broker, broker.connect() as again:
         greet(again)

@@ -134,5 +134,5 @@ def test_every_start_is_another_bus(address: str) -> None:
 def test_reasons_are_words_that_never_change() -> None:
     assert {reason.value for reason in CloseReason} == {
         "peer_closed", "peer_reset", "bad_bytes", "too_large", "wrong_user", "too_many",
-        "slow_reader", "replaced", "takeover", "shutdown",
+        "slow_reader", "kicked", "process_ended", "replaced", "takeover", "shutdown",
     }  # fmt: skip

@@ -383,4 +383,4 @@ def test_a_broker_that_dies_while_it_greets(address: str) -> None:
         broker.hang_up()
         with connecting.result() as client:
             assert client.revision() == 7
-        assert [method for _, method, _ in broker.sent] == ["hello", "hello", "ping"]
+        assert [method for _, method, _ in broker.sent] == ["hello", "hello", "ping", "goodbye"]

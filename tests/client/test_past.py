@@ -71,19 +71,19 @@ def test_what_has_changed(lives: Lives, folded_after: int | None) -> None:
     if folded_after == len(steps):
         lives.restart()
     expected = [
-        (1, "created", "a", None, {"x": datetime.date(2026, 5, 4)}),
-        (2, "updated", "a", {"x": datetime.date(2026, 5, 4)}, 2),
-        (2, "created", "b/c", None, (1, 2)),
-        (3, "deleted", "a", 2, None),
-        (4, "created", "b", None, b"bytes"),
-        (5, "updated", "b/c", (1, 2), None),
+        (2, "created", "a", None, {"x": datetime.date(2026, 5, 4)}),  # 1: the client came
+        (3, "updated", "a", {"x": datetime.date(2026, 5, 4)}, 2),
+        (3, "created", "b/c", None, (1, 2)),
+        (4, "deleted", "a", 2, None),
+        (5, "created", "b", None, b"bytes"),
+        (6, "updated", "b/c", (1, 2), None),
     ]
     assert told(client.history("**")) == expected
     assert told(client.history("a")) == [one for one in expected if one[2] == "a"]
     assert told(client.history("b/**")) == [one for one in expected if one[2][0] == "b"]
     assert told(client.history("*/c")) == [one for one in expected if one[2] == "b/c"]
     assert told(client.history("**", limit=2)) == expected[-2:]
-    assert told(client.history("**", after_revision=3)) == expected[-2:]
+    assert told(client.history("**", after_revision=4)) == expected[-2:]
     assert told(client.history("**", client="tester")) == expected
     assert client.history("**", client="nobody") == []
     assert client.history("nothing") == []
@@ -185,7 +185,7 @@ def test_history_that_is_forgotten(lives: Lives) -> None:
     client.set("a", 2)
     lives.restart(Retention(of_patterns=(("m", 0.0),)))
     client.set("a", 3)
-    assert client.rollback("a", revision=2) == 1, "of this key all is known"
+    assert client.rollback("a", revision=3) == 1, "of this key all is known"
     assert client.get("a") == 1
     with pytest.raises(MissedChanges, match="does not reach back to revision 0"):
         client.rollback("**", revision=0)

@@ -217,7 +217,7 @@ def test_undo(before: bytes | None, meanwhile: bytes | None) -> None:
 
 def test_after_a_start() -> None:
     engine = engine_with()
-    engine.load({"$sys/schemas/a": (b"1", 1, None), "b": (b"1", 2, None)}, 2, [], 2)
+    engine.load({"$sys/schemas/a": (b"1", 1, None), "b": (b"1", 2, None)}, (), 2, [], 2)
     engine.replay(
         [
             m.Change(3, m.CREATED, "$sys/schemas/b/**", b"2"),
@@ -237,7 +237,7 @@ def test_one_that_cannot_be_used_any_more_refuses_what_it_is_of() -> None:
         raise MissingExtra("not installed", extra="schema")
 
     engine = Engine(TextNumbers(), compile_schema=compile_nothing)
-    engine.load({"$sys/schemas/a/*": (b"1", 1, None), "a/b": (b"1", 2, None)}, 2, [], 2)
+    engine.load({"$sys/schemas/a/*": (b"1", 1, None), "a/b": (b"1", 2, None)}, (), 2, [], 2)
     assert list(engine.use_schemas()) == ["a/*"]
     with pytest.raises(MissingExtra):
         ask(engine, m.Set("a/b", b"2"))

@@ -19,7 +19,10 @@ ENTRIES: dict[str, Entry] = {"a": (b"1", 3, None), "b": (b"2", 4, 20.0)}
 
 def planned(*operations: m.TransactionOperation, checks: Any = ()) -> tuple[Any, list[Any]]:
     command = m.Transaction(list(checks), list(operations))
-    return plan(command.checks, command.operations, ENTRIES, TextNumbers(), check_value, 9, 10.0)
+    staged, _, results = plan(
+        command.checks, command.operations, ENTRIES, {}, None, TextNumbers(), check_value, 9, 10.0
+    )
+    return staged, results
 
 
 # --- the plan -------------------------------------------------------------------------------

@@ -17,7 +17,7 @@ from udsbus.wire import values
 from udsbus.wire.methods import METHODS, TRANSACTION_METHODS, Method, Parameter
 
 WRITES = {"set", "set_many", "delete", "increment", "expire", "persist", "transaction", "publish",
-          "set_schema", "batch"}  # fmt: skip
+          "set_schema", "batch", "kick"}  # fmt: skip
 
 
 def packed(value: Any) -> bytes:
@@ -45,6 +45,9 @@ GOOD: dict[str, list[tuple[Any, Any]]] = {
     "ttl": [(1, 1.0), (0.001, 0.001), (1e300, 1e300)],
     "if_revision": [(0, 0), (7, 7), (None, None)],
     "if_changed": [(True, True), (False, False)],
+    "ephemeral": [(True, True), (False, False)],
+    "metadata": [(b"\x01", b"\x01"), ({"a": 1}, packed({"a": 1})), (None, None)],
+    "client": [("s", "s")],
     "by": [(1, 1), (-5, -5), (0, 0), (0.5, 0.5)],
     "pattern": [("**", "**")],
     "after": [("k", "k"), (None, None)],
@@ -87,6 +90,9 @@ WRONG: dict[str, list[Any]] = {
     "ttl": NO_SECONDS,
     "if_revision": NO_INTEGER[1:],
     "if_changed": [None, 0, 1, "true", [], {}],
+    "ephemeral": [None, 0, 1, "true", [], {}],
+    "metadata": [],
+    "client": NO_TEXT,
     "by": [None, True, "1", b"1", [1], {}],
     "pattern": NO_TEXT,
     "after": NO_OPTIONAL_TEXT,

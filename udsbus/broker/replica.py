@@ -12,12 +12,22 @@ from time import monotonic, time
 
 from ..engine import Engine
 from ..errors import JournalDamaged
-from ..journal import Header, JournalTurn, boot_id
-from ..journal.database import about, answers, entries, latest_changes, opened, position_in
+from ..journal import Header, JournalTurn
+from ..journal.database import (
+    about,
+    answers,
+    entries,
+    latest_changes,
+    opened,
+    owners,
+    position_in,
+)
 from ..journal.directory import list_segments
+from ..journal.records import Changed
 from ..journal.recovery import Scan, header_of
 from ..limits import CHANGE_LOG_CHANGES
-from ..messages import Change, DeadlineMoved, Writer
+from ..messages import Owned, Writer
+from ..peers import boot_id
 from ..wire import values
 from ..wire.schemas import compile_schema
 from .lanes import Lanes
@@ -67,7 +77,7 @@ class Replica:
             latest, forgotten = latest_changes(database, CHANGE_LOG_CHANGES, found.forgotten)
             yield
             self._begin(found.first_revision)
-            self.engine.load(loaded, found.revision, latest, forgotten)
+            self.engine.load(loaded, owners(database), found.revision, latest, forgotten)
             now = monotonic()
             for session, lane, msgid, response in answers(database):
                 self.lanes.restore((session, lane), msgid, response, now)
@@ -96,7 +106,7 @@ class Replica:
             self.lanes.clear()
         self.bus, self.first_revision = bus, first_revision
 
-    def _on_our_clock(self, header: Header, turn: JournalTurn) -> list[Change | DeadlineMoved]:
+    def _on_our_clock(self, header: Header, turn: JournalTurn) -> list[Changed]:
         """The changes of a turn with their deadlines on the clock of this boot.
 
         That clock ends with the boot. Across a reboot there is only the one on the wall to go by,
@@ -107,7 +117,9 @@ class Replica:
         passed = max(0.0, time() - turn.time)
         shift = monotonic() - passed - turn.clock
         return [
-            change if change.deadline is None else change._replace(deadline=change.deadline + shift)
+            change
+            if isinstance(change, Owned) or change.deadline is None
+            else change._replace(deadline=change.deadline + shift)
             for change in turn.changes
         ]
 

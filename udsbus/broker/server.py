@@ -18,13 +18,24 @@ from typing import Any, Literal, NamedTuple
 
 import anyio
 import anyio.abc
+import msgpack
 
 from .. import messages as m
-from ..errors import Error, LimitExceeded, ProtocolError
+from ..errors import Error, LimitExceeded, ProtocolError, UnsupportedValue
 from ..faults import Fault
 from ..journal import Durability, FileJournal, Journal, MemoryJournal
 from ..journal.folding import KEEP_USUAL, Retention
-from ..limits import CRASHES_FREE, HUNG_SECONDS, LIMITS, NAME_BYTES, SESSION_BYTES, UNANSWERED_MOST
+from ..limits import (
+    CRASHES_FREE,
+    HUNG_SECONDS,
+    LIMITS,
+    METADATA_BYTES,
+    NAME_BYTES,
+    SESSION_BYTES,
+    UNANSWERED_MOST,
+)
+from ..messages import CloseReason
+from ..patterns import RESERVED
 from ..version import PROTOCOL_VERSION, __version__
 from . import turn as turn_module
 from .durability import JournalCare, fold_beside, open_state
@@ -163,7 +174,13 @@ class Broker:
             journal,
             listener,
             hub,
-            {m.Hello: self._hello, m.Ping: self._ping, m.Info: self._info},
+            {
+                m.Hello: self._hello,
+                m.Goodbye: self._goodbye,
+                m.Kick: self._kick,
+                m.Ping: self._ping,
+                m.Info: self._info,
+            },
             self._lanes,
             self._statistics,
         )
@@ -258,6 +275,7 @@ class Broker:
         session: str | None,
         lane: int,
         unanswered: int,
+        metadata: bytes | None,
     ) -> dict[str, Any]:
         if version != PROTOCOL_VERSION:
             raise ProtocolError(
@@ -272,8 +290,13 @@ class Broker:
                 f"{unanswered} unanswered requests; the limit is {UNANSWERED_MOST}",
                 limit="unanswered_most", maximum=UNANSWERED_MOST, actual=unanswered,
             )  # fmt: skip
-        self.turn.connections[number].name = name
+        told = _read_metadata(metadata)
+        connection = self.turn.connections[number]
+        connection.name = name
         if session is not None:
+            self.turn.sessions.join(
+                number, session, connection.peer, connection.socket, name, told, now
+            )
             self.turn.take_lane(number, (session, lane), unanswered, now)
         if self._journal is not None:
             self._journal.introduce_again(number)
@@ -286,6 +309,17 @@ class Broker:
             "revision": self._engine.revision,
             "limits": {name: limit.value for name, limit in LIMITS.items()},
         }
+
+    def _goodbye(self, number: int, now: float) -> bool:
+        session = self._engine.sessions.get(number)
+        return session is not None and self.turn.sessions.end(
+            session, CloseReason.PEER_CLOSED, "its client says goodbye", now, keep=number
+        )
+
+    def _kick(self, number: int, now: float, session: str) -> bool:
+        return self.turn.sessions.end(
+            session, CloseReason.KICKED, "somebody has ended this client's session", now
+        )
 
     def _ping(self, number: int, now: float) -> int:
         return self._engine.revision
@@ -306,7 +340,7 @@ class Broker:
             "journal": None if self._journal is None else self._journal.about(),
             "standby": None if self._guard is None else self._guard.ready_pid,
             "revision": engine.revision,
-            "keys": len(engine.keyspace.entries),
+            "keys": len(engine.keyspace.entries) - sum(1 for _ in engine.keyspace.below(RESERVED)),
             "watches": len(engine.watches),
             "subscriptions": len(engine.subscriptions),
             "change_log": len(engine.log),
@@ -314,6 +348,20 @@ class Broker:
             "counters": self._statistics.as_dict(engine.changes),
             "limits": {name: limit.value for name, limit in LIMITS.items()},
         }
+
+
+def _read_metadata(metadata: bytes | None) -> Any:
+    if metadata is None:
+        return None
+    if len(metadata) > METADATA_BYTES:
+        raise LimitExceeded(
+            f"metadata of {len(metadata)} bytes; the limit is {METADATA_BYTES}",
+            limit="metadata_bytes", maximum=METADATA_BYTES, actual=len(metadata),
+        )  # fmt: skip
+    try:
+        return msgpack.unpackb(metadata, strict_map_key=False)
+    except Exception as error:  # msgpack raises many kinds
+        raise UnsupportedValue(f"the metadata is no MessagePack: {error}") from None
 
 
 def _check_size(what: str, limit: str, most: int, text: str | None) -> None:

@@ -55,6 +55,7 @@ from .connection import Connection
 from .hub import HANGUP, READ, WRITE, Hub
 from .lanes import Answers, Lanes
 from .listener import Listener
+from .sessions import Sessions
 from .statistics import Statistics
 
 log = logging.getLogger("udsbus.broker")
@@ -88,6 +89,7 @@ class Turn:
         self._durable = journal.durable
         self._executed: list[tuple[Connection, list[Any]]] = []
         """What this turn has carried out, in case that its journal fails."""
+        self.sessions = Sessions(engine, hub, self._end_number)
         self._lanes = lanes
         self._answers = Answers(journal.durable)
         self._refusing = False
@@ -111,6 +113,7 @@ class Turn:
         hub.add(listener.socket.fileno(), READ)
         if self._durable:
             engine.keep_undo()
+            self.sessions.adopt(monotonic())
 
     # --- wait -------------------------------------------------------------------------------
 
@@ -168,7 +171,11 @@ class Turn:
         self._sleep = None
 
     def _next_due(self) -> float | None:
-        deadline = None if self._refusing else self._engine.next_deadline()
+        deadline = None
+        if not self._refusing:
+            deadline, due = self._engine.next_deadline(), self.sessions.due
+            if due is not None and (deadline is None or due < deadline):
+                deadline = due
         for connection in self._ending:
             until = connection.linger_until
             if until is not None and (deadline is None or until < deadline):
@@ -189,6 +196,9 @@ class Turn:
         deadline = None if self._refusing else self._engine.next_deadline()
         if deadline is not None and deadline <= now:
             self._engine.expire_due(now)
+        due = self.sessions.due
+        if due is not None and due <= now and not self._refusing:
+            self.sessions.tend(now)
         if self._unfinished:
             unfinished, self._unfinished = self._unfinished, []
             for unfinished_one in unfinished:
@@ -196,7 +206,10 @@ class Turn:
         for fd, events in ready:
             connection = self._by_fd.get(fd)
             if connection is None:
-                self._accept()
+                if self.sessions.is_process(fd):
+                    self.sessions.process_ended(fd, now)
+                elif fd == self._listener.socket.fileno():
+                    self._accept()
                 continue
             if events & WRITE:
                 if not connection.send_waiting():
@@ -287,6 +300,7 @@ class Turn:
         """Answer each request that would change something with `failure`; None: no longer."""
         self._refusing = self._engine.frozen = failure is not None
         self._answering.refuse_writes(failure)
+        self.sessions.plan(monotonic())
         self._wake()  # for what should have expired meanwhile
 
     # --- read -------------------------------------------------------------------------------
@@ -452,6 +466,15 @@ class Turn:
         self._touched.append(connection)
         self._close_when_flushed(connection, reason)
 
+    def _end_number(self, number: int, reason: CloseReason, message: str) -> None:
+        connection = self.connections.get(number)
+        if connection is None or connection.ended is not None:
+            return
+        if reason is CloseReason.PEER_CLOSED:  # it knows
+            self._close_when_flushed(connection, reason)
+        else:
+            self._end(connection, reason, message)
+
     def _close_when_flushed(self, connection: Connection, reason: CloseReason) -> None:
         connection.end(reason)
         if connection.linger_until is None:
@@ -481,6 +504,7 @@ class Turn:
         connection.close()
         if connection.lane is not None:
             self._lanes.leave(connection.lane, connection.number, monotonic())
+        self.sessions.leave(connection.number, monotonic())
         self._engine.disconnect(connection.number)
         reason = connection.ended or reason
         self._statistics.closed[reason] += 1
@@ -512,4 +536,5 @@ class Turn:
         for connection in list(self.connections.values()):
             self._lost(connection, reason)
         self._journal.close()
+        self.sessions.close()
         self._hub.close()

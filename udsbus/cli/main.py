@@ -32,6 +32,8 @@ COMMANDS = {
     "schema": "schemas",
     "publish": "messages",
     "subscribe": "messages",
+    "clients": "clients",
+    "kick": "clients",
     "ping": "about",
     "info": "about",
     "journal": "journal",

@@ -113,10 +113,11 @@ class Transaction:
     that is no value raises UnsupportedValue at the end; the writes are done nevertheless.
     """
 
-    def __init__(self, send: Callable[[Call[Any]], Any]) -> None:
+    def __init__(self, send: Callable[[Call[Any]], Any], stay: Callable[[], None]) -> None:
         self.revision: int | None = None
         """The revision of its writes, once carried out."""
         self._send = send
+        self._stay = stay
         self._checks: list[tuple[str, int]] = []
         self._answers = Answers()
         self._calls: list[Call[Any]] = []
@@ -137,8 +138,11 @@ class Transaction:
         ttl: float | None = None,
         if_revision: int | None = None,
         if_changed: bool = False,
+        ephemeral: bool = False,
     ) -> Result[int]:
-        return self._add(requests.set(key, value, ttl, if_revision, if_changed))
+        if ephemeral:
+            self._stay()
+        return self._add(requests.set(key, value, ttl, if_revision, if_changed, ephemeral))
 
     def delete(self, key: str, *, if_revision: int | None = None) -> Result[bool]:
         return self._add(requests.delete(key, if_revision))
@@ -191,8 +195,9 @@ class Pipeline:
     `Transaction`, and `set_many` for many writes at one revision.
     """
 
-    def __init__(self, send: Callable[[Many], None]) -> None:
+    def __init__(self, send: Callable[[Many], None], stay: Callable[[], None]) -> None:
         self._send = send
+        self._stay = stay
         self._pack = msgpack.Packer(autoreset=True).pack
         self._requests: list[bytes] = []
         """Packed [method, params]."""
@@ -221,11 +226,14 @@ class Pipeline:
         ttl: float | None = None,
         if_revision: int | None = None,
         if_changed: bool = False,
+        ephemeral: bool = False,
     ) -> Result[int]:
-        if ttl is None and if_revision is None and not if_changed:
+        if ttl is None and if_revision is None and not if_changed and not ephemeral:
             # The short way, for what is done most.
             return self._append("set", (key, encode(value)), as_is)
-        return self._add(requests.set(key, value, ttl, if_revision, if_changed))
+        if ephemeral:
+            self._stay()
+        return self._add(requests.set(key, value, ttl, if_revision, if_changed, ephemeral))
 
     def delete(self, key: str, *, if_revision: int | None = None) -> Result[bool]:
         return self._add(requests.delete(key, if_revision))

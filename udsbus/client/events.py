@@ -39,7 +39,6 @@ import msgpack
 from ..errors import Error, InvalidRequest, RequestTimeout
 from ..limits import RECEIVE_BYTES, RECONNECT_FIRST, RECONNECT_MOST, TIMEOUT_MOST
 from ..wire.framing import RESPONSE, Decoder
-from . import requests
 from .backlog import Backlog
 from .connecting import jittered, open_socket
 from .follower import Answer, Follower
@@ -71,10 +70,13 @@ class Taking(threading.local):
 
 
 class Events:
-    def __init__(self, address: str, name: str | None, timeout: float) -> None:
+    def __init__(
+        self, address: str, timeout: float, hello: Callable[[], Call[dict[str, Any]]]
+    ) -> None:
+        """`hello` says whose connection it is."""
         self._address = address
-        self._name = name
         self._timeout = timeout
+        self._hello = hello
         self._bus: str | None = None
         """Which start of the broker the followers' revisions belong to."""
         self._followers: dict[int, weakref.ref[Follower]] = {}
@@ -346,7 +348,7 @@ class Events:
         self._begun.clear()
         self._output.clear()
         self._greeted = False
-        self._ask(requests.hello(self._name), self._read_hello)
+        self._ask(self._hello(), self._read_hello)
 
     def _read_hello(self, hello: Any) -> None:
         same_bus = self._bus in (None, hello["bus"])

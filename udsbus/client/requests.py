@@ -49,6 +49,27 @@ class Entry(NamedTuple):
     """Seconds until it expires, as of the answer; None: it does not."""
 
 
+class ClientInfo(NamedTuple):
+    """A client of a bus, as the others see it."""
+
+    session: str
+    """By which the broker knows it, whatever its name."""
+    name: str | None
+    """What it calls itself."""
+    pid: int
+    """0: the system does not say."""
+    uid: int
+    gid: int
+    since: float
+    """When it came, in seconds since 1970."""
+    metadata: Any
+    """What it tells of itself."""
+
+    @classmethod
+    def read(cls, session: str, about: dict[str, Any]) -> ClientInfo:
+        return cls(session, *(about[field] for field in cls._fields[1:]))
+
+
 def error_from(error: Any, details: Any) -> Error:
     """The exception for an error response."""
     number, message = error
@@ -131,12 +152,18 @@ def set(  # noqa: A001  (named like the method that it describes)
     ttl: float | None = None,
     if_revision: int | None = None,
     if_changed: bool = False,
+    ephemeral: bool = False,
 ) -> Call[int]:
-    if ttl is None and if_revision is None and not if_changed:
+    if ttl is None and if_revision is None and not if_changed and not ephemeral:
         call: Call[int] = _call(Call, ("set", (key, encode(value)), as_is))
         return call
     _check_seconds(ttl)
-    options = _options(ttl=ttl, if_revision=if_revision, if_changed=if_changed or None)
+    options = _options(
+        ttl=ttl,
+        if_revision=if_revision,
+        if_changed=if_changed or None,
+        ephemeral=ephemeral or None,
+    )
     return Call("set", (key, encode(value), *options), as_is)
 
 
@@ -244,11 +271,24 @@ def publish(topic: str, message: Any) -> Call[int]:
 
 
 def hello(
-    name: str | None, session: str | None = None, lane: int | None = None
+    name: str | None,
+    session: str | None = None,
+    lane: int | None = None,
+    metadata: bytes | None = None,
 ) -> Call[dict[str, Any]]:
     unanswered = None if session is None else AHEAD
-    options = _options(name=name, session=session, lane=lane, unanswered=unanswered)
+    options = _options(
+        name=name, session=session, lane=lane, unanswered=unanswered, metadata=metadata
+    )
     return Call("hello", (PROTOCOL_VERSION, *options), as_is)
+
+
+def goodbye() -> Call[bool]:
+    return Call("goodbye", (), as_is)
+
+
+def kick(session: str) -> Call[bool]:
+    return Call("kick", (session,), as_is)
 
 
 def ping() -> Call[int]:

@@ -8,16 +8,18 @@ has answered already (docs/protocol.md, Sending again).
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 import os
 import threading
 import time
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from ..errors import AccessDenied, BrokerUnavailable, Error, InvalidRequest, RequestTimeout
 from ..limits import RECONNECT_FIRST, RECONNECT_MOST, RESUME_SECONDS, TIMEOUT_MOST
 from ..messages import CloseReason
 from ..paths import resolve_address
+from ..wire.values import encode
 from . import requests
 from .connecting import jittered, open_socket
 from .connection import Connection, ConnectionEnded, Many
@@ -29,6 +31,9 @@ T = TypeVar("T")
 ATTEMPTS = 5
 """How often a request is sent when the connection is lost each time: there must be an end, in case
 that it is the request which kills the broker."""
+
+
+GOODBYE_SECONDS = 1.0
 
 
 class Vanished(BrokerUnavailable):
@@ -44,6 +49,7 @@ class Session:
         name: str | None,
         timeout: float,
         autostart: bool,
+        metadata: Any = None,
     ) -> None:
         if type(timeout) not in (int, float) or not timeout > 0:
             raise InvalidRequest(f"timeout must be a number of seconds above 0, not {timeout!r}")
@@ -52,6 +58,7 @@ class Session:
         self.timeout = min(timeout, TIMEOUT_MOST)
         """Seconds that a request may take."""
         self.name = name
+        self._metadata = None if metadata is None else encode(metadata)
         self._autostart = autostart
         self._closed = False
         self._own = threading.local()
@@ -59,7 +66,21 @@ class Session:
         self._session = os.urandom(8).hex()
         """By which the broker knows all these connections for one client's."""
         self._lanes = itertools.count(1)
+        self._stays = False
+        """Something belongs to this client, so it must not be without a connection for long."""
         self._forks = len(FORKS)
+
+    @property
+    def session(self) -> str:
+        """The name by which the broker, and the others, know this client; in a child after a fork
+        it is another."""
+        if self._forks != len(FORKS):
+            self.after_fork_in_child()
+        return self._session
+
+    def _hello(self, lane: int = 0) -> Call[dict[str, Any]]:
+        """What each connection begins with."""
+        return requests.hello(self.name, self.session, lane, self._metadata)
 
     def _begin(self) -> None:
         """Connect, at once: who cannot shall hear of it now."""
@@ -163,8 +184,7 @@ class Session:
         self._connections.add(connection)
         try:
             self._check_open()  # `close` may just have missed this one
-            hello = requests.hello(self.name, self._session, connection.lane)
-            answer = connection.request(hello, self.timeout)
+            answer = connection.request(self._hello(connection.lane), self.timeout)
             connection.bus = answer["bus"], answer["epoch"]
         except ConnectionEnded as ended:
             told = None if ended.told is None else ended.told[0]
@@ -214,6 +234,18 @@ class Session:
 
     # --- ends -------------------------------------------------------------------------------
 
+    def _say_goodbye(self) -> None:
+        """So that what belongs to this client goes at once. Whoever cannot be told will notice."""
+        connection = getattr(self._own, "connection", None)
+        if connection is None or not connection.ready or connection.forks != len(FORKS):
+            if not self._stays:
+                return
+            connection = None
+        with contextlib.suppress(Error, ConnectionEnded):
+            if connection is None:
+                connection = self._connect(None)
+            connection.request(requests.goodbye(), min(self.timeout, GOODBYE_SECONDS))
+
     def _interrupt(self) -> None:
         """End all that is under way, in any thread."""
         for connection in self._connections.all():
@@ -225,6 +257,7 @@ class Session:
 
     def _forget_parent(self) -> None:
         self._session = os.urandom(8).hex()
+        self._stays = False
         self._own = threading.local()
         for connection in self._connections.all():
             connection.close()

@@ -16,14 +16,14 @@ from typing import TYPE_CHECKING, Any, TypeVar, overload
 
 from ..errors import Conflict, InvalidRequest, RequestTimeout
 from ..limits import REQUEST_TIMEOUT
-from ..patterns import SCHEMA_KEYS
+from ..patterns import CLIENT_KEYS, SCHEMA_KEYS
 from . import requests
 from .batches import Pipeline, Transaction
 from .callbacks import Callbacks, Function
 from .events import Events
 from .following import Subscription, Watch
 from .forks import told
-from .requests import Call, Entry, Page
+from .requests import Call, ClientInfo, Entry, Page
 from .session import Session
 from .watching import WatchCore
 
@@ -45,17 +45,18 @@ def connect(
     name: str | None = None,
     timeout: float = REQUEST_TIMEOUT,
     autostart: bool = False,
+    metadata: Any = None,
 ) -> Client:
     """Connect to the bus at `address`, the path of its socket.
 
-    Without `address`: `UDSBUS_SOCKET`, else this user's default bus. `name` tells the broker who
-    this is. `timeout` is how many seconds a request may take.
+    Without `address`: `UDSBUS_SOCKET`, else this user's default bus. `name` and `metadata` tell the
+    others who this is, see `Client.clients`. `timeout` is how many seconds a request may take.
     `autostart` starts a broker if none serves the address; however many processes do that at
     once, one broker is started, and it stays when they are gone.
 
     Raises BrokerUnavailable, AccessDenied.
     """
-    return Client(address, name=name, timeout=timeout, autostart=autostart)
+    return Client(address, name=name, timeout=timeout, autostart=autostart, metadata=metadata)
 
 
 class Client(Session):
@@ -74,9 +75,18 @@ class Client(Session):
         name: str | None = None,
         timeout: float = REQUEST_TIMEOUT,
         autostart: bool = False,
+        metadata: Any = None,
     ) -> None:
-        super().__init__(address, name, timeout, autostart)
-        self._events = Events(self.address, name, self.timeout)
+        super().__init__(address, name, timeout, autostart, metadata)
+        this = weakref.ref(self)
+
+        def hello() -> Call[dict[str, Any]]:
+            client = this()
+            if client is None:
+                raise InvalidRequest("nobody holds this client any more")
+            return client._hello()
+
+        self._events = Events(self.address, self.timeout, hello)
         weakref.finalize(self, self._events.abandon).atexit = False
         self._callbacks = Callbacks()
         self._begin()
@@ -108,17 +118,21 @@ class Client(Session):
         ttl: float | None = None,
         if_revision: int | None = None,
         if_changed: bool = False,
+        ephemeral: bool = False,
     ) -> int:
         """Write `key` and return the revision that holds the value.
 
         `ttl`: it expires after so many seconds; without, it stays, and an earlier time to live is
         gone. `if_revision`: only if the key is at that revision (0: only if it is absent), else
         Conflict is raised. `if_changed`: if the encoded bytes are the same, nothing is written,
-        nobody is told, and the revision that holds them is returned.
+        nobody is told, and the revision that holds them is returned. `ephemeral`: it goes when this
+        client does, closed or dead; without, it stays, whosever it was.
 
         Raises UnsupportedValue for a value that cannot be sent; docs/values.md lists what can.
         """
-        return self._call(requests.set(key, value, ttl, if_revision, if_changed))
+        if ephemeral:
+            self._stay()
+        return self._call(requests.set(key, value, ttl, if_revision, if_changed, ephemeral))
 
     def set_many(self, values: Mapping[str, Any], *, ttl: float | None = None) -> int:
         """Write several keys atomically, at one revision, which is returned."""
@@ -200,11 +214,11 @@ class Client(Session):
 
     def transaction(self) -> Transaction:
         """Checks, reads and writes that happen together or not at all; a context manager."""
-        return Transaction(self._call)
+        return Transaction(self._call, self._stay)
 
     def pipeline(self) -> Pipeline:
         """Requests sent together, carried out one after the other; a context manager."""
-        return Pipeline(self._call_many)
+        return Pipeline(self._call_many, self._stay)
 
     # --- changes and messages ---------------------------------------------------------------
 
@@ -371,6 +385,24 @@ class Client(Session):
         items = self._pages(lambda after: requests.raw_items_page(pattern, after))
         return violations(items, pattern, schema)
 
+    # --- clients ----------------------------------------------------------------------------
+
+    def clients(self) -> list[ClientInfo]:
+        """Who is connected to the bus now, this client too; the first to come first.
+
+        They stand below `$sys/clients/`, so `watch("$sys/clients/*")` tells who comes and goes.
+        """
+        found = [
+            ClientInfo.read(key.removeprefix(CLIENT_KEYS), about)
+            for key, about in self.items(f"{CLIENT_KEYS}*")
+        ]
+        return sorted(found, key=lambda client: (client.since, client.session))
+
+    def kick(self, session: str) -> bool:
+        """End a client's connections, and remove what belongs to it; `session` is as `clients`
+        tells it. False: there was none. It may come back, as a new one."""
+        return self._call(requests.kick(session))
+
     # --- about ------------------------------------------------------------------------------
 
     def ping(self) -> float:
@@ -390,6 +422,8 @@ class Client(Session):
 
     def close(self) -> None:
         """Close every connection and end every watch. May be called twice, and in a callback."""
+        if not self._closed:
+            self._say_goodbye()
         self._closed = True
         self._events.close()
         self._callbacks.close()
@@ -406,6 +440,11 @@ class Client(Session):
         return f"<udsbus.Client {self.address} ({state})>"
 
     # --- inside -----------------------------------------------------------------------------
+
+    def _stay(self) -> None:
+        """Keep a connection, also while nothing is asked: something is to go when none is left."""
+        self._stays = True
+        self._events.ensure_running()
 
     def _pages(self, page_after: Callable[[str | None], Call[Page[list[T]]]]) -> list[T]:
         found: list[T] = []

@@ -15,13 +15,15 @@ the change log and its effect; but for the commonest write, for which `_set` has
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from itertools import islice
 from typing import Any
 
 from .. import messages as m
-from ..errors import AccessDenied, Error, LimitExceeded
+from ..errors import AccessDenied, Error, InvalidRequest, LimitExceeded
 from ..limits import EXPIRIES_PER_TURN, PATTERNS_PER_CONNECTION, VALUE_BYTES
 from ..patterns import (
+    CLIENT_KEYS,
     RESERVED,
     SCHEMA_KEYS,
     check_name,
@@ -33,6 +35,7 @@ from ..patterns import (
 from .changelog import ChangeLog
 from .interest import Interest
 from .keyspace import Entry, Keyspace
+from .owners import Owners
 from .rules import Numbers, check_reply, check_revision, check_value, incremented
 from .schemas import Compile, Schemas, cannot_compile
 from .transactions import plan
@@ -58,6 +61,10 @@ class Engine:
         self.log = log if log is not None else ChangeLog()
         self.log.forgotten = first_revision
         self.keyspace = Keyspace()
+        self.owners = Owners()
+        self.sessions: dict[int, str] = {}
+        """Connection → its session, of those that have one."""
+        self._owned = self.owners.sessions
         self.watches = Interest()
         self.subscriptions = Interest()
         self.schemas = Schemas(compile_schema)
@@ -185,11 +192,19 @@ class Engine:
     # --- what was before ---------------------------------------------------------------------
 
     def load(
-        self, entries: dict[str, Entry], revision: int, latest: list[m.Change], forgotten: int
+        self,
+        entries: dict[str, Entry],
+        owners: Iterable[tuple[str, str]],
+        revision: int,
+        latest: list[m.Change],
+        forgotten: int,
     ) -> None:
-        """Begin with what a database holds: the entries in order of their keys, the revision, and
-        the latest changes, before which those up to `forgotten` are no longer known."""
+        """Begin with what a database holds: the entries in order of their keys, the sessions that
+        own some of them, as (key, session), the revision, and the latest changes, before which
+        those up to `forgotten` are no longer known."""
         self.keyspace.fill(entries)
+        for key, session in owners:
+            self.owners.give(key, session)
         self.revision = revision
         self.log.forgotten = forgotten
         self._changes += latest
@@ -202,23 +217,27 @@ class Engine:
         self.revision = self._first_revision = max(self.revision, revision)
         self.log.forget_all(self.revision)
 
-    def replay(self, changes: list[m.Change | m.DeadlineMoved]) -> None:
+    def replay(self, changes: Sequence[m.Change | m.DeadlineMoved | m.Owned]) -> None:
         """Change again what a journal tells of, in the order in which it happened.
 
         What a repaired journal no longer tells the beginning of is left out.
         """
         keyspace, entries = self.keyspace, self._entries
         for change in changes:
-            if isinstance(change, m.DeadlineMoved):
-                moved = entries.get(change.key)
-                if moved is not None:
-                    keyspace.put(change.key, (moved[0], moved[1], change.deadline))
+            if len(change) != 6:
+                if isinstance(change, m.Owned):
+                    if change.key in entries:
+                        self.owners.give(change.key, change.session)
+                elif isinstance(change, m.DeadlineMoved) and change.key in entries:
+                    value, revision, _ = entries[change.key]
+                    keyspace.put(change.key, (value, revision, change.deadline))
                 continue
             revision, _, key, new, deadline, _ = change
             if new is not None:
                 keyspace.put(key, (new, revision, deadline))
             elif key in entries:
                 keyspace.drop(key)
+                self.owners.give(key, None)
             self.revision = revision
             self._changes.append(change)
         self._log_changes()
@@ -252,10 +271,24 @@ class Engine:
         if self._undo is not None:
             self._undo.append((key, self._entries[key]))
         self.keyspace.drop(key)
+        if key in self._owned:
+            self._give(key, None)
         self.revision = revision if revision is not None else self.revision + 1
         change = m.Change(self.revision, kind, key, None, None, origin)
         self._effects.append(change)
         self._changes.append(change)
+
+    def _give(self, key: str, session: str | None) -> None:
+        """Change whose a key is, if it is another's."""
+        before = self.owners.give(key, session)
+        if self._undo is not None and before != session:
+            self._undo_interest.append(lambda: self.owners.give(key, before))
+
+    def _own(self, key: str, session: str | None) -> None:
+        """The same for a key that has just been written; to be journaled."""
+        if self._owned.get(key) != session:
+            self._give(key, session)
+            self._effects.append(m.Owned(key, session, self.revision))
 
     def _log_changes(self) -> None:
         if self._changes:
@@ -340,6 +373,7 @@ class Engine:
         ttl: float | None = None,
         if_revision: int | None = None,
         if_changed: bool = False,
+        ephemeral: bool = False,
     ) -> int:
         if not 0 < len(value) <= VALUE_BYTES:
             check_value(key, value)
@@ -348,7 +382,13 @@ class Engine:
         entry = self._entries.get(key)
         if entry is None or entry[2] is not None or key[0] == RESERVED:
             entry = self._written(key, now)
-        elif ttl is None and if_revision is None and not if_changed:
+        elif (
+            ttl is None
+            and if_revision is None
+            and not if_changed
+            and not ephemeral
+            and key not in self._owned
+        ):
             # The shortest way, for what is done most: neither order nor deadlines change.
             if self._undo is not None:
                 self._undo.append((key, entry))
@@ -360,11 +400,22 @@ class Engine:
             return revision
         if if_revision is not None:
             check_revision(key, if_revision, entry)
-        if if_changed and entry is not None and entry[0] == value:
+        owner = self._session_of(origin) if ephemeral else None
+        unchanged = entry is not None and entry[0] == value and self._owned.get(key) == owner
+        if if_changed and entry is not None and unchanged:
             return entry[1]
         revision = self.revision + 1
         self._write(key, value, None if ttl is None else now + ttl, revision, origin)
+        self._own(key, owner)
         return revision
+
+    def _session_of(self, origin: int) -> str:
+        session = self.sessions.get(origin)
+        if session is None:
+            raise InvalidRequest(
+                "an ephemeral key needs a session that it belongs to; name one in `hello`"
+            )
+        return session
 
     def _set_many(
         self, origin: int, now: float, values: dict[str, bytes], ttl: float | None
@@ -385,6 +436,8 @@ class Engine:
         deadline = None if ttl is None else now + ttl
         for key, value in values.items():
             self._write(key, value, deadline, revision, origin)
+            if key in self._owned:
+                self._own(key, None)
         return revision
 
     def _delete(self, origin: int, now: float, key: str, if_revision: int | None = None) -> bool:
@@ -441,12 +494,17 @@ class Engine:
             keys = {key for key, _ in checks} | {operation.key for operation in operations}
             live = ((key, self.keyspace.live(key, now)) for key in keys)
             entries = {key: entry for key, entry in live if entry is not None}
-        staged, results = plan(
-            checks, operations, entries, self._numbers, self._check, revision, now
-        )
+        owner = self.sessions.get(origin)
+        if any(type(operation) is m.Set and operation.ephemeral for operation in operations):
+            owner = self._session_of(origin)
+        staged, owners, results = plan(
+            checks, operations, entries, self._owned, owner, self._numbers, self._check, revision,
+            now,
+        )  # fmt: skip
         for key, entry in staged.items():
             if entry is not None:
                 self._write(key, entry[0], entry[2], revision, origin)
+                self._own(key, owners.get(key, self._owned.get(key)))
             elif key in self._entries:
                 self._remove(key, m.DELETED, origin, revision)
         return self.revision, results
@@ -471,6 +529,27 @@ class Engine:
         self.schemas.put(pattern, schema)
         self._write(key, schema, None, self.revision + 1, origin)
         return self.revision
+
+    # --- sessions ---------------------------------------------------------------------------
+
+    def join(self, session: str, about: bytes) -> None:
+        """There is a session; `about` is what the others are told of it."""
+        key = CLIENT_KEYS + session
+        entry = self._entries.get(key)
+        if entry is None or entry[0] != about:
+            self._write(key, about, None, self.revision + 1, 0)
+            self._own(key, session)
+
+    def release(self, session: str, most: int) -> int:
+        """A session has ended: remove what belongs to it, at most `most` keys, itself at last.
+        Returns how many."""
+        own = CLIENT_KEYS + session
+        keys = list(islice((key for key in self.owners.of(session) if key != own), most))
+        if len(keys) < most and own in self._owned:
+            keys.append(own)
+        for key in keys:
+            self._remove(key, m.RELEASED, 0)
+        return len(keys)
 
     # --- who wants to know ------------------------------------------------------------------
 

@@ -12,27 +12,34 @@ from .rules import Check, Numbers, check_reply, check_revision, incremented
 
 Staged = dict[str, Entry | None]
 """Key → the entry that it will have; None: it will be gone."""
+Owners = dict[str, str | None]
+"""Key → the session that it will belong to, of those that are staged."""
 
 
 def plan(
     checks: list[tuple[str, int]],
     operations: list[TransactionOperation],
     entries: Mapping[str, Entry],
+    owned: Mapping[str, str],
+    session: str | None,
     numbers: Numbers,
     check: Check,
     revision: int,
     now: float,
-) -> tuple[Staged, list[Any]]:
-    """What the transaction will write at `revision`, and the result of each of its operations.
+) -> tuple[Staged, Owners, list[Any]]:
+    """What the transaction will write at `revision`, whose that will be, and the result of each of
+    its operations.
 
     Operations see what those before them have written. `entries` holds nothing whose deadline
-    has passed, for the keys concerned; `check` says whether a value may be written. Raises what
-    the single commands raise; then nothing of the transaction happens.
+    has passed, for the keys concerned; `owned` says whose they are, and `session` who asks; `check`
+    says whether a value may be written. Raises what the single commands raise; then nothing of the
+    transaction happens.
     """
     for key, expected in checks:
         check_name(key)
         check_revision(key, expected, entries.get(key))
     staged: Staged = {}
+    owners: Owners = {}
     results: list[Any] = []
     for operation in operations:
         key = operation.key
@@ -43,11 +50,22 @@ def plan(
             continue
         check_writable(key)
         after, result = _carry_out(operation, before, numbers, check, revision, now)
+        owner = owners[key] if key in owners else owned.get(key)
+        owner_after = owner
+        if isinstance(operation, Set):
+            owner_after = session if operation.ephemeral else None
+            if after == before and owner_after != owner:  # `if_changed`: the value is not all
+                after, result = _carry_out(
+                    operation._replace(if_changed=False), before, numbers, check, revision, now
+                )
+        elif after is None:
+            owner_after = None
         if after != before:  # a write has a revision of its own
             staged[key] = after
+            owners[key] = owner_after
         results.append(result)
     check_reply(results)
-    return staged, results
+    return staged, owners, results
 
 
 def _carry_out(
@@ -59,7 +77,7 @@ def _carry_out(
     now: float,
 ) -> tuple[Entry | None, Any]:
     if isinstance(operation, Set):
-        key, value, ttl, if_revision, if_changed = operation
+        key, value, ttl, if_revision, if_changed, _ = operation
         check(key, value)
         if if_revision is not None:
             check_revision(key, if_revision, before)

@@ -5,7 +5,7 @@ a `StateDirectory`. `Recovery` reads them when a broker starts.
 """
 
 from .directory import StateDirectory
-from .journal import Durability, FileJournal, Journal, MemoryJournal, boot_id
+from .journal import Durability, FileJournal, Journal, MemoryJournal
 from .records import Header
 from .records import Turn as JournalTurn
 from .recovery import Recovery
@@ -19,5 +19,4 @@ __all__ = [
     "MemoryJournal",
     "Recovery",
     "StateDirectory",
-    "boot_id",
 ]

@@ -39,7 +39,8 @@ create table entries (
     text text,                  -- the same for people, at most 200 characters of it
     revision integer not null,  -- that wrote it
     deadline real,              -- when it expires, on the clock of the boot that `about` names
-    expires real                -- the same in seconds since 1970
+    expires real,               -- the same in seconds since 1970
+    owner text                  -- the session that it goes with
 ) without rowid;
 
 create table changes (
@@ -190,6 +191,13 @@ def entries(database: sqlite3.Connection, boot: str, this_boot: str) -> Iterator
         yield key, (value, revision, None if expires is None else expires + shift)
 
 
+def owners(database: sqlite3.Connection) -> Iterator[tuple[str, str]]:
+    """(key, session) of those that go with a session, the oldest first."""
+    yield from database.execute(
+        "select key, owner from entries where owner is not null order by revision"
+    )
+
+
 def position_in(directory: str) -> int:
     """The position up to which the database in a state directory holds the journal."""
     with opened(directory) as database:
@@ -199,7 +207,7 @@ def position_in(directory: str) -> int:
 
 def kept_entry(database: sqlite3.Connection, key: str) -> Kept | None:
     """One entry, as it is kept."""
-    select = "select value, revision, deadline, expires from entries where key = ?"
+    select = "select value, revision, deadline, expires, owner from entries where key = ?"
     row = database.execute(select, (key,)).fetchone()
     return None if row is None else Kept._make(row)
 

@@ -158,8 +158,8 @@ def write_gathered(
         )
     kept = [(key, entry) for key, entry in gathered.entries.items() if entry is not None]
     write(
-        "insert or replace into entries (key, value, revision, deadline, expires, text) "
-        "values (?, ?, ?, ?, ?, ?)",
+        "insert or replace into entries (key, value, revision, deadline, expires, owner, text) "
+        "values (?, ?, ?, ?, ?, ?, ?)",
         ((key, *entry, shown(entry.value, decode)) for key, entry in kept),
     )
     gone = [(key,) for key, entry in gathered.entries.items() if entry is None]

@@ -8,7 +8,7 @@ from itertools import chain
 from typing import NamedTuple
 
 from ..limits import UNANSWERED_MOST
-from ..messages import Change, Writer
+from ..messages import DeadlineMoved, Owned, Writer
 from .records import Turn
 
 
@@ -21,6 +21,8 @@ class Kept(NamedTuple):
     """On the clock of the boot in which it was written."""
     expires: float | None
     """The same in seconds since 1970."""
+    owner: str | None = None
+    """The session that it goes with."""
 
 
 class PastChange(NamedTuple):
@@ -79,18 +81,27 @@ class Gathering:
         self._writers |= turn.writers
         entries, wall = self.entries, turn.time - turn.clock
         for change in turn.changes:
-            key, deadline = change.key, change.deadline
+            key = change.key
+            if isinstance(change, Owned):
+                kept = entries.get(key)  # it has just been written
+                if kept is not None:
+                    entries[key] = kept._replace(owner=change.session)
+                continue
+            deadline = change.deadline
             expires = None if deadline is None else deadline + wall
             if key not in entries:
                 entries[key] = self._entry(key)
             before = entries[key]
-            if not isinstance(change, Change):
+            if isinstance(change, DeadlineMoved):
                 if before is not None:
                     entries[key] = before._replace(deadline=deadline, expires=expires)
                 continue
             revision, kind, _, value, _, origin = change
             self.revision = revision
-            entries[key] = None if value is None else Kept(value, revision, deadline, expires)
+            owner = None if before is None else before.owner
+            entries[key] = (
+                None if value is None else Kept(value, revision, deadline, expires, owner)
+            )
             value_before = None if before is None else before.value
             who = self._writers.get(origin)
             by = (None, None, None) if who is None else who[:3]

@@ -15,6 +15,7 @@ import msgpack
 from ..errors import StorageFailed
 from ..limits import KEPT_BYTES, RECORD_BYTES, SEGMENT_BYTES
 from ..messages import Answered, Change, Effect, Message, Writer
+from ..peers import boot_id
 from ..version import __version__
 from .directory import StateDirectory, sync_directory
 from .records import MAGIC, MARK, Changed, Header, frame, header_payload, pack_frame
@@ -378,12 +379,3 @@ def _records(changes: list[Changed]) -> Iterator[list[Changed]]:
             size += len(change.key) + len(change.value or b"")
         some.append(change)
     yield some
-
-
-def boot_id() -> str:
-    """What this boot of the machine is called; "" if the system does not say."""
-    try:
-        with open("/proc/sys/kernel/random/boot_id") as file:
-            return file.read().strip()
-    except OSError:
-        return ""

@@ -20,7 +20,7 @@ from typing import Any, Final, NamedTuple
 
 import msgpack
 
-from ..messages import Answered, Change, DeadlineMoved, Writer
+from ..messages import Answered, Change, DeadlineMoved, Owned, Writer
 from ..version import __version__
 
 MAGIC: Final = b"udsbus journal 1\n"
@@ -33,7 +33,7 @@ OVERHEAD: Final = _FRAME.size
 
 _new: Any = tuple.__new__
 
-Changed = Change | DeadlineMoved
+Changed = Change | DeadlineMoved | Owned
 
 
 class Header(NamedTuple):
@@ -161,8 +161,7 @@ def read_turn(payload: bytes, offset: int) -> Turn:
         fields = msgpack.unpackb(payload, use_list=False, strict_map_key=False)
         time, clock, synced, changes, writers, answers, more = fields[:7]
         changed = [
-            _new(Change, change) if len(change) == 6 else DeadlineMoved(*change)
-            for change in changes
+            _new(Change, change) if len(change) == 6 else _other(*change) for change in changes
         ]
         if writers:
             writers = {origin: Writer(*writer) for origin, writer in writers.items()}
@@ -174,6 +173,10 @@ def read_turn(payload: bytes, offset: int) -> Turn:
         return _new(Turn, (time, clock, synced, changed, writers or {}, answers, more))  # type: ignore[no-any-return]
     except Exception as error:  # good bytes, by their checksum, but not what we write
         raise BadRecord(offset, f"a record cannot be read: {error!r}") from None
+
+
+def _other(*fields: Any) -> DeadlineMoved | Owned:
+    return Owned(*fields) if len(fields) == 3 else DeadlineMoved(*fields)
 
 
 def turns(data: bytes, offset: int, start: int) -> Iterator[tuple[int, Turn]]:

@@ -16,10 +16,10 @@ from typing import NamedTuple
 
 from ..errors import JournalDamaged
 from ..messages import Change, Writer
+from ..peers import boot_id
 from ..version import __version__
 from .database import position_in
 from .directory import Segment, StateDirectory, list_segments, sync_directory
-from .journal import boot_id
 from .records import (
     MAGIC,
     BadRecord,

@@ -90,6 +90,7 @@ def _attempt(state: str, making: str, decode: Decode) -> int | None:
         if scan.header is not None:
             write_gathered(copy, gathering, scan.header, scan.position, decode)
         copy.execute("delete from answers")
+        copy.execute("delete from entries where owner is not null")  # whose clients are not in it
         copy.execute("commit")
         found = about(copy)
     return 0 if found is None else found.revision

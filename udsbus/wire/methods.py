@@ -271,8 +271,18 @@ _ROWS = (
             Parameter(
                 "unanswered", _positive, "how many requests may be on their way, and be sent again"
             ),
+            Parameter("metadata", _optional_value, "what to tell the others of this client"),
         ),
         reads=True,
+    ),
+    Method(
+        "goodbye", m.Goodbye,
+        "End this session now: what belongs to it goes, and its other connections end.",
+        "bool: there was one", reads=True,
+    ),
+    Method(
+        "kick", m.Kick, "End another client's session.", "bool: there was one",
+        (Parameter("client", _text, "the name of its session"),),
     ),
     Method("ping", m.Ping, "Ask whether the broker is there.", "the bus's revision", reads=True),
     Method(
@@ -302,6 +312,7 @@ _ROWS = (
         (
             _TTL, _IF_REVISION,
             Parameter("if_changed", _flag, "write and tell nothing if the bytes are the same"),
+            Parameter("ephemeral", _flag, "the key goes when the session that writes it ends"),
         ),
         plain=2,
     ),

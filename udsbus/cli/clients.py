@@ -1,0 +1,90 @@
+"""`udsbus clients` and `udsbus kick`: who is connected."""
+
+from __future__ import annotations
+
+import json
+import sys
+from datetime import datetime
+from typing import TYPE_CHECKING
+
+import click
+
+from .options import Command, address, socket_option, timeout, timeout_option
+from .outcomes import ABSENT, DONE, REFUSED
+from .output import complain, shown, write_line
+
+if TYPE_CHECKING:
+    from ..client.requests import ClientInfo
+    from ..client.sync import Client
+
+HEADINGS = ("session", "pid", "name", "since", "metadata")
+
+
+def _client() -> Client:
+    from ..client.sync import Client
+
+    return Client(address(), name="udsbus command", timeout=timeout())
+
+
+def _others(client: Client) -> list[ClientInfo]:
+    return [each for each in client.clients() if each.session != client.session]
+
+
+@click.command("clients", cls=Command)
+@click.option("--json", "as_json", is_flag=True, help="Print each client as a JSON object.")
+@timeout_option
+@socket_option
+def clients_command(as_json: bool) -> int:
+    """List who is connected to the bus: a table on a terminal, lines with tabs in a pipe.
+
+    Exit code 1 if there is nobody.
+    """
+    clients = _others(_client())
+    if as_json:
+        for client in clients:
+            write_line(json.dumps(client._asdict(), default=str))
+    else:
+        rows = [_row(client) for client in clients]
+        if sys.stdout is not None and sys.stdout.isatty():
+            from .tables import print_table
+
+            print_table(HEADINGS, rows)
+        else:
+            for row in rows:
+                write_line("\t".join(row))
+    return DONE if clients else ABSENT
+
+
+def _row(client: ClientInfo) -> list[str]:
+    since = datetime.fromtimestamp(client.since).astimezone()
+    metadata = "" if client.metadata is None else json.dumps(client.metadata, default=str)
+    return [
+        shown(client.session), str(client.pid), shown(client.name or ""),
+        since.isoformat(timespec="seconds"), shown(metadata),
+    ]  # fmt: skip
+
+
+@click.command("kick", cls=Command)
+@click.argument("client")
+@timeout_option
+@socket_option
+def kick_command(client: str) -> int:
+    """End the connections of CLIENT, and remove the ephemeral keys that belong to it.
+
+    CLIENT is a session, a pid or a name, as `udsbus clients` lists them; if several clients have
+    it, none is kicked. A program that goes on will come back, as a new client. Exit code 1 if there
+    is no such client.
+    """
+    asking = _client()
+    others = _others(asking)
+    found = [each for each in others if each.session == client] or [
+        each for each in others if client in (str(each.pid), each.name)
+    ]
+    if len(found) > 1:
+        sessions = ", ".join(each.session for each in found)
+        complain(f"{len(found)} clients are called {client!r}; name one of the sessions {sessions}")
+        return REFUSED
+    if not found or not asking.kick(found[0].session):
+        complain(f"there is no client {client!r}; `udsbus clients` lists them")
+        return ABSENT
+    return DONE

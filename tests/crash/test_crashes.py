@@ -135,6 +135,7 @@ def work(address: str, number: int, until: float) -> list[tuple[int, Operation]]
     done: list[tuple[int, Operation]] = []
     unique = number * 10_000_000
     with udsbus.connect(address, timeout=PATIENCE) as client:
+        client.set(f"alive/{number}", number, ephemeral=True)
         while time.monotonic() < until:
             group = draw.randrange(GROUPS)
             name = draw.choice(["get", "set", "swap", "entry", "delete", "add", "together"])
@@ -151,6 +152,7 @@ def work(address: str, number: int, until: float) -> list[tuple[int, Operation]]
             done.append(
                 (group, Operation(number, called, time.monotonic(), name, arguments, result))
             )
+        assert client.get(f"alive/{number}") == number, "it goes with this process, not before"
     return done
 
 
@@ -184,17 +186,21 @@ def carry_out(client: Client, name: str, arguments: tuple[Any, ...]) -> Any:
     return read.value, number.value, t.revision
 
 
-def look_on(address: str) -> tuple[list[tuple[int, str]], int]:
-    """Every change that a watch tells of, as (revision, key), and how often it started over."""
+def look_on(address: str) -> tuple[list[tuple[int, str]], list[tuple[str, str]], int]:
+    """Every change that a watch tells of, as (revision, key); what it tells of keys that belong to
+    workers, as (key, kind); and how often it started over."""
     seen: list[tuple[int, str]] = []
+    owned: list[tuple[str, str]] = []
     with udsbus.connect(address, timeout=PATIENCE) as client, client.watch("**") as watch:
         client.set("looking", True)
         while True:
             change = watch.get(timeout=PATIENCE)
             assert change is not None
             if change.key == "over":
-                return seen, watch.started_over
+                return seen, owned, watch.started_over
             seen.append((change.revision, change.key))
+            if change.key.startswith("alive/"):
+                owned.append((change.key, change.kind))
 
 
 @pytest.fixture
@@ -233,8 +239,9 @@ def test_whatever_is_killed(bus: Bus, address: str) -> None:
                         os.kill(pid, signal.SIGKILL if both else number)
                         kills += 1
         told = [operation for child in workers for operation in child.result()]
+        wait_until(lambda: not client.keys("alive/*"), "what belonged to the workers to go", 60)
         client.set("over", True)
-        seen, started_over = watcher.result()
+        seen, owned, started_over = watcher.result()
     deaths = bus.log().count("takes over") + bus.starts - 1
     struck = bus.log().count(STRUCK)
     print(
@@ -254,3 +261,8 @@ def test_whatever_is_killed(bus: Bus, address: str) -> None:
     assert [revision for revision, _ in seen] == sorted(revision for revision, _ in seen)
     assert len(set(seen)) == len(seen), "no change is told twice"
     assert written <= set(seen), "and none is left out"
+    assert sorted(owned) == [
+        (f"alive/{number}", kind)
+        for number in range(1, WORKERS + 1)
+        for kind in ("created", "released")
+    ]

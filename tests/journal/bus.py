@@ -31,7 +31,15 @@ def segments(path: Path) -> list[Path]:
 
 keys = st.sampled_from(["a", "b", "b/c", "ü"])
 commands = st.one_of(
-    st.builds(m.Set, keys, st.sampled_from([value(1), value("x")]), st.sampled_from([None, 5e8])),
+    st.builds(
+        m.Set,
+        keys,
+        st.sampled_from([value(1), value("x")]),
+        st.sampled_from([None, 5e8]),
+        st.none(),
+        st.booleans(),
+        st.booleans(),
+    ),
     st.builds(m.Delete, keys),
     st.builds(m.Expire, keys, st.just(6e8)),
     st.builds(m.Persist, keys),
@@ -53,6 +61,7 @@ class Bus:
     def start(self) -> None:
         replica, self.journal = open_state(str(self.path), "process", "bus", 10)
         self.engine, self.lanes = replica.engine, replica.lanes
+        self.engine.sessions[1] = "session"
         self.journal.writer = WRITERS.get
 
     def do(self, *commands: m.EngineCommand, now: float = 1.0) -> None:
@@ -81,6 +90,7 @@ def state_of(engine: Engine) -> Any:
     return (
         engine.revision,
         dict(engine.keyspace.entries),
+        dict(engine.owners.sessions),
         engine.keyspace.page("**", None, None, 0.0, sized=False),
         [change[:4] for change in logged],
         log.forgotten,

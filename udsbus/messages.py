@@ -156,7 +156,7 @@ EngineCommand = (
     | Unsubscribe | Publish
 )  # fmt: skip
 Command = EngineCommand | Batch | Hello | Goodbye | Kick | Ping | Info
-WRITES: Final = (Set, SetMany, Delete, Increment, Expire, Persist, Transaction, SetSchema)
+WRITES: Final = (Set, SetMany, Delete, Increment, Expire, Persist, Transaction, SetSchema, Kick)
 """Those that change what is kept."""
 
 # --- effects: what carrying out commands has caused -----------------------------------------

@@ -552,6 +552,8 @@ def test_clients_that_come_and_go_while_the_disk_is_full(address: str, state: Pa
             leaver.call("hello", PROTOCOL_VERSION, {"session": "leaver"})
             leaver.call("set", "its", b"\x01", {"ephemeral": True})
             with full_disk(broker, state):
+                assert client.refused("set", "a", b"\x01")[0] == 12
+                assert client.refused("kick", "leaver")[0] == 12
                 assert leaver.call("goodbye")
                 with broker.connect() as comer:
                     comer.call("hello", PROTOCOL_VERSION, {"session": "comer"})

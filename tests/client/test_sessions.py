@@ -132,8 +132,10 @@ def test_metadata_has_a_bound(bus: BrokerProcess) -> None:
     with pytest.raises(LimitExceeded, match="metadata"):
         udsbus.connect(bus.address, metadata="x" * 5_000)
     with RawClient(bus.address) as raw:
-        why = refusal(raw, "hello", 1, {"session": "a", "metadata": b"\xc1"})
-        assert why.startswith("unsupported_value")
+        for metadata in (b"\xc1", b"\x91" * 1024 + b"\x01", b"\xd4\x05x"):
+            why = refusal(raw, "hello", 1, {"session": "a", "metadata": metadata})
+            assert why.startswith("unsupported_value"), "nobody could read who is there"
+        assert raw.call("keys", "$sys/clients/*") == [[], None]
 
 
 # --- what belongs to one ------------------------------------------------------------------------
@@ -169,6 +171,17 @@ def test_whose_a_key_is_changes_with_who_writes_it(client: Client, bus: BrokerPr
         with client.transaction() as transaction:
             transaction.set("e/7", 7, if_changed=True)
     assert client.keys("e/*") == [f"e/{number}" for number in (0, 1, 2, 5, 6, 7)]
+
+
+def test_the_last_write_of_a_transaction_says_whose_a_key_is(
+    client: Client, bus: BrokerProcess
+) -> None:
+    with udsbus.connect(bus.address) as other, other.transaction() as transaction:
+        transaction.set("e/1", 1, ephemeral=True)
+        transaction.set("e/1", 1)
+        transaction.set("e/2", 1)
+        transaction.set("e/2", 1, ephemeral=True)
+    wait_until(lambda: client.keys("e/*") == ["e/1"], "the other to go")
 
 
 def test_an_ephemeral_key_may_expire_before(client: Client) -> None:

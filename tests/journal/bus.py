@@ -30,6 +30,7 @@ def segments(path: Path) -> list[Path]:
 
 
 keys = st.sampled_from(["a", "b", "b/c", "ü"])
+deletes = st.builds(m.Delete, keys, st.none())
 commands = st.one_of(
     st.builds(
         m.Set,
@@ -40,11 +41,11 @@ commands = st.one_of(
         st.booleans(),
         st.booleans(),
     ),
-    st.builds(m.Delete, keys),
+    deletes,
     st.builds(m.Expire, keys, st.just(6e8)),
     st.builds(m.Persist, keys),
     st.builds(m.SetMany, st.dictionaries(keys, st.just(value(2))), st.none()),
-    st.builds(m.Transaction, st.just([]), st.lists(st.builds(m.Delete, keys), max_size=3)),
+    st.builds(m.Transaction, st.just([]), st.lists(deletes, max_size=3)),
 )
 
 

@@ -17,6 +17,7 @@ from tests.engine.support import examples
 from udsbus import messages as m
 from udsbus.broker import replica as replica_module
 from udsbus.broker.durability import open_state
+from udsbus.broker.pair import Reader
 from udsbus.broker.replica import Replica
 from udsbus.errors import JournalDamaged
 from udsbus.journal import StateDirectory
@@ -163,6 +164,24 @@ def test_what_is_read_is_not_read_again(bus: Bus) -> None:
         segment.unlink()
     os.unlink(bus.path / "state.db")
     assert reading.take_over() == before
+
+
+def test_what_is_only_half_loaded_is_nothing_to_go_on_with(
+    bus: Bus, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for number in range(3):
+        bus.do(m.Set(f"a/{number}", value(number)))
+    bus.restart()
+    fold(str(bus.path))
+    monkeypatch.setattr(replica_module, "STEP_ENTRIES", 1)
+    reader = Reader(str(bus.path))
+    for _ in range(2):
+        reader.step()
+    assert reader.end() is None
+    reader = Reader(str(bus.path))
+    while not reader.ready:
+        reader.step()
+    assert reader.end() is not None
 
 
 def test_only_what_was_read_is_folded(bus: Bus) -> None:

@@ -404,7 +404,7 @@ class Reader:
     def end(self) -> Replica | None:
         """What there is, for the one who takes over."""
         self._steps = iter(())  # which closes what they had open
-        return self._replica
+        return self._replica if self._replica is not None and self._replica.loaded else None
 
 
 def give_way(much: bool) -> None:

@@ -49,6 +49,8 @@ class Replica:
     def _begin(self, first_revision: int) -> None:
         self.engine = Engine(values, first_revision=first_revision, compile_schema=compile_schema)
         self.lanes = Lanes()
+        self.loaded = False
+        """It has what the database holds; before, it is nothing to go on with."""
         self.first_revision = first_revision
         """Where the revisions of the bus began."""
         self.position = 0
@@ -63,11 +65,12 @@ class Replica:
     def load(self) -> Iterator[None]:
         """Begin with what the database holds, in steps. Raises JournalDamaged."""
         with opened(self._path) as database:
-            if database is None:
-                return
-            database.execute("begin")  # all that is read is of one moment
-            found = about(database)
-            if found is None:
+            found = None
+            if database is not None:
+                database.execute("begin")  # all that is read is of one moment
+                found = about(database)
+            if database is None or found is None:
+                self.loaded = True
                 return
             loaded = {}
             for key, entry in entries(database, found.boot, self._boot):
@@ -82,6 +85,7 @@ class Replica:
             for session, lane, msgid, response in answers(database):
                 self.lanes.restore((session, lane), msgid, response, now)
             self.bus, self.position, self.segment = found.bus, found.position, found.segment
+            self.loaded = True
 
     def replay(self, header: Header, turn: JournalTurn) -> None:
         """Do again what a turn, or a part of one, has done."""
@@ -101,6 +105,7 @@ class Replica:
             return
         if self.bus is None:
             self._begin(first_revision)
+            self.loaded = True
         else:
             self.engine.begin_again(first_revision)
             self.lanes.clear()

@@ -312,6 +312,7 @@ class Broker:
 
     def _goodbye(self, number: int, now: float) -> bool:
         session = self._engine.sessions.get(number)
+        self.turn.leave_lane(number, now)
         return session is not None and self.turn.sessions.end(
             session, CloseReason.PEER_CLOSED, "its client says goodbye", now, keep=number
         )

@@ -18,6 +18,7 @@ from __future__ import annotations
 import contextlib
 import logging
 import os
+import select
 import socket
 from collections.abc import Callable
 from time import time
@@ -26,11 +27,12 @@ from typing import Any
 import msgpack
 
 from ..engine import Engine
-from ..errors import InvalidRequest
+from ..errors import Conflict, InvalidRequest, UnsupportedValue
 from ..limits import GRACE_SECONDS, RELEASES_PER_TURN
 from ..messages import CloseReason
 from ..patterns import CLIENT_KEYS
 from ..peers import Peer, Process, process_descriptor, process_of
+from ..wire.values import decode
 from .hub import READ, Hub
 
 log = logging.getLogger("udsbus.broker")
@@ -41,11 +43,12 @@ EndConnection = Callable[[int, CloseReason, str], None]
 class Session:
     """One client."""
 
-    __slots__ = ("about", "connections", "fd")
+    __slots__ = ("about", "connections", "fd", "packed")
 
-    def __init__(self, about: dict[str, Any]) -> None:
+    def __init__(self, about: dict[str, Any], packed: bytes = b"") -> None:
         self.about = about
         """What the others are told of it."""
+        self.packed = packed
         self.connections: set[int] = set()
         self.fd = -1
         """That tells of the end of its process; -1: nothing does."""
@@ -80,7 +83,7 @@ class Sessions:
             entry = self._engine.keyspace.entries.get(CLIENT_KEYS + name)
             session = None
             if entry is not None:
-                session = Session(msgpack.unpackb(entry[0], strict_map_key=False))
+                session = Session(msgpack.unpackb(entry[0], strict_map_key=False), entry[0])
                 if process_of(session.process.pid) not in (session.process, None):
                     session = None  # it is dead, or another has its pid
             if session is None:
@@ -103,29 +106,39 @@ class Sessions:
         metadata: Any,
         now: float,
     ) -> None:
-        """A connection is one of the session `name`. Raises InvalidRequest if it cannot be."""
+        """A connection is one of the session `name`.
+
+        Raises InvalidRequest if it cannot be, UnsupportedValue for metadata, Conflict while what
+        belonged to an earlier one of this name is being removed.
+        """
         if "/" in name or "*" in name or not name:
             raise InvalidRequest(f"a session's name has neither '/' nor '*' in it, not {name!r}")
         before = self._engine.sessions.get(connection)
         if before not in (None, name):
             raise InvalidRequest("this connection has a session already; open another for another")
+        if name in self._ending:
+            raise Conflict(f"what belonged to the session {name} is just being removed; try again")
         session = self._sessions.get(name)
         process = process_of(peer.pid)
+        about: dict[str, Any] = {
+            "name": called, "pid": peer.pid, "uid": peer.uid, "gid": peer.gid,
+            "since": time(), "metadata": metadata, "started": 0, "boot": "",
+        }  # fmt: skip
+        if session is not None:
+            known = session.process
+            if process not in (known, None) and (known.started or known.pid != peer.pid):
+                raise InvalidRequest(
+                    f"the session {name} is that of another process, pid {known.pid}"
+                )
+            about = {**session.about, "name": called, "metadata": metadata}
+        if process is not None:
+            about["started"], about["boot"] = process.started, process.boot
+        packed = _packed(about)
         if session is None:
-            self._remove_rest(name)
-            about = {
-                "name": called, "pid": peer.pid, "uid": peer.uid, "gid": peer.gid,
-                "since": time(), "metadata": metadata,
-                "started": process.started if process is not None else 0,
-                "boot": process.boot if process is not None else "",
-            }  # fmt: skip
             session = self._sessions[name] = Session(about)
+        session.about, session.packed = about, packed
+        if session.fd < 0:
             self._follow_process(name, session, sock)
-        elif process not in (session.process, None):
-            raise InvalidRequest(
-                f"the session {name} is that of another process, pid {session.about['pid']}"
-            )
-        session.about = {**session.about, "name": called, "metadata": metadata}
         session.connections.add(connection)
         self._left.pop(name, None)
         self._engine.sessions[connection] = name
@@ -136,17 +149,18 @@ class Sessions:
         if self._engine.frozen:
             self._untold[name] = None
         else:
-            self._untold.pop(name, None)
-            self._engine.join(name, msgpack.packb(session.about))
+            self._engine.join(name, session.packed)
 
     def _follow_process(self, name: str, session: Session, sock: socket.socket | None) -> None:
         process = session.process
-        fd = self._descriptors.get(process, -1)
+        # One whose start is not known may be of another namespace, where many have the pid 0.
+        fd = self._descriptors.get(process, -1) if process.started else -1
         if fd < 0:
             fd = process_descriptor(process, sock)
             if fd < 0:
                 return
-            self._descriptors[process] = fd
+            if process.started:
+                self._descriptors[process] = fd
             self._processes[fd] = set()
             self._hub.add(fd, READ)
         session.fd = fd
@@ -169,9 +183,15 @@ class Sessions:
         """Whether `fd` tells of the end of a process."""
         return fd in self._processes
 
-    def process_ended(self, fd: int, now: float) -> None:
-        for name in list(self._processes[fd]):
-            self.end(name, CloseReason.PROCESS_ENDED, "the process that opened it is dead", now)
+    def end_those_of_dead_processes(self, now: float) -> None:
+        """Asks the descriptors themselves: what the hub has told may have been of one that was
+        closed since, and whose number another has now."""
+        poll = select.poll()
+        for fd in self._processes:
+            poll.register(fd, select.POLLIN)
+        for fd, _ in poll.poll(0):
+            for name in list(self._processes[fd]):
+                self.end(name, CloseReason.PROCESS_ENDED, "the process that opened it is dead", now)
 
     def end(self, name: str, reason: CloseReason, why: str, now: float, keep: int = 0) -> bool:
         """End a session and its connections, but for `keep`. False: there was none."""
@@ -189,7 +209,9 @@ class Sessions:
             others = self._processes[session.fd]
             others.discard(name)
             if not others:
-                del self._processes[session.fd], self._descriptors[session.process]
+                del self._processes[session.fd]
+                if self._descriptors.get(session.process) == session.fd:
+                    del self._descriptors[session.process]
                 self._hub.remove(session.fd)
                 os.close(session.fd)
         self.plan(now)
@@ -203,7 +225,12 @@ class Sessions:
             log.info("session %s ends: its last connection has been gone too long", name)
             self.end(name, CloseReason.PEER_CLOSED, "", now)
         for name in list(self._untold):
-            self._tell(name, self._sessions[name])
+            # Also not forgotten before it is seen to be written.
+            entry = self._engine.keyspace.entries.get(CLIENT_KEYS + name)
+            if entry is not None and entry[0] == self._sessions[name].packed:
+                del self._untold[name]
+            else:
+                self._tell(name, self._sessions[name])
         left = RELEASES_PER_TURN
         for name in list(self._ending):
             # It is forgotten in a later turn than the one that has removed the last of it: that
@@ -213,12 +240,6 @@ class Sessions:
             elif left:
                 left -= self._engine.release(name, left)
         self.plan(now)
-
-    def _remove_rest(self, name: str) -> None:
-        """At once: the session begins anew."""
-        while self._engine.owners.of(name) and not self._engine.frozen:
-            self._engine.release(name, RELEASES_PER_TURN)
-        self._ending.pop(name, None)
 
     def plan(self, now: float) -> None:
         """Find out when something is due."""
@@ -231,3 +252,12 @@ class Sessions:
         for fd in self._processes:
             with contextlib.suppress(OSError):
                 os.close(fd)
+
+
+def _packed(about: dict[str, Any]) -> bytes:
+    try:
+        packed: bytes = msgpack.packb(about)
+        decode(packed)
+    except Exception as error:  # msgpack raises many kinds
+        raise UnsupportedValue(f"nobody could read this metadata: {error}") from None
+    return packed

@@ -203,11 +203,12 @@ class Turn:
             unfinished, self._unfinished = self._unfinished, []
             for unfinished_one in unfinished:
                 self._go_on(unfinished_one, now)
+        ended = False
         for fd, events in ready:
             connection = self._by_fd.get(fd)
             if connection is None:
                 if self.sessions.is_process(fd):
-                    self.sessions.process_ended(fd, now)
+                    ended = True
                 elif fd == self._listener.socket.fileno():
                     self._accept()
                 continue
@@ -221,6 +222,8 @@ class Turn:
                     self._go_on(connection, now)
             if events & (READ | HANGUP):
                 self._read(connection, events, now)
+        if ended:
+            self.sessions.end_those_of_dead_processes(now)
         self._finish(now)
         if self._ending:
             self._close_ended(now)
@@ -295,6 +298,13 @@ class Turn:
                 self.connections[before], CloseReason.REPLACED,
                 "another connection goes on with its lane",
             )  # fmt: skip
+
+    def leave_lane(self, number: int, now: float) -> None:
+        """A connection goes on without its lane."""
+        connection = self.connections[number]
+        if connection.lane is not None:
+            self._lanes.leave(connection.lane, number, now)
+            connection.lane = None
 
     def refuse_writes(self, failure: StorageFailed | None) -> None:
         """Answer each request that would change something with `failure`; None: no longer."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import sys
 from datetime import datetime
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -42,7 +42,7 @@ def clients_command(as_json: bool) -> int:
     clients = _others(_client())
     if as_json:
         for client in clients:
-            write_line(json.dumps(client._asdict(), default=str))
+            write_line(_as_json(client._asdict()))
     else:
         rows = [_row(client) for client in clients]
         if sys.stdout is not None and sys.stdout.isatty():
@@ -57,11 +57,18 @@ def clients_command(as_json: bool) -> int:
 
 def _row(client: ClientInfo) -> list[str]:
     since = datetime.fromtimestamp(client.since).astimezone()
-    metadata = "" if client.metadata is None else json.dumps(client.metadata, default=str)
+    metadata = "" if client.metadata is None else _as_json(client.metadata)
     return [
         shown(client.session), str(client.pid), shown(client.name or ""),
         since.isoformat(timespec="seconds"), shown(metadata),
     ]  # fmt: skip
+
+
+def _as_json(value: Any) -> str:
+    try:
+        return json.dumps(value, default=str)
+    except TypeError:  # a map whose keys are no texts
+        return json.dumps(str(value))
 
 
 @click.command("kick", cls=Command)

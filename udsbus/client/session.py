@@ -15,7 +15,14 @@ import threading
 import time
 from typing import Any, TypeVar
 
-from ..errors import AccessDenied, BrokerUnavailable, Error, InvalidRequest, RequestTimeout
+from ..errors import (
+    AccessDenied,
+    BrokerUnavailable,
+    Conflict,
+    Error,
+    InvalidRequest,
+    RequestTimeout,
+)
 from ..limits import RECONNECT_FIRST, RECONNECT_MOST, RESUME_SECONDS, TIMEOUT_MOST
 from ..messages import CloseReason
 from ..paths import resolve_address
@@ -194,6 +201,9 @@ class Session:
             elif told in (None, CloseReason.TAKEOVER.value):
                 error = Vanished
             raise error(f"{self.address}: {ended}") from None
+        except Conflict as conflict:  # it was kicked, and what belonged to it is being removed
+            connection.close()
+            raise Vanished(f"{self.address}: {conflict}") from None
         except BaseException:
             connection.close()
             raise

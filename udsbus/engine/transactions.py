@@ -60,7 +60,7 @@ def plan(
                 )
         elif after is None:
             owner_after = None
-        if after != before:  # a write has a revision of its own
+        if after != before or owner_after != owner:  # a write has a revision of its own
             staged[key] = after
             owners[key] = owner_after
         results.append(result)

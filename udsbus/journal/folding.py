@@ -116,9 +116,10 @@ def _fold_one(
     database: sqlite3.Connection, segment: Segment, following: Segment | None, decode: Decode
 ) -> None:
     """Fold one segment, all or nothing. Raises JournalDamaged."""
-    scan = Scan([segment], _position(database), following)
     database.execute("begin immediate")
     try:
+        # Only now: another standby may have been at it.
+        scan = Scan([segment], _position(database), following)
         gathering = Gathering(lambda key: kept_entry(database, key))
         for _, turn in scan:
             gathering.take(turn)

@@ -99,8 +99,11 @@ def test_who_comes_and_goes_can_be_watched(client: Client, bus: BrokerProcess) -
 def test_several_connections_are_one_client(client: Client, bus: BrokerProcess) -> None:
     with udsbus.connect(bus.address) as other, other.watch("a"):
         other.ping()
-        with Child(lambda: len(client.clients())) as child:
-            assert child.result() == 3, "a child after a fork is a client of its own"
+        assert sessions(client) == {client.session, other.session}
+        with Child(lambda: (client.session, sessions(client))) as child:
+            its, found = child.result()
+            assert its not in (client.session, other.session), "a child is a client of its own"
+            assert {its, client.session, other.session} <= found
         wait_until(lambda: len(client.clients()) == 2, "the child to be gone")
 
 

@@ -100,7 +100,7 @@ def test_interrupts_mix_no_answers_up(bus: BrokerProcess, salvo: int) -> None:
             ask_everything(client)
             assert client.info()["counters"]["accepted"] == accepted, "no connection is kept"
             gc.collect()
-            assert len(os.listdir("/proc/self/fd")) == descriptors
+            assert len(os.listdir("/proc/self/fd")) <= descriptors, "none is left behind"
             return interrupts.number
 
     assert in_child(work) >= 600

@@ -48,7 +48,7 @@ class Pair:
             found[:] = [info["pid"], info["standby"]]
             return found[1] is not None
 
-        wait_until(both, "a standby that is ready")
+        wait_until(both, "a standby that is ready", 60.0)
         return found[0], found[1]
 
     def members(self) -> list[int]:

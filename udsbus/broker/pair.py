@@ -60,7 +60,7 @@ came meanwhile. It is not less because on a machine with no core to spare each r
 of somebody else."""
 CLOSE_SECONDS = 0.1
 """A standby that has read on in less than this is close behind its broker."""
-PASSES = 10
+PASSES = 3
 """After so many it will not come closer: the broker writes faster than it can read."""
 OF_TERMINALS = (signal.SIGINT, signal.SIGHUP)
 GO = b"g"

@@ -95,11 +95,18 @@ def test_nothing_is_lost_but_older_values(
     assert backlog.skipped == len(put) - len(taken)
 
 
+def is_readable(bell: int) -> bool:
+    return bool(select.select([bell], [], [], 0)[0])
+
+
 def rings(backlog: Backlog[Item]) -> bool:
     """Whether a consumer that waits for the bell now hears it."""
     bell = backlog.await_bell()
     assert bell is not None, "nobody needs to wait"
-    return bool(select.select([bell], [], [], 0)[0])
+    try:
+        return is_readable(bell)
+    finally:
+        backlog.forgo_bell()
 
 
 def test_the_bell_rings_when_there_is_something_to_take() -> None:
@@ -112,7 +119,7 @@ def test_the_bell_rings_when_there_is_something_to_take() -> None:
     bell = backlog.await_bell()
     assert bell is not None
     backlog.put(items("a"))
-    assert select.select([bell], [], [], 0)[0]
+    assert is_readable(bell)
     drain(backlog)
     assert not rings(backlog)
 
@@ -122,11 +129,35 @@ def test_the_bell_rings_at_the_end() -> None:
     bell = backlog.await_bell()
     assert bell is not None
     backlog.close()
-    assert select.select([bell], [], [], 0)[0]
+    assert is_readable(bell)
     assert backlog.await_bell() is None
 
 
+def test_a_consumer_that_comes_later_leaves_the_bell_to_those_that_wait() -> None:
+    """However far they have got: between `await_bell` and waiting for it."""
+    backlog = keyed(5)
+    bell = backlog.await_bell()
+    assert bell is not None
+    backlog.put(items("ab"))
+    assert backlog.await_bell() is None
+    assert is_readable(bell), "there is something to take for both"
+    drain(backlog)
+    assert not rings(backlog)
+    backlog.put(items("a"))
+    assert is_readable(bell), "it still waits"
+
+
 def test_a_bell_that_is_not_awaited_costs_nothing() -> None:
+    """However much is put."""
+    backlog = keyed(5)
+    bell = backlog.await_bell()
+    assert bell is not None
+    backlog.forgo_bell()
+    backlog.put(items("a"))
+    assert not is_readable(bell)
+
+
+def test_a_bell_that_is_awaited_is_rung_once() -> None:
     """However much is put."""
     backlog = keyed(5)
     bell = backlog.await_bell()
@@ -150,6 +181,7 @@ def test_several_consumers_get_everything_once() -> None:
                 return found
             else:
                 assert select.select([bell], [], [], PATIENCE)[0]
+                backlog.forgo_bell()
 
     tasks = [Task(consume) for _ in range(4)]
     for number in range(0, 20_000, 2):

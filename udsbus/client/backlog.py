@@ -42,7 +42,10 @@ class Backlog(Generic[T]):
     def _reset(self) -> None:
         self._lock = threading.RLock()  # a signal handler may close a watch in the midst of this
         self._awaited = 0
-        """Consumers that wait for the bell."""
+        """Consumers between `await_bell` and `forgo_bell`."""
+        self._rung = False
+        """The bell is readable. One consumer that finds nothing silences it for all of them, which
+        still wait."""
         self._bell = None
 
     def __len__(self) -> int:
@@ -70,25 +73,28 @@ class Backlog(Generic[T]):
             return None
 
     def await_bell(self) -> int | None:
-        """The descriptor that becomes readable when there is something to take, or it is closed.
-        None when that is so already."""
+        """The descriptor that becomes readable when there is something to take, or it is closed;
+        `forgo_bell` is due after waiting for it. None when that is so already."""
         with self._lock:
+            if self._is_settled():
+                return None
             if self._bell is None:
                 self._bell = os.pipe()
                 for fd in self._bell:
                     os.set_blocking(fd, False)
-            if not self._awaited:
+            self._awaited += 1
+            if self._rung:
                 with contextlib.suppress(BlockingIOError):
                     os.read(self._bell[0], 4096)
-            self._awaited += 1
-            # Only now: a signal handler that comes in before this line does not ring.
-            if self._items or self._newest or self.closed:
-                self._awaited = max(0, self._awaited - 1)
+                self._rung = False
+            if self._is_settled():  # by a signal handler, whose ringing may just have been silenced
+                self.forgo_bell()
+                self._ring()
                 return None
             return self._bell[0]
 
     def forgo_bell(self) -> None:
-        """Undo `await_bell`: the consumer is awake and will look by itself."""
+        """The consumer has done waiting, and will look by itself."""
         with self._lock:
             self._awaited = max(0, self._awaited - 1)
 
@@ -112,9 +118,13 @@ class Backlog(Generic[T]):
     def __del__(self) -> None:
         self._close_bell()
 
+    def _is_settled(self) -> bool:
+        """Whether a consumer need not wait."""
+        return bool(self._items or self._newest or self.closed)
+
     def _ring(self) -> None:
-        if self._awaited and self._bell is not None:
-            self._awaited = 0
+        if self._awaited and not self._rung and self._bell is not None:
+            self._rung = True
             with contextlib.suppress(BlockingIOError):
                 os.write(self._bell[1], b"!")
 

@@ -69,6 +69,14 @@ class Taking(threading.local):
         """It is in `Events._receive`, so that nobody can read until it goes on."""
 
 
+def _await(backlog: Backlog[Any], poll: select.poll, seconds: float) -> list[int]:
+    """The descriptors that are ready, the bell of `backlog` among them."""
+    try:
+        return [fd for fd, _ in poll.poll(seconds * 1000)]
+    finally:
+        backlog.forgo_bell()
+
+
 class Events:
     def __init__(
         self, address: str, timeout: float, hello: Callable[[], Call[dict[str, Any]]]
@@ -187,7 +195,7 @@ class Events:
                         self._leader = None  # it is interrupted by this very call
                         self._hand_over()
                     self._waiting.append(backlog)
-                    poll.poll(left * 1000)
+                    _await(backlog, poll, left)
             finally:
                 if backlog in self._waiting:
                     self._waiting.remove(backlog)
@@ -203,9 +211,8 @@ class Events:
         fd = sock.fileno() if sock is not None and self._failure is None else -1
         if fd >= 0:
             poll.register(fd, select.POLLIN)
-        for ready, _ in poll.poll(seconds * 1000):
+        for ready in _await(backlog, poll, seconds):
             if ready == fd:
-                backlog.forgo_bell()
                 self._read_aside()
 
     def _is_led(self) -> bool:

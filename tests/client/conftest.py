@@ -38,3 +38,7 @@ def client(bus: BrokerProcess) -> Iterator[udsbus.Client]:
                 lambda: cleaner.info()["connections"] == 1,
                 "the connections to end that the test has left behind",
             )
+        for left in cleaner.clients():
+            if left.session != cleaner.session:
+                cleaner.kick(left.session)  # it would be waited for, in case that it comes back
+        wait_until(lambda: len(cleaner.clients()) == 1, "the sessions to end that it has left")

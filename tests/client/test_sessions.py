@@ -323,3 +323,23 @@ def test_a_start_releases_what_the_dead_held(address: str, runtime: Path) -> Non
     ):
         wait_until(lambda: client.keys() == ["stays"], "the keys of the dead to go")
         assert sessions(client) == {client.session}
+
+
+def test_a_client_that_is_closed_does_not_come_back(
+    client: Client, bus: BrokerProcess, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The goodbye ends its event connection too; nobody is left then who would reconnect."""
+    other = udsbus.connect(bus.address, timeout=PATIENCE)
+    other.watch("a")
+    thread = other._events._thread
+    goodbye = other._say_goodbye
+    reconnecting = []
+
+    def say_goodbye() -> None:
+        goodbye()
+        reconnecting.append(thread is not None and thread.is_alive())
+
+    monkeypatch.setattr(other, "_say_goodbye", say_goodbye)
+    other.close()
+    assert reconnecting == [False]
+    assert sessions(client) == {client.session}

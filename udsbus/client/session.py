@@ -181,7 +181,7 @@ class Session:
         self._own.connection = self._reconnect(connection)
         return self._own.connection  # type: ignore[no-any-return]
 
-    def _connect(self, before: Connection | None) -> Connection:
+    def _connect(self, before: Connection | None, closing: bool = False) -> Connection:
         """A new connection that goes on with the lane of the one before, or begins one."""
         sock = open_socket(self.address, self.timeout)
         if before is None:
@@ -190,7 +190,8 @@ class Session:
             connection = Connection(sock, before.lane, before.msgid)
         self._connections.add(connection)
         try:
-            self._check_open()  # `close` may just have missed this one
+            if not closing:
+                self._check_open()  # `close` may just have missed this one
             answer = connection.request(self._hello(connection.lane), self.timeout)
             connection.bus = answer["bus"], answer["epoch"]
         except ConnectionEnded as ended:
@@ -253,7 +254,7 @@ class Session:
             connection = None
         with contextlib.suppress(Error, ConnectionEnded):
             if connection is None:
-                connection = self._connect(None)
+                connection = self._connect(None, closing=True)
             connection.request(requests.goodbye(), min(self.timeout, GOODBYE_SECONDS))
 
     def _interrupt(self) -> None:

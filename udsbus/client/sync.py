@@ -422,10 +422,10 @@ class Client(Session):
 
     def close(self) -> None:
         """Close every connection and end every watch. May be called twice, and in a callback."""
-        if not self._closed:
+        closed, self._closed = self._closed, True
+        self._events.close()  # before the goodbye: nobody shall come back after it
+        if not closed:
             self._say_goodbye()
-        self._closed = True
-        self._events.close()
         self._callbacks.close()
         self._interrupt()
 

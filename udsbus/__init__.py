@@ -19,6 +19,7 @@ from .version import __version__ as __version__
 if TYPE_CHECKING:
     from .client.batches import Pipeline, Result, Transaction
     from .client.following import Change, Message, Subscription, Watch
+    from .client.locks import LockHolder, LockInfo, LockWaiter
     from .client.past import PastChange
     from .client.requests import ClientInfo, Entry
     from .client.spawning import LocalBroker
@@ -27,13 +28,16 @@ if TYPE_CHECKING:
         AccessDenied,
         BrokerUnavailable,
         Conflict,
+        Deadlock,
         Error,
         InternalError,
         InvalidRequest,
         JournalDamaged,
         LimitExceeded,
+        LockLost,
         MissedChanges,
         MissingExtra,
+        NotHeld,
         ProtocolError,
         RequestTimeout,
         SchemaViolation,
@@ -42,6 +46,7 @@ if TYPE_CHECKING:
         UnsupportedValue,
     )
     from .faults import Fault
+    from .primitives.locks import BoundedSemaphore, Lock, RLock, RWLock, Semaphore, SharedLock
 
 _WHERE = {
     "Change": "client.following",
@@ -49,7 +54,16 @@ _WHERE = {
     "ClientInfo": "client.requests",
     "Entry": "client.requests",
     "Fault": "faults",
+    "BoundedSemaphore": "primitives.locks",
     "LocalBroker": "client.spawning",
+    "Lock": "primitives.locks",
+    "LockHolder": "client.locks",
+    "LockInfo": "client.locks",
+    "LockWaiter": "client.locks",
+    "RLock": "primitives.locks",
+    "RWLock": "primitives.locks",
+    "Semaphore": "primitives.locks",
+    "SharedLock": "primitives.locks",
     "Message": "client.following",
     "PastChange": "client.past",
     "Pipeline": "client.batches",
@@ -63,13 +77,16 @@ _WHERE = {
         "AccessDenied",
         "BrokerUnavailable",
         "Conflict",
+        "Deadlock",
         "Error",
         "InternalError",
         "InvalidRequest",
         "JournalDamaged",
         "LimitExceeded",
+        "LockLost",
         "MissedChanges",
         "MissingExtra",
+        "NotHeld",
         "ProtocolError",
         "RequestTimeout",
         "SchemaViolation",
@@ -84,11 +101,13 @@ need little of the client, and a program that imports udsbus may never use it.""
 
 __all__ = [
     "AccessDenied",
+    "BoundedSemaphore",
     "BrokerUnavailable",
     "Change",
     "Client",
     "ClientInfo",
     "Conflict",
+    "Deadlock",
     "Entry",
     "Error",
     "Fault",
@@ -97,15 +116,25 @@ __all__ = [
     "JournalDamaged",
     "LimitExceeded",
     "LocalBroker",
+    "Lock",
+    "LockHolder",
+    "LockInfo",
+    "LockLost",
+    "LockWaiter",
     "Message",
     "MissedChanges",
     "MissingExtra",
+    "NotHeld",
     "PastChange",
     "Pipeline",
     "ProtocolError",
+    "RLock",
+    "RWLock",
     "RequestTimeout",
     "Result",
     "SchemaViolation",
+    "Semaphore",
+    "SharedLock",
     "StorageFailed",
     "Subscription",
     "Transaction",

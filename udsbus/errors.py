@@ -4,9 +4,12 @@
     ├── BrokerUnavailable      (also a ConnectionError)  no broker answers at the address
     ├── RequestTimeout         (also a TimeoutError)     the broker did not answer in time
     ├── Conflict               the state is not what the request expected
+    ├── LockLost               (also a RuntimeError)     a lock is held no longer
+    ├── Deadlock               (also a RuntimeError)     to wait for a lock would be for ever
     ├── AccessDenied           (also a PermissionError)  not allowed, whoever asks nicely
     ├── InvalidRequest         (also a ValueError)       the request itself is wrong
     │   ├── UnknownMethod      the broker has no such method
+    │   ├── NotHeld            (also a RuntimeError)     a lock to be released is not held here
     │   ├── UnsupportedValue   (also a TypeError)        a value that cannot be sent or read
     │   └── SchemaViolation    a value that is not what the schema of its key says
     ├── LimitExceeded          a size or a count above its limit
@@ -139,6 +142,33 @@ class SchemaViolation(InvalidRequest):
 
     number = 14
     word = "schema_violation"
+
+
+class LockLost(Error, RuntimeError):
+    """A lock was held, and is not any more: the client was kicked, or away for too long, or the bus
+    is another one. Somebody else may have it. Also for a write with a fencing token by which nobody
+    holds a lock now."""
+
+    number = 16
+    word = "lock_lost"
+    fault = "state"
+
+
+class Deadlock(Error, RuntimeError):
+    """A lock that was to be waited for `unless_deadlock`: somebody who is in the way waits, perhaps
+    by way of others, for who asks. `details`: `cycle`, the [session, owner] pairs of those who wait
+    for one another, who asked first."""
+
+    number = 17
+    word = "deadlock"
+    fault = "state"
+
+
+class NotHeld(InvalidRequest, RuntimeError):
+    """A lock is to be released that this client, or this thread, does not hold."""
+
+    number = 18
+    word = "not_held"
 
 
 class MissingExtra(Error):

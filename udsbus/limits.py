@@ -69,6 +69,10 @@ PATTERNS_PER_CONNECTION: Final = _limit(
     "patterns_per_connection", 100_000, "patterns watched and subscribed to",
     "each costs the broker some hundred bytes for each of its segments that no other has",
 )  # fmt: skip
+WAITS_PER_CONNECTION: Final = _limit(
+    "waits_per_connection", 10_000, "locks waited for",
+    "each is remembered for as long as it takes",
+)  # fmt: skip
 NAME_BYTES: Final = _limit(
     "name_bytes", 256, "bytes of UTF-8", "client names are shown in one line of a table"
 )

@@ -37,6 +37,8 @@ class Set(NamedTuple):
     if_changed: bool = False
     ephemeral: bool = False
     """The key belongs to the session that writes it, and goes with it."""
+    fence: int | None = None
+    """Only while the lock with this token is held."""
 
 
 class SetMany(NamedTuple):
@@ -47,6 +49,7 @@ class SetMany(NamedTuple):
 class Delete(NamedTuple):
     key: str
     if_revision: int | None = None
+    fence: int | None = None
 
 
 class Increment(NamedTuple):
@@ -88,12 +91,41 @@ class Transaction(NamedTuple):
     checks: list[tuple[str, int]]
     """(key, revision) pairs; revision 0 means that the key must not exist."""
     operations: list[Get | Set | Delete | Increment]
+    fence: int | None = None
 
 
 class SetSchema(NamedTuple):
     pattern: str
     schema: bytes | None
     """None: there shall be none any more."""
+
+
+class Acquire(NamedTuple):
+    lock: str
+    claim: int
+    """A number that the session gives to this attempt, and to no other."""
+    owner: int
+    """What in the session will hold it, a thread say; 0: not told."""
+    shared: bool = False
+    permits: int | None = None
+    timeout: float | None = None
+    """Seconds to wait; None: for as long as it takes."""
+    unless_deadlock: bool = False
+
+
+class Release(NamedTuple):
+    lock: str
+    claim: int
+
+
+class AddPermits(NamedTuple):
+    lock: str
+    permits: int
+    more: int
+
+
+class Waiting(NamedTuple):
+    after_ticket: int = 0
 
 
 class Batch(NamedTuple):
@@ -152,12 +184,22 @@ class Info(NamedTuple):
 TransactionOperation = Get | Set | Delete | Increment
 EngineCommand = (
     Get | GetEntry | Exists | GetMany | Set | SetMany | Delete | Increment | Expire | Persist
-    | Ttl | Keys | Items | Count | Transaction | SetSchema | Watch | Unwatch | Subscribe
-    | Unsubscribe | Publish
+    | Ttl | Keys | Items | Count | Transaction | SetSchema | Acquire | Release | AddPermits
+    | Waiting | Watch | Unwatch | Subscribe | Unsubscribe | Publish
 )  # fmt: skip
 Command = EngineCommand | Batch | Hello | Goodbye | Kick | Ping | Info
-WRITES: Final = (Set, SetMany, Delete, Increment, Expire, Persist, Transaction, SetSchema, Kick)
+WRITES: Final = (
+    Set, SetMany, Delete, Increment, Expire, Persist, Transaction, SetSchema, Acquire, Release,
+    AddPermits, Kick,
+)  # fmt: skip
 """Those that change what is kept."""
+
+
+class Later(NamedTuple):
+    """In the place of a result: it will come under this number."""
+
+    ticket: int
+
 
 # --- effects: what carrying out commands has caused -----------------------------------------
 

@@ -19,6 +19,8 @@ SCHEMA_KEYS = "$sys/schemas/"
 """Below this, the schemas by the patterns that they are of."""
 CLIENT_KEYS = "$sys/clients/"
 """Below this, the clients that there are, by their sessions."""
+LOCK_KEYS = "$sys/locks/"
+"""Below this, who holds which lock: `NAME/SESSION.CLAIM`."""
 
 
 def shown(name: str) -> str:

@@ -76,7 +76,7 @@ class FollowedBus:
 
     def pass_time(self) -> None:
         self._now += 1.0
-        self._engine.expire_due(self._now)
+        self._engine.tend(self._now)
 
     def _execute(self, command: m.EngineCommand) -> Any:
         return self._engine.execute(0, command, self._now)

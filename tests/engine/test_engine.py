@@ -146,9 +146,9 @@ def test_a_key_expires_at_its_deadline_and_that_is_a_change(engine: Engine) -> N
     engine.execute(ME, m.Set("a", b"1", ttl=5.0), 10.0)
     assert engine.next_deadline() == 15.0
     engine.take_effects()
-    engine.expire_due(14.9)
+    engine.tend(14.9)
     assert engine.execute(ME, m.Ttl("a"), 14.0) == 1.0
-    engine.expire_due(15.0)
+    engine.tend(15.0)
     assert engine.take_effects() == [m.Change(2, m.EXPIRED, "a", None)]
     assert engine.next_deadline() is None
 
@@ -157,10 +157,10 @@ def test_a_key_that_is_renewed_expires_at_its_last_deadline(engine: Engine) -> N
     engine.execute(ME, m.Set("a", b"1", ttl=5.0), 0.0)
     engine.execute(ME, m.Expire("a", 5.0), 4.0)
     engine.take_effects()
-    engine.expire_due(5.0)
+    engine.tend(5.0)
     assert changes(engine) == []
     assert engine.next_deadline() == 9.0
-    engine.expire_due(9.0)
+    engine.tend(9.0)
     assert changes(engine) == [(2, m.EXPIRED, "a")]
 
 
@@ -192,7 +192,7 @@ def test_expire_and_persist_move_the_deadline_without_a_change(engine: Engine) -
     effects = engine.take_effects()
     assert effects[:2] == [m.DeadlineMoved("a", 6.0), m.DeadlineMoved("a", None)]
     assert engine.revision == 1
-    engine.expire_due(100.0)
+    engine.tend(100.0)
     assert engine.execute(ME, m.Get("a"), 100.0) == b"1"
     assert engine.execute(ME, m.Expire("b", 5.0), 1.0) is False
     assert engine.execute(ME, m.Persist("b"), 1.0) is False
@@ -205,7 +205,7 @@ def test_many_that_expire_at_once_share_several_turns(engine: Engine) -> None:
     engine.take_effects()
     expired = []
     while engine.next_deadline() is not None:
-        engine.expire_due(1.0)
+        engine.tend(1.0)
         expired.append(len(changes(engine)))
     assert expired == [EXPIRIES_PER_TURN, EXPIRIES_PER_TURN, 1]
     assert engine.revision == 2 * total

@@ -49,8 +49,8 @@ expected = st.sampled_from([None] * 9 + [CURRENT] * 4 + [0, 1, 5])
 amounts = st.sampled_from([1, 1, -3, 0.5, 10 ** (NUMBER_BYTES - 2), 10**NUMBER_BYTES])
 
 gets = st.builds(m.Get, keys)
-sets = st.builds(m.Set, keys, values, ttls, expected, st.booleans(), st.just(False))
-deletes = st.builds(m.Delete, keys, expected)
+sets = st.builds(m.Set, keys, values, ttls, expected, st.booleans(), st.just(False), st.none())
+deletes = st.builds(m.Delete, keys, expected, st.none())
 increments = st.builds(m.Increment, keys, amounts)
 checks = st.tuples(keys, st.sampled_from([CURRENT] * 9 + [0, 1, 3]))
 reads = st.one_of(
@@ -179,7 +179,7 @@ class Bus(RuleBasedStateMachine):
             self.compare(1, m.Expire(keys[which % len(keys)], first))
             self.compare(1, m.Expire(keys[which % len(keys)], then))
             self.now += min(first, 1.0)
-            self.expire_due()
+            self.tend()
 
     @rule(origin=connections, command=watches)
     def watch(self, origin: int, command: m.Watch) -> None:
@@ -222,16 +222,16 @@ class Bus(RuleBasedStateMachine):
         """By so much, or just to the next deadline. The broker may be late to look."""
         self.now = self.now + seconds if seconds else self.next_end()
         if looks:
-            self.expire_due()
+            self.tend()
 
     def next_end(self) -> float:
         ends = [row.deadline for row in self.model.rows.values() if row.deadline is not None]
         return min((end for end in ends if end > self.now), default=self.now)
 
-    def expire_due(self) -> None:
+    def tend(self) -> None:
         expected = due(self.model.rows, self.now)
         for engine in (self.engine, self.twin):
-            engine.expire_due(self.now)
+            engine.tend(self.now)
         effects = comparable(self.engine.take_effects())
         self.engine.settle()
         self.turn += effects

@@ -70,12 +70,12 @@ def test_undo_and_replay(steps: Any) -> None:
             assert owned(engine) == settled
         elif step == "later":
             now += 3.0
-            engine.expire_due(now)
+            engine.tend(now)
         elif step == "join":
             for session in SESSIONS.values():
                 engine.join(session, b"4")
         elif isinstance(step, str):
-            engine.release(step, 2)
+            engine.release(step, 2, 0.0)
         else:
             origin, command = step
             with contextlib.suppress(Error):
@@ -91,7 +91,7 @@ def test_release_takes_the_oldest_first_and_the_session_itself_at_last() -> None
         engine.execute(1, m.Set(key, b"1", ephemeral=True), 0.0)
     engine.execute(2, m.Set("other", b"1", ephemeral=True), 0.0)
     engine.take_effects()
-    numbers = [engine.release("one", 2) for _ in range(3)]
+    numbers = [engine.release("one", 2, 0.0) for _ in range(3)]
     assert numbers == [2, 2, 0]
     told = [(one.kind, one.key) for one in engine.take_effects() if isinstance(one, m.Change)]
     assert told == [("released", key) for key in ("c/d", "a", "b", "$sys/clients/one")]

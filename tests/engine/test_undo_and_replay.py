@@ -40,7 +40,7 @@ def carry_out(engine: Engine, requests: list[Any], now: float = 1000.0) -> list[
     outcomes = []
     for origin, command, later in requests:
         now += later
-        engine.expire_due(now)
+        engine.tend(now)
         try:
             outcomes.append(engine.execute(origin, command, now))
         except Error as error:
@@ -90,7 +90,14 @@ def test_what_is_undone_never_happened(before: Any, undone: Any, after: Any) -> 
 
 
 def split(outcomes: list[Any]) -> tuple[list[Any], set[str]]:
-    """What has expired apart: of what is due at the same time, either may be first."""
+    """What has expired apart: of what is due at the same time, either may be first, as of the
+    subscribers to a message."""
+    outcomes = [
+        one._replace(subscribers=tuple(sorted(one.subscribers)))
+        if isinstance(one, m.Message)
+        else one
+        for one in outcomes
+    ]
     expired = [one for one in outcomes if isinstance(one, m.Change) and one.kind == m.EXPIRED]
     return [one for one in outcomes if one not in expired], {change.key for change in expired}
 

@@ -17,7 +17,7 @@ from udsbus.wire import values
 from udsbus.wire.methods import METHODS, TRANSACTION_METHODS, Method, Parameter
 
 WRITES = {"set", "set_many", "delete", "increment", "expire", "persist", "transaction", "publish",
-          "set_schema", "batch", "kick"}  # fmt: skip
+          "set_schema", "batch", "kick", "acquire", "release", "add_permits"}  # fmt: skip
 
 
 def packed(value: Any) -> bytes:
@@ -48,6 +48,16 @@ GOOD: dict[str, list[tuple[Any, Any]]] = {
     "ephemeral": [(True, True), (False, False)],
     "metadata": [(b"\x01", b"\x01"), ({"a": 1}, packed({"a": 1})), (None, None)],
     "client": [("s", "s")],
+    "fence": [(7, 7), (None, None)],
+    "lock": [("a/b", "a/b"), ("", "")],
+    "claim": [(0, 0), (7, 7)],
+    "owner": [(0, 0), (7, 7)],
+    "shared": [(True, True), (False, False)],
+    "permits": [(0, 0), (7, 7)],
+    "timeout": [(0, 0), (0.5, 0.5), (None, None)],
+    "unless_deadlock": [(True, True), (False, False)],
+    "more": [(1, 1), (7, 7)],
+    "after_ticket": [(0, 0), (7, 7)],
     "by": [(1, 1), (-5, -5), (0, 0), (0.5, 0.5)],
     "pattern": [("**", "**")],
     "after": [("k", "k"), (None, None)],
@@ -93,6 +103,16 @@ WRONG: dict[str, list[Any]] = {
     "ephemeral": [None, 0, 1, "true", [], {}],
     "metadata": [],
     "client": NO_TEXT,
+    "fence": NO_INTEGER[1:],
+    "lock": NO_TEXT,
+    "claim": NO_INTEGER,
+    "owner": NO_INTEGER,
+    "shared": [None, 0, 1, "true", [], {}],
+    "permits": NO_INTEGER,
+    "timeout": [-1, -0.5, float("nan"), float("inf"), "5", True, [1], {}, b""],
+    "unless_deadlock": [None, 0, 1, "true", [], {}],
+    "more": [*NO_INTEGER, 0],
+    "after_ticket": NO_INTEGER,
     "by": [None, True, "1", b"1", [1], {}],
     "pattern": NO_TEXT,
     "after": NO_OPTIONAL_TEXT,

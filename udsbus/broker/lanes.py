@@ -14,6 +14,7 @@ atomically with its effect, under an identity that the client gives it.
 from __future__ import annotations
 
 from collections import OrderedDict, deque
+from collections.abc import Iterable
 from typing import Any
 
 from ..limits import LANES_KEPT, RESUME_SECONDS, UNANSWERED_MOST
@@ -46,12 +47,24 @@ class Lane:
 
     def answer(self, msgid: int) -> bytes | None:
         """The response that was given before, if `msgid` was answered before."""
-        if (
-            0 < (msgid - self.newest) & MSGID_MOST <= MSGID_MOST // 2
-        ):  # beyond what is known: all is new
+        if _is_newer(msgid, self.newest):  # beyond what is known: all is new
             self.resuming = False
             return None
         return next((response for known, response in self.answers if known == msgid), None)
+
+
+def _is_newer(msgid: int, than: int) -> bool:
+    """They begin again at the end of their range."""
+    return 0 < (msgid - than) & MSGID_MOST <= MSGID_MOST // 2
+
+
+def _newest(answers: Iterable[tuple[int, bytes]]) -> int:
+    """Not always the last: one that had to wait is answered after those that came later."""
+    newest = -1
+    for msgid, _ in answers:
+        if newest < 0 or _is_newer(msgid, newest):
+            newest = msgid
+    return newest
 
 
 class Answers:
@@ -135,7 +148,7 @@ class Lanes:
         self._left.pop(key, None)
         before, lane.connection = lane.connection or 0, connection
         if lane.answers:
-            lane.resuming, lane.newest = True, lane.answers[-1][0]
+            lane.resuming, lane.newest = True, _newest(lane.answers)
         return lane, before
 
     def leave(self, lane: Lane, connection: int, now: float) -> None:

@@ -342,6 +342,8 @@ class Broker:
             "standby": None if self._guard is None else self._guard.ready_pid,
             "revision": engine.revision,
             "keys": len(engine.keyspace.entries) - sum(1 for _ in engine.keyspace.below(RESERVED)),
+            "locks": len(engine.locks.tokens),
+            "waiting": len(engine.locks.waiters),
             "watches": len(engine.watches),
             "subscriptions": len(engine.subscriptions),
             "change_log": len(engine.log),

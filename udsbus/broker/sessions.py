@@ -203,6 +203,7 @@ class Sessions:
         self._ending[name] = None
         for connection in sorted(session.connections):
             del self._engine.sessions[connection]
+            self._engine.locks.forget(connection)
             if connection != keep:
                 self._end_connection(connection, reason, why)
         if session.fd >= 0:
@@ -238,7 +239,7 @@ class Sessions:
             if not self._engine.owners.of(name):
                 del self._ending[name]
             elif left:
-                left -= self._engine.release(name, left)
+                left -= self._engine.release(name, left, now)
         self.plan(now)
 
     def plan(self, now: float) -> None:

@@ -38,7 +38,7 @@ from ..limits import (
     SHARE_SECONDS,
     SPIN_SECONDS,
 )
-from ..messages import Change, CloseReason, Command, Effect, Message, Watch, Writer
+from ..messages import Change, CloseReason, Command, Effect, Later, Message, Watch, Writer
 from ..spinning import Spinning
 from ..wire.encoding import (
     encode_change,
@@ -92,6 +92,8 @@ class Turn:
         self.sessions = Sessions(engine, hub, self._end_number)
         self._lanes = lanes
         self._answers = Answers(journal.durable)
+        self._later: dict[int, tuple[int, Any]] = {}
+        """Ticket → the connection and the msgid of a request whose result is still to come."""
         self._refusing = False
         """Whether writes are refused, because the journal cannot be written."""
         self._statistics = statistics
@@ -171,11 +173,9 @@ class Turn:
         self._sleep = None
 
     def _next_due(self) -> float | None:
-        deadline = None
-        if not self._refusing:
-            deadline, due = self._engine.next_deadline(), self.sessions.due
-            if due is not None and (deadline is None or due < deadline):
-                deadline = due
+        deadline, due = self._engine.next_deadline(), self.sessions.due
+        if due is not None and (deadline is None or due < deadline) and not self._refusing:
+            deadline = due
         for connection in self._ending:
             until = connection.linger_until
             if until is not None and (deadline is None or until < deadline):
@@ -193,9 +193,9 @@ class Turn:
     def turn(self, ready: list[tuple[int, int]]) -> None:
         """One turn for what is ready: (descriptor, mask) pairs from the hub."""
         now = monotonic()
-        deadline = None if self._refusing else self._engine.next_deadline()
+        deadline = self._engine.next_deadline()
         if deadline is not None and deadline <= now:
-            self._engine.expire_due(now)
+            self._engine.tend(now)
         due = self.sessions.due
         if due is not None and due <= now and not self._refusing:
             self.sessions.tend(now)
@@ -233,6 +233,9 @@ class Turn:
         effects = self._engine.take_effects()
         if self._fanned_out:
             effects = self._fanned_out + effects
+        answered = self._engine.locks.answers
+        if answered:
+            self._answer_later(answered)
         kept = False
         if effects:
             try:
@@ -250,10 +253,26 @@ class Turn:
                 if not connection.flush():
                     self._lost(connection, CloseReason.PEER_CLOSED)
             touched.clear()
+        if answered:
+            for ticket, _ in answered:
+                self._later.pop(ticket, None)
+            answered.clear()
         # Nobody waits for these any more.
         self._engine.settle()
         self._executed.clear()
         self._answers.settle(kept)
+
+    def _answer_later(self, answered: list[tuple[int, Any]]) -> None:
+        """Queue the responses to requests of earlier turns, which had to wait."""
+        for ticket, result in answered:
+            number, msgid = self._later[ticket]
+            connection = self.connections.get(number)
+            if connection is not None and connection.linger_until is None:
+                reply = encode_result(msgid, result)
+                if connection.lane is not None:
+                    self._answers.add(connection.lane, number, msgid, reply)
+                connection.output.append(reply)
+                self._touched.append(connection)
 
     def _take_back(self, failure: StorageFailed) -> None:
         """Undo this turn, and have its requests carried out again in the next, without writes.
@@ -269,6 +288,8 @@ class Turn:
         self._touched.clear()
         executed = self._executed[::-1]
         self._executed = []
+        waiting = {waiter.ticket for waiter in self._engine.locks.waiters.values()}
+        self._later = {ticket: of for ticket, of in self._later.items() if ticket in waiting}
         for connection, messages in executed:
             self._statistics.requests -= len(messages)
             if connection.ended is None and connection.number in self.connections:
@@ -350,7 +371,9 @@ class Turn:
         elif data is not None:
             # The peer has finished asking. Its replies, and what it watches, still go to it
             # unless it has closed its reading side too.
-            listens = self._hub.tells_hangup and self._engine.has_patterns(connection.number)
+            engine, number = self._engine, connection.number
+            expects = engine.has_patterns(number) or engine.locks.waits(number)
+            listens = self._hub.tells_hangup and expects
             if events & HANGUP:
                 self._lost(connection, CloseReason.PEER_CLOSED)
             elif listens:
@@ -377,19 +400,26 @@ class Turn:
                     failed = False
                     try:
                         result = answering.answer(routes, number, now, name, params)
-                        reply = encode_result(msgid, result)
+                        if type(result) is Later:
+                            self._later[result.ticket] = number, msgid
+                            reply = b""
+                        else:
+                            reply = encode_result(msgid, result)
                     except Exception as failure:
                         failed = isinstance(failure, StorageFailed)  # which may be otherwise later
                         reply = encode_error(msgid, answering.refused(number, name, failure))
-                    if lane is not None and name in ANSWERS_KEPT and not failed:
+                    if lane is not None and name in ANSWERS_KEPT and reply and not failed:
                         self._answers.add(lane, number, msgid, reply)
-                output.append(reply)
-                size += len(reply)
+                if reply:
+                    output.append(reply)
+                    size += len(reply)
             elif kind == RESPONSE:
                 unasked += 1
             else:
                 try:
-                    answering.answer(routes, number, now, name, params)
+                    result = answering.answer(routes, number, now, name, params)
+                    if type(result) is Later:  # nobody could be told when it comes
+                        self._engine.locks.forget(number, result.ticket)
                 except Exception as failure:
                     answering.refused(number, name, failure)
             done += 1

@@ -113,11 +113,14 @@ class Transaction:
     that is no value raises UnsupportedValue at the end; the writes are done nevertheless.
     """
 
-    def __init__(self, send: Callable[[Call[Any]], Any], stay: Callable[[], None]) -> None:
+    def __init__(
+        self, send: Callable[[Call[Any]], Any], stay: Callable[[], None], fence: int | None = None
+    ) -> None:
         self.revision: int | None = None
         """The revision of its writes, once carried out."""
         self._send = send
         self._stay = stay
+        self._fence = fence
         self._checks: list[tuple[str, int]] = []
         self._answers = Answers()
         self._calls: list[Call[Any]] = []
@@ -171,7 +174,8 @@ class Transaction:
         self._answers.end()
         if kind is None:
             try:
-                self.revision, values = self._send(requests.transaction(self._checks, self._calls))
+                call = requests.transaction(self._checks, self._calls, self._fence)
+                self.revision, values = self._send(call)
             except BaseException as failure:
                 self._answers.failure = failure
                 raise

@@ -153,8 +153,9 @@ def set(  # noqa: A001  (named like the method that it describes)
     if_revision: int | None = None,
     if_changed: bool = False,
     ephemeral: bool = False,
+    fence: int | None = None,
 ) -> Call[int]:
-    if ttl is None and if_revision is None and not if_changed and not ephemeral:
+    if ttl is None and if_revision is None and not if_changed and not ephemeral and fence is None:
         call: Call[int] = _call(Call, ("set", (key, encode(value)), as_is))
         return call
     _check_seconds(ttl)
@@ -163,6 +164,7 @@ def set(  # noqa: A001  (named like the method that it describes)
         if_revision=if_revision,
         if_changed=if_changed or None,
         ephemeral=ephemeral or None,
+        fence=fence,
     )
     return Call("set", (key, encode(value), *options), as_is)
 
@@ -175,8 +177,8 @@ def set_many(values: Mapping[str, Any], ttl: float | None = None) -> Call[int]:
     return Call("set_many", (encoded, *_options(ttl=ttl)), as_is)
 
 
-def delete(key: str, if_revision: int | None = None) -> Call[bool]:
-    return Call("delete", (key, *_options(if_revision=if_revision)), as_is)
+def delete(key: str, if_revision: int | None = None, fence: int | None = None) -> Call[bool]:
+    return Call("delete", (key, *_options(if_revision=if_revision, fence=fence)), as_is)
 
 
 def increment(key: str, by: int | float = 1) -> Call[Any]:
@@ -203,7 +205,7 @@ def ttl(key: str) -> Call[float | None]:
 
 class Page(NamedTuple, Generic[T]):
     items: T
-    after: str | None
+    after: Any
     """Where the next page begins; None: this was the last."""
 
 
@@ -231,10 +233,53 @@ def count_page(pattern: str, after: str | None = None) -> Call[Page[int]]:
 # --- transactions ----------------------------------------------------------------------------
 
 
-def transaction(checks: list[tuple[str, int]], operations: list[Call[Any]]) -> Call[Any]:
+def transaction(
+    checks: list[tuple[str, int]], operations: list[Call[Any]], fence: int | None = None
+) -> Call[Any]:
     """(revision, result of each operation, still to be read by that)."""
     params = [[operation.method, *operation.params] for operation in operations]
-    return Call("transaction", (checks, params), as_is)
+    return Call("transaction", (checks, params, *_options(fence=fence)), as_is)
+
+
+# --- locks -----------------------------------------------------------------------------------
+
+
+class Claim(NamedTuple):
+    """An attempt to get a lock."""
+
+    lock: str
+    number: int
+    owner: int
+    """The thread that it is for."""
+    shared: bool = False
+    permits: int | None = None
+    unless_deadlock: bool = False
+
+
+def acquire(claim: Claim, timeout: float | None) -> Call[int | None]:
+    """The fencing token, or None when it is not granted within `timeout` seconds."""
+    lock, number, owner, shared, permits, unless_deadlock = claim
+    options: tuple[dict[str, Any], ...] = ()
+    if timeout is not None or shared or unless_deadlock:
+        options = _options(
+            timeout=timeout,
+            shared=shared or None,
+            permits=permits,
+            unless_deadlock=unless_deadlock or None,
+        )
+    return Call("acquire", (lock, number, owner, *options), as_is)
+
+
+def release(claim: Claim) -> Call[bool]:
+    return Call("release", (claim.lock, claim.number), as_is)
+
+
+def add_permits(lock: str, permits: int, more: int) -> Call[int]:
+    return Call("add_permits", (lock, permits, more), as_is)
+
+
+def waiting_page(after: Any = None) -> Call[Page[list[Any]]]:
+    return Call("waiting", _options(after_ticket=after), lambda page: Page(*page))
 
 
 # --- rules -----------------------------------------------------------------------------------

@@ -13,6 +13,7 @@ import itertools
 import os
 import threading
 import time
+from collections.abc import Callable
 from typing import Any, TypeVar
 
 from ..errors import (
@@ -40,6 +41,8 @@ ATTEMPTS = 5
 that it is the request which kills the broker."""
 
 
+LASTED_SECONDS = 1.0
+"""A connection that has been lost after so long was not lost because of the request."""
 GOODBYE_SECONDS = 1.0
 
 
@@ -81,9 +84,14 @@ class Session:
     def session(self) -> str:
         """The name by which the broker, and the others, know this client; in a child after a fork
         it is another."""
-        if self._forks != len(FORKS):
+        if self.inherited:
             self.after_fork_in_child()
         return self._session
+
+    @property
+    def inherited(self) -> bool:
+        """This is a child after a fork, in which nobody has told this client so yet."""
+        return self._forks != len(FORKS)
 
     def _hello(self, lane: int = 0) -> Call[dict[str, Any]]:
         """What each connection begins with."""
@@ -119,6 +127,30 @@ class Session:
             except RequestTimeout as error:
                 raise (error if call.repeatable else _uncertain_timeout(error)) from None
         raise BrokerUnavailable(f"{self.address}: the connection was lost {ATTEMPTS} times: {last}")
+
+    def _call_waiting(self, ask: Callable[[float | None], Call[T]], timeout: float | None) -> T:
+        """The way of a request that the broker answers when the time has come, but within
+        `timeout` seconds (None: whenever). `ask` makes the request for the seconds that are left;
+        it must do no harm to ask again."""
+        until = None if timeout is None else time.monotonic() + timeout
+        connection = getattr(self._own, "connection", None)
+        lost = 0
+        while True:
+            if connection is None or not connection.ready or connection.forks != len(FORKS):
+                connection = self._usable(connection)
+            now = time.monotonic()
+            left = None if until is None else max(0.0, until - now)
+            patience = TIMEOUT_MOST if left is None else left + self.timeout
+            try:
+                call = ask(left)
+                return call.read(connection.request(call, patience))
+            except ConnectionEnded as ended:
+                last = str(ended)
+            lost = 1 if time.monotonic() > now + LASTED_SECONDS else lost + 1
+            if lost == ATTEMPTS:
+                raise BrokerUnavailable(
+                    f"{self.address}: the connection was lost {ATTEMPTS} times: {last}"
+                )
 
     def _call_many(self, many: Many) -> None:
         """Fill in the results and refusals of a pipeline."""
@@ -169,7 +201,7 @@ class Session:
 
     def _usable(self, connection: Connection | None) -> Connection:
         """A connection for this thread, when it has none that is ready."""
-        if self._forks != len(FORKS):
+        if self.inherited:
             self.after_fork_in_child()
             connection = None
         if connection is not None and not connection.closed:
@@ -256,6 +288,28 @@ class Session:
             if connection is None:
                 connection = self._connect(None, closing=True)
             connection.request(requests.goodbye(), min(self.timeout, GOODBYE_SECONDS))
+
+    def _make_sure(self, call: Call[Any]) -> None:
+        """Have something carried out, however long it takes, by a thread that no signal interrupts;
+        after whatever this thread has sent, and does not know the fate of."""
+        connection = getattr(self._own, "connection", None)
+        self._own.connection = None
+
+        def insist(lost: Connection | None) -> None:
+            while not self._closed:
+                with contextlib.suppress(Error, ConnectionEnded):
+                    # In the lane of what was lost, of which the broker then reads nothing more.
+                    lost = self._reconnect(lost)
+                    try:
+                        lost.request(call, self.timeout)
+                        return
+                    finally:
+                        lost.close()
+                time.sleep(RECONNECT_MOST)
+
+        threading.Thread(
+            target=insist, args=(connection,), name="udsbus-make-sure", daemon=True
+        ).start()
 
     def _interrupt(self) -> None:
         """End all that is under way, in any thread."""

@@ -23,6 +23,8 @@ from .callbacks import Callbacks, Function
 from .events import Events
 from .following import Subscription, Watch
 from .forks import told
+from .holding import Holdings
+from .locks import LockHolder, LockInfo, Waiting, deadlocks, holders_page, lock_infos
 from .requests import Call, ClientInfo, Entry, Page
 from .session import Session
 from .watching import WatchCore
@@ -31,6 +33,7 @@ if TYPE_CHECKING:
     from datetime import datetime
 
     from ..errors import SchemaViolation
+    from ..primitives.locks import BoundedSemaphore, Lock, RLock, RWLock, Semaphore
     from .past import PastChange
 
 T = TypeVar("T")
@@ -89,6 +92,8 @@ class Client(Session):
         self._events = Events(self.address, self.timeout, hello)
         weakref.finalize(self, self._events.abandon).atexit = False
         self._callbacks = Callbacks()
+        self.holdings = Holdings(self)
+        """The locks that are held; for `udsbus.primitives`."""
         self._begin()
         told.add(self)
 
@@ -119,6 +124,7 @@ class Client(Session):
         if_revision: int | None = None,
         if_changed: bool = False,
         ephemeral: bool = False,
+        fence: int | None = None,
     ) -> int:
         """Write `key` and return the revision that holds the value.
 
@@ -126,21 +132,22 @@ class Client(Session):
         gone. `if_revision`: only if the key is at that revision (0: only if it is absent), else
         Conflict is raised. `if_changed`: if the encoded bytes are the same, nothing is written,
         nobody is told, and the revision that holds them is returned. `ephemeral`: it goes when this
-        client does, closed or dead; without, it stays, whosever it was.
+        client does, closed or dead; without, it stays, whosever it was. `fence`: only while the
+        lock with this token is held (see `Lock.token`), else LockLost is raised.
 
         Raises UnsupportedValue for a value that cannot be sent; docs/values.md lists what can.
         """
         if ephemeral:
             self._stay()
-        return self._call(requests.set(key, value, ttl, if_revision, if_changed, ephemeral))
+        return self._call(requests.set(key, value, ttl, if_revision, if_changed, ephemeral, fence))
 
     def set_many(self, values: Mapping[str, Any], *, ttl: float | None = None) -> int:
         """Write several keys atomically, at one revision, which is returned."""
         return self._call(requests.set_many(values, ttl))
 
-    def delete(self, key: str, *, if_revision: int | None = None) -> bool:
-        """Remove `key`. True if it was there. Raises Conflict like `set`."""
-        return self._call(requests.delete(key, if_revision))
+    def delete(self, key: str, *, if_revision: int | None = None, fence: int | None = None) -> bool:
+        """Remove `key`. True if it was there. Raises Conflict and LockLost like `set`."""
+        return self._call(requests.delete(key, if_revision, fence))
 
     @overload
     def increment(self, key: str, by: int = 1) -> int: ...
@@ -212,9 +219,10 @@ class Client(Session):
 
     # --- many at once -----------------------------------------------------------------------
 
-    def transaction(self) -> Transaction:
-        """Checks, reads and writes that happen together or not at all; a context manager."""
-        return Transaction(self._call, self._stay)
+    def transaction(self, *, fence: int | None = None) -> Transaction:
+        """Checks, reads and writes that happen together or not at all; a context manager.
+        `fence`: not at all unless the lock with this token is held, see `set`."""
+        return Transaction(self._call, self._stay, fence)
 
     def pipeline(self) -> Pipeline:
         """Requests sent together, carried out one after the other; a context manager."""
@@ -385,6 +393,64 @@ class Client(Session):
         items = self._pages(lambda after: requests.raw_items_page(pattern, after))
         return violations(items, pattern, schema)
 
+    # --- locks ------------------------------------------------------------------------------
+
+    def lock(self, name: str) -> Lock:
+        """A lock that all clients of the bus share: a `threading.Lock` for processes.
+
+        with client.lock("jobs/import"):
+            ...
+        """
+        from ..primitives.locks import Lock
+
+        return Lock(self, name)
+
+    def rlock(self, name: str) -> RLock:
+        """The same, which the thread that holds it may acquire again."""
+        from ..primitives.locks import RLock
+
+        return RLock(self, name)
+
+    def rwlock(self, name: str) -> RWLock:
+        """A lock of many readers or one writer: two locks, its `read` and its `write`."""
+        from ..primitives.locks import RWLock
+
+        return RWLock(self, name)
+
+    def semaphore(self, name: str, value: int = 1) -> Semaphore:
+        """A lock that up to `value` may hold at once. All clients must say the same `value`."""
+        from ..primitives.locks import Semaphore
+
+        return Semaphore(self, name, value)
+
+    def bounded_semaphore(self, name: str, value: int = 1) -> BoundedSemaphore:
+        """The same, of which nobody can release more than he has acquired."""
+        from ..primitives.locks import BoundedSemaphore
+
+        return BoundedSemaphore(self, name, value)
+
+    def locks(self, pattern: str = "**") -> list[LockInfo]:
+        """The locks whose names match that somebody holds or waits for, in order of names; fetched
+        like `keys`.
+
+        Who holds them stands below `$sys/locks/`, so `watch("$sys/locks/**")` tells who comes and
+        goes.
+        """
+        holdings = self._pages(lambda after: holders_page(pattern, after))
+        return lock_infos(pattern, holdings, self._pages(requests.waiting_page))
+
+    def lock_holders(self, name: str) -> list[LockHolder]:
+        """Who holds a lock now, who came first first."""
+        holdings = self._pages(lambda after: holders_page(name, after))
+        return [holder for lock in lock_infos(name, holdings, ()) for holder in lock.holders]
+
+    def deadlocks(self) -> list[list[Waiting]]:
+        """Threads of clients that wait for one another, so that none of them ever goes on."""
+        # What has been asked for in several steps may show a circle that never was; but one that
+        # was there is there for good.
+        before = deadlocks(self.locks())
+        return [circle for circle in deadlocks(self.locks()) if circle in before] if before else []
+
     # --- clients ----------------------------------------------------------------------------
 
     def clients(self) -> list[ClientInfo]:
@@ -446,9 +512,9 @@ class Client(Session):
         self._stays = True
         self._events.ensure_running()
 
-    def _pages(self, page_after: Callable[[str | None], Call[Page[list[T]]]]) -> list[T]:
+    def _pages(self, page_after: Callable[[Any], Call[Page[list[T]]]]) -> list[T]:
         found: list[T] = []
-        after: str | None = None
+        after: Any = None
         while True:
             items, after = self._call(page_after(after))
             found += items
@@ -491,6 +557,7 @@ class Client(Session):
     def after_fork_in_child(self) -> None:
         """Leave the parent's connections alone; our own are made when needed."""
         self._forget_parent()
+        self.holdings.forget()
         self._events.after_fork()
         if self._callbacks.after_fork():
             self._events.ensure_running()

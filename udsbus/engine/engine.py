@@ -7,7 +7,7 @@ an exception that refuses, and effects.
 
 The same commands at the same times give the same results, revisions and effects: no I/O, no
 clock, no threads, no randomness. Values are bytes that it does not look into; the two exceptions,
-`increment` and schemas, go through the `Numbers` and the `Compile` that it was given.
+`increment` and schemas, go through the `Codec` and the `Compile` that it was given.
 
 Every change of a key goes through `_write` or `_remove`, and so gets its revision, its place in
 the change log and its effect; but for the commonest write, for which `_set` has a short way.
@@ -20,10 +20,11 @@ from itertools import islice
 from typing import Any
 
 from .. import messages as m
-from ..errors import AccessDenied, Error, InvalidRequest, LimitExceeded
+from ..errors import AccessDenied, Error, InvalidRequest, LimitExceeded, LockLost
 from ..limits import EXPIRIES_PER_TURN, PATTERNS_PER_CONNECTION, VALUE_BYTES
 from ..patterns import (
     CLIENT_KEYS,
+    LOCK_KEYS,
     RESERVED,
     SCHEMA_KEYS,
     check_name,
@@ -35,8 +36,9 @@ from ..patterns import (
 from .changelog import ChangeLog
 from .interest import Interest
 from .keyspace import Entry, Keyspace
+from .locks import Locks
 from .owners import Owners
-from .rules import Numbers, check_reply, check_revision, check_value, incremented
+from .rules import Codec, check_reply, check_revision, check_value, incremented
 from .schemas import Compile, Schemas, cannot_compile
 from .transactions import plan
 
@@ -49,7 +51,7 @@ class Engine:
 
     def __init__(
         self,
-        numbers: Numbers,
+        codec: Codec,
         log: ChangeLog | None = None,
         first_revision: int = 0,
         compile_schema: Compile = cannot_compile,
@@ -65,11 +67,13 @@ class Engine:
         self.sessions: dict[int, str] = {}
         """Connection → its session, of those that have one."""
         self._owned = self.owners.sessions
+        self.locks = Locks(self, codec)
+        self._held = self.locks.tokens
         self.watches = Interest()
         self.subscriptions = Interest()
         self.schemas = Schemas(compile_schema)
         self._schema_checks = self.schemas.checks
-        self._numbers = numbers
+        self._codec = codec
         self._entries = self.keyspace.entries
         self._effects: list[m.Effect] = []
         self._changes: list[m.Change] = []
@@ -78,7 +82,8 @@ class Engine:
         """The entries that were there before what `settle` has not settled yet, if kept."""
         self.frozen = False
         """Nothing may change: what is due is absent, but does not expire."""
-        self._undo_interest: list[Callable[[], object]] = []
+        self._undo_steps: list[Callable[[], object]] = []
+        """How to undo everything else."""
         self._settled = (first_revision, 0)
         """The revision, and the number of changes, that `undo` goes back to."""
         self._next_id = 1
@@ -107,6 +112,7 @@ class Engine:
             m.Subscribe: self._subscribe,
             m.Unsubscribe: self._unsubscribe,
             m.Publish: self._publish,
+            **self.locks.handlers,
         }
         """What carries out each command: called with (origin, now, *command). A caller that has
         the fields of a command need not make one."""
@@ -140,7 +146,7 @@ class Engine:
         if self._undo is not None:
             self._settled = self.revision, self.changes
             self._undo.clear()
-            self._undo_interest.clear()
+            self._undo_steps.clear()
 
     def undo(self) -> None:
         """Go back to where `settle` was called last, as if nothing had been asked since."""
@@ -150,22 +156,35 @@ class Engine:
                 self.keyspace.put(key, entry)
             elif key in self._entries:
                 self.keyspace.drop(key)
+            if key.startswith(LOCK_KEYS):
+                self._note_lock(key)
         if any(key.startswith(SCHEMA_KEYS) for key, _ in self._undo):
             self.use_schemas()
         self._undo.clear()
-        for undo in reversed(self._undo_interest):
+        for undo in reversed(self._undo_steps):
             undo()
-        self._undo_interest.clear()
+        self._undo_steps.clear()
         self._effects, self._changes = [], []
+        self.locks.answers.clear()
         self.revision, self.changes = self._settled
         self.log.take_back(self.revision)
 
     def next_deadline(self) -> float | None:
-        """When `expire_due` wants to be called next; None while nothing has a deadline."""
-        return self.keyspace.deadlines.next()
+        """When `tend` wants to be called next; None while nothing has a deadline."""
+        waits = self.locks.due(self.frozen)
+        expiry = None if self.frozen else self.keyspace.deadlines.next()
+        if waits is None or expiry is None:
+            return expiry if waits is None else waits
+        return min(waits, expiry)
 
-    def expire_due(self, now: float) -> None:
-        """Expire what is due, at most EXPIRIES_PER_TURN keys; call again while more are due."""
+    def tend(self, now: float) -> None:
+        """Do what is due: end the waiting for locks, and expire keys, at most EXPIRIES_PER_TURN;
+        call again while more are due."""
+        self.locks.tend(now, self.frozen)
+        if not self.frozen:
+            self._expire_due(now)
+
+    def _expire_due(self, now: float) -> None:
         for _ in range(EXPIRIES_PER_TURN):
             key = self.keyspace.deadlines.pop_due(now)
             if key is None:
@@ -184,6 +203,7 @@ class Engine:
 
     def disconnect(self, origin: int) -> None:
         """Forget what belongs to a connection that is gone."""
+        self.locks.forget(origin)
         self._pattern_counts.pop(origin, None)
         for interest, patterns in self._patterns.pop(origin, {}).values():
             for pattern in patterns:
@@ -205,6 +225,8 @@ class Engine:
         self.keyspace.fill(entries)
         for key, session in owners:
             self.owners.give(key, session)
+        for key, entry in self.keyspace.below(LOCK_KEYS):
+            self.locks.note(key, entry[0], entry[1])
         self.revision = revision
         self.log.forgotten = forgotten
         self._changes += latest
@@ -238,9 +260,15 @@ class Engine:
             elif key in entries:
                 keyspace.drop(key)
                 self.owners.give(key, None)
+            if key[0] == RESERVED and key.startswith(LOCK_KEYS):
+                self._note_lock(key)
             self.revision = revision
             self._changes.append(change)
         self._log_changes()
+
+    def _note_lock(self, key: str) -> None:
+        value, revision, _ = self._entries.get(key, (None, 0, None))
+        self.locks.note(key, value, revision)
 
     def use_schemas(self) -> dict[str, Error]:
         """Check from now on by the schemas that are kept. To be called when `load` and `replay` are
@@ -273,6 +301,7 @@ class Engine:
         self.keyspace.drop(key)
         if key in self._owned:
             self._give(key, None)
+            self.locks.dropped(key)
         self.revision = revision if revision is not None else self.revision + 1
         change = m.Change(self.revision, kind, key, None, None, origin)
         self._effects.append(change)
@@ -281,8 +310,8 @@ class Engine:
     def _give(self, key: str, session: str | None) -> None:
         """Change whose a key is, if it is another's."""
         before = self.owners.give(key, session)
-        if self._undo is not None and before != session:
-            self._undo_interest.append(lambda: self.owners.give(key, before))
+        if before != session:
+            self.to_undo(lambda: self.owners.give(key, before))
 
     def _own(self, key: str, session: str | None) -> None:
         """The same for a key that has just been written; to be journaled."""
@@ -374,6 +403,7 @@ class Engine:
         if_revision: int | None = None,
         if_changed: bool = False,
         ephemeral: bool = False,
+        fence: int | None = None,
     ) -> int:
         if not 0 < len(value) <= VALUE_BYTES:
             check_value(key, value)
@@ -387,6 +417,7 @@ class Engine:
             and if_revision is None
             and not if_changed
             and not ephemeral
+            and fence is None
             and key not in self._owned
         ):
             # The shortest way, for what is done most: neither order nor deadlines change.
@@ -400,7 +431,9 @@ class Engine:
             return revision
         if if_revision is not None:
             check_revision(key, if_revision, entry)
-        owner = self._session_of(origin) if ephemeral else None
+        if fence is not None:
+            self._check_fence(fence)
+        owner = self.session_of(origin, "an ephemeral key") if ephemeral else None
         unchanged = entry is not None and entry[0] == value and self._owned.get(key) == owner
         if if_changed and entry is not None and unchanged:
             return entry[1]
@@ -409,13 +442,9 @@ class Engine:
         self._own(key, owner)
         return revision
 
-    def _session_of(self, origin: int) -> str:
-        session = self.sessions.get(origin)
-        if session is None:
-            raise InvalidRequest(
-                "an ephemeral key needs a session that it belongs to; name one in `hello`"
-            )
-        return session
+    def _check_fence(self, token: int) -> None:
+        if token not in self._held:
+            raise LockLost(f"the lock with the token {token} is not held any more", token=token)
 
     def _set_many(
         self, origin: int, now: float, values: dict[str, bytes], ttl: float | None
@@ -440,10 +469,19 @@ class Engine:
                 self._own(key, None)
         return revision
 
-    def _delete(self, origin: int, now: float, key: str, if_revision: int | None = None) -> bool:
+    def _delete(
+        self,
+        origin: int,
+        now: float,
+        key: str,
+        if_revision: int | None = None,
+        fence: int | None = None,
+    ) -> bool:
         entry = self._written(key, now)
         if if_revision is not None:
             check_revision(key, if_revision, entry)
+        if fence is not None:
+            self._check_fence(fence)
         if entry is None:
             return False
         self._remove(key, m.DELETED, origin)
@@ -451,7 +489,7 @@ class Engine:
 
     def _increment(self, origin: int, now: float, key: str, by: int | float = 1) -> Any:
         entry = self._written(key, now)
-        number, value = incremented(key, by, entry, self._numbers)
+        number, value = incremented(key, by, entry, self._codec)
         if self._schema_checks:
             self.schemas.check(key, value)
         deadline = None if entry is None else entry[2]
@@ -483,10 +521,15 @@ class Engine:
         now: float,
         checks: list[tuple[str, int]],
         operations: list[m.TransactionOperation],
+        fence: int | None = None,
     ) -> tuple[int, list[Any]]:
+        if fence is not None:
+            self._check_fence(fence)
         for key, _ in checks:
             self._current(key, now)
         for operation in operations:
+            if isinstance(operation, m.Set | m.Delete) and operation.fence is not None:
+                self._check_fence(operation.fence)
             self._current(operation.key, now)
         revision = self.revision + 1
         entries: Mapping[str, Entry] = self._entries
@@ -496,15 +539,15 @@ class Engine:
             entries = {key: entry for key, entry in live if entry is not None}
         owner = self.sessions.get(origin)
         if any(type(operation) is m.Set and operation.ephemeral for operation in operations):
-            owner = self._session_of(origin)
+            owner = self.session_of(origin, "an ephemeral key")
         staged, owners, results = plan(
-            checks, operations, entries, self._owned, owner, self._numbers, self._check, revision,
+            checks, operations, entries, self._owned, owner, self._codec, self._check, revision,
             now,
         )  # fmt: skip
         for key, entry in staged.items():
             if entry is not None:
                 self._write(key, entry[0], entry[2], revision, origin)
-                self._own(key, owners.get(key, self._owned.get(key)))
+                self._own(key, owners[key])
             elif key in self._entries:
                 self._remove(key, m.DELETED, origin, revision)
         return self.revision, results
@@ -532,6 +575,34 @@ class Engine:
 
     # --- sessions ---------------------------------------------------------------------------
 
+    def session_of(self, origin: int, what: str) -> str:
+        """The session that `what` is to belong to. Raises InvalidRequest if there is none."""
+        session = self.sessions.get(origin)
+        if session is None:
+            raise InvalidRequest(f"{what} needs a session that it belongs to; name one in `hello`")
+        return session
+
+    def is_of(self, origin: int, session: str) -> bool:
+        """Whether a connection is one of a session."""
+        return self.sessions.get(origin) == session
+
+    def hold(self, key: str, value: bytes, session: str | None, origin: int) -> int:
+        """Write a key of the broker's own, which belongs to a session, or to none."""
+        revision = self.revision + 1
+        self._write(key, value, None, revision, origin)
+        self._own(key, session)
+        return revision
+
+    def let_go(self, key: str, origin: int) -> None:
+        """Remove such a key."""
+        self._remove(key, m.DELETED, origin)
+
+    def to_undo(self, step: Callable[[], object]) -> None:
+        """`step` is a part of `undo`; what happened last is undone first, but for the keys, which
+        are as they were already."""
+        if self._undo is not None:
+            self._undo_steps.append(step)
+
     def join(self, session: str, about: bytes) -> None:
         """There is a session; `about` is what the others are told of it."""
         key = CLIENT_KEYS + session
@@ -540,15 +611,16 @@ class Engine:
             self._write(key, about, None, self.revision + 1, 0)
             self._own(key, session)
 
-    def release(self, session: str, most: int) -> int:
-        """A session has ended: remove what belongs to it, at most `most` keys, itself at last.
-        Returns how many."""
+    def release(self, session: str, most: int, now: float) -> int:
+        """A session has ended: remove what belongs to it, at most `most` keys, itself at last; and
+        let others have the locks that it held. Returns how many."""
         own = CLIENT_KEYS + session
         keys = list(islice((key for key in self.owners.of(session) if key != own), most))
         if len(keys) < most and own in self._owned:
             keys.append(own)
         for key in keys:
             self._remove(key, m.RELEASED, 0)
+        self.locks.grant(now)
         return len(keys)
 
     # --- who wants to know ------------------------------------------------------------------
@@ -604,8 +676,7 @@ class Engine:
         registered[number] = interest, patterns
         for pattern in patterns:
             interest.add(pattern, origin)
-        if self._undo is not None:
-            self._undo_interest.append(lambda: self._forget(origin, number))
+        self.to_undo(lambda: self._forget(origin, number))
         return number
 
     def _unregister(self, origin: int, interest: Interest, number: int) -> bool:
@@ -614,8 +685,7 @@ class Engine:
             return False
         patterns = registered[number][1]
         self._forget(origin, number)
-        if self._undo is not None:
-            self._undo_interest.append(lambda: self._put_back(origin, interest, number, patterns))
+        self.to_undo(lambda: self._put_back(origin, interest, number, patterns))
         return True
 
     def _forget(self, origin: int, number: int) -> None:

@@ -19,8 +19,8 @@ Check = Callable[[str, bytes], None]
 """Raises an Error unless the value may be stored under the key."""
 
 
-class Numbers(Protocol):
-    """What `increment` needs to know of values."""
+class Codec(Protocol):
+    """What the engine needs to know of values: of numbers, and of its own keys."""
 
     def decode(self, data: bytes) -> Any: ...
     def encode(self, value: Any) -> bytes: ...
@@ -60,9 +60,7 @@ def check_reply(values: Iterable[Any]) -> None:
         )  # fmt: skip
 
 
-def incremented(
-    key: str, by: int | float, entry: Entry | None, numbers: Numbers
-) -> tuple[Any, bytes]:
+def incremented(key: str, by: int | float, entry: Entry | None, codec: Codec) -> tuple[Any, bytes]:
     """The number that `increment` makes, and its encoding.
 
     Raises InvalidRequest if the key holds something else than a number, or the result is none that
@@ -71,13 +69,13 @@ def incremented(
     """
     number: Any = 0
     if entry is not None:
-        number = numbers.decode(entry[0]) if len(entry[0]) <= NUMBER_BYTES else None
+        number = codec.decode(entry[0]) if len(entry[0]) <= NUMBER_BYTES else None
         if type(number) is not int and type(number) is not float:
             raise InvalidRequest(f"{shown(key)} does not hold a number")
     number += by
     if not isfinite(number):
         raise InvalidRequest(f"{shown(key)} would hold {number}, which cannot be counted on from")
-    value = numbers.encode(number)
+    value = codec.encode(number)
     if len(value) > NUMBER_BYTES:
         raise LimitExceeded(
             f"{shown(key)} would hold an integer beyond 64 bits, "

@@ -8,7 +8,7 @@ from typing import Any
 from ..messages import Delete, Get, Increment, Set, TransactionOperation
 from ..patterns import check_name, check_writable
 from .keyspace import Entry
-from .rules import Check, Numbers, check_reply, check_revision, incremented
+from .rules import Check, Codec, check_reply, check_revision, incremented
 
 Staged = dict[str, Entry | None]
 """Key → the entry that it will have; None: it will be gone."""
@@ -22,7 +22,7 @@ def plan(
     entries: Mapping[str, Entry],
     owned: Mapping[str, str],
     session: str | None,
-    numbers: Numbers,
+    codec: Codec,
     check: Check,
     revision: int,
     now: float,
@@ -49,14 +49,14 @@ def plan(
             results.append(None if before is None else before[0])
             continue
         check_writable(key)
-        after, result = _carry_out(operation, before, numbers, check, revision, now)
+        after, result = _carry_out(operation, before, codec, check, revision, now)
         owner = owners[key] if key in owners else owned.get(key)
         owner_after = owner
         if isinstance(operation, Set):
             owner_after = session if operation.ephemeral else None
             if after == before and owner_after != owner:  # `if_changed`: the value is not all
                 after, result = _carry_out(
-                    operation._replace(if_changed=False), before, numbers, check, revision, now
+                    operation._replace(if_changed=False), before, codec, check, revision, now
                 )
         elif after is None:
             owner_after = None
@@ -71,13 +71,13 @@ def plan(
 def _carry_out(
     operation: TransactionOperation,
     before: Entry | None,
-    numbers: Numbers,
+    codec: Codec,
     check: Check,
     revision: int,
     now: float,
 ) -> tuple[Entry | None, Any]:
     if isinstance(operation, Set):
-        key, value, ttl, if_revision, if_changed, _ = operation
+        key, value, ttl, if_revision, if_changed, _, _ = operation
         check(key, value)
         if if_revision is not None:
             check_revision(key, if_revision, before)
@@ -89,6 +89,6 @@ def _carry_out(
             check_revision(operation.key, operation.if_revision, before)
         return None, before is not None
     assert isinstance(operation, Increment)
-    number, value = incremented(operation.key, operation.by, before, numbers)
+    number, value = incremented(operation.key, operation.by, before, codec)
     check(operation.key, value)
     return (value, revision, None if before is None else before[2]), number

@@ -66,6 +66,12 @@ def _optional_seconds(name: str, value: Any) -> Any:
     return None if value is None else _seconds(name, value)
 
 
+def _optional_wait(name: str, value: Any) -> Any:
+    if value is None or (type(value) in (int, float) and 0 <= value < float("inf")):
+        return value
+    raise InvalidRequest(f"{name} must be a number of seconds from 0, not {_shown(value)}")
+
+
 def _flag(name: str, value: Any) -> Any:
     if type(value) is not bool:
         raise InvalidRequest(f"{name} must be true or false, not {_shown(value)}")
@@ -252,6 +258,11 @@ _VALUE = Parameter("value", _value, "encoded value")
 _PATTERN = Parameter("pattern", _text, "pattern of keys")
 _AFTER = Parameter("after", _optional_text, "go on after this key (from the last page)")
 _LIMIT = Parameter("limit", _optional_integer, "keys a page, at most `page_keys`")
+_FENCE = Parameter(
+    "fence", _optional_integer, "only while the lock with this fencing token is held"
+)
+_LOCK = Parameter("lock", _text, "name of the lock")
+_CLAIM = Parameter("claim", _integer, "a number that this session gives to no other attempt")
 _IF_REVISION = Parameter(
     "if_revision", _optional_integer, "only if the key is at this revision; 0: only if absent"
 )
@@ -313,6 +324,7 @@ _ROWS = (
             _TTL, _IF_REVISION,
             Parameter("if_changed", _flag, "write and tell nothing if the bytes are the same"),
             Parameter("ephemeral", _flag, "the key goes when the session that writes it ends"),
+            _FENCE,
         ),
         plain=2,
     ),
@@ -321,7 +333,7 @@ _ROWS = (
         (Parameter("values", _values, "map of key to encoded value"),), (_TTL,),
     ),
     Method(
-        "delete", m.Delete, "Remove a key.", "bool: it was there", (_KEY,), (_IF_REVISION,),
+        "delete", m.Delete, "Remove a key.", "bool: it was there", (_KEY,), (_IF_REVISION, _FENCE),
         plain=1,
     ),
     Method(
@@ -359,6 +371,7 @@ _ROWS = (
             Parameter("checks", _checks, "array of [key, revision]; revision 0: absent"),
             Parameter("operations", _operations, "array of [method, argument, …, options]"),
         ),
+        (_FENCE,),
         to_native=_native_transaction,
     ),
     Method(
@@ -369,6 +382,38 @@ _ROWS = (
             Parameter("pattern", _text, "pattern of the keys whose values are checked"),
             Parameter("schema", _optional_value, "encoded JSON Schema; nil: none any more"),
         ),
+    ),
+    Method(
+        "acquire", m.Acquire,
+        "Hold a lock. Answered when it is granted, or not to be waited for any longer.",
+        "the fencing token; nil: not granted",
+        (_LOCK, _CLAIM, Parameter("owner", _integer, "what holds it, a thread say; 0: not told")),
+        (
+            Parameter("shared", _flag, "besides others who share it"),
+            Parameter("permits", _integer, "by so many at once at most: a semaphore"),
+            Parameter("timeout", _optional_wait, "seconds to wait at most; 0: not at all"),
+            Parameter("unless_deadlock", _flag, "be refused rather than wait in a circle"),
+        ),
+    ),
+    Method(
+        "release", m.Release, "Hold a lock no longer, or do not wait for it any longer.",
+        "bool: this claim held it or waited for it", (_LOCK, _CLAIM),
+    ),
+    Method(
+        "add_permits", m.AddPermits, "Let more hold a semaphore at once from now on.",
+        "the revision",
+        (
+            _LOCK,
+            Parameter("permits", _integer, "how many it has without those added"),
+            Parameter("more", _positive, "how many to add"),
+        ),
+    ),
+    Method(
+        "waiting", m.Waiting, "Who waits for a lock, who came first first, a page at a time.",
+        "[array of [ticket, lock, session, owner, shared, seconds], the `after_ticket` of the next "
+        "page or nil]",
+        (), (Parameter("after_ticket", _integer, "go on after this one (from the last page)"),),
+        reads=True,
     ),
     Method(
         "batch", m.Batch,

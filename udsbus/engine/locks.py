@@ -1,0 +1,436 @@
+"""Locks: who holds them, who waits, and who is next.
+
+To hold a lock is to have a key below `$sys/locks/NAME/`, which belongs to the session of the
+holder. So it is journaled, told to those who watch, and goes with the session like any ephemeral
+key. The revision that created it is the *fencing token*. `Locks` has an index of these keys, and
+the queues, which nobody journals: who waits when a broker dies asks the next one again.
+
+    exclusive                 alone: a mutex, or who writes under a readers-writer lock
+    shared                    with all others that share it: who reads
+    shared, with `permits`    by at most so many at once: a semaphore
+
+First come, first served. Nobody overtakes: a reader that could join others does not while a writer
+waits, or that one might wait for ever.
+
+Each attempt to get a lock is a *claim*, with a number that its client gives it and never gives
+again. So an attempt can be made again after a lost connection, and keeps its place or what it has
+got; and it can be taken back by whoever does not know what became of it.
+"""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import Callable, Iterable
+from typing import Any, NamedTuple, Protocol
+
+from .. import messages as m
+from ..cycles import cycle_through
+from ..errors import Conflict, Deadlock, LimitExceeded
+from ..limits import KEY_BYTES, PAGE_KEYS, WAITS_PER_CONNECTION
+from ..patterns import LOCK_KEYS, check_name, check_writable, shown
+from .deadlines import Deadlines
+from .rules import Codec
+
+PERMITS = "permits"
+"""The last segment of the key that says how many permits were added to a semaphore. Those of
+holders have a dot in them."""
+
+Node = tuple[str, int]
+"""(session, owner): what can wait, and hold. An owner is a thread, say; 0: not told."""
+
+
+class Keys(Protocol):
+    """What the locks need of the engine that they are a part of."""
+
+    def session_of(self, origin: int, what: str) -> str: ...
+    def is_of(self, origin: int, session: str) -> bool: ...
+    def hold(self, key: str, value: bytes, session: str | None, origin: int) -> int: ...
+    def let_go(self, key: str, origin: int) -> None: ...
+    def to_undo(self, step: Callable[[], object]) -> None: ...
+
+
+class Claim(NamedTuple):
+    """Who wants a lock, or holds it, and how."""
+
+    key: str
+    """That it has, or will have."""
+    name: str
+    session: str
+    owner: int
+    shared: bool
+    permits: int | None
+
+
+class Waiter:
+    """A claim that has not been granted."""
+
+    __slots__ = ("claim", "deadline", "origin", "since", "ticket")
+
+    def __init__(
+        self, claim: Claim, ticket: int, origin: int, since: float, deadline: float | None
+    ) -> None:
+        self.claim = claim
+        self.ticket = ticket
+        """Grows: who came first has the lowest."""
+        self.origin = origin
+        """The connection that waits for the answer."""
+        self.since = since
+        self.deadline = deadline
+
+
+class Lock:
+    """One that somebody holds or waits for; a semaphore also when permits were added to it."""
+
+    __slots__ = ("added", "added_to", "holders", "name", "waiting")
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+        self.added = 0
+        self.added_to: int | None = None
+        """The permits that it had before any were added."""
+        self.holders: dict[str, Claim] = {}
+        """By their keys."""
+        self.waiting: OrderedDict[int, Waiter] = OrderedDict()
+        """By their tickets, the lowest first."""
+
+    @property
+    def permits(self) -> int | None:
+        """As those say who use it; they agree."""
+        for claim in self.holders.values():
+            return claim.permits
+        for waiter in self.waiting.values():
+            return waiter.claim.permits
+        return self.added_to
+
+    def admits(self, shared: bool) -> bool:
+        """Whether somebody could have it now, but for those who came before."""
+        for claim in self.holders.values():
+            if not shared or not claim.shared:
+                return False
+            break
+        permits = self.permits
+        return permits is None or len(self.holders) < permits + self.added
+
+
+class Locks:
+    def __init__(self, keys: Keys, codec: Codec) -> None:
+        self.tokens: dict[int, Claim] = {}
+        """What is held now, by fencing token."""
+        self.waiters: dict[str, Waiter] = {}
+        """All who wait, by the keys that they will have; the lowest ticket first."""
+        self.answers: list[tuple[int, int | None]] = []
+        """(ticket, token) of those whose waiting is over; None: without the lock."""
+        self.handlers: dict[type, Callable[..., Any]] = {
+            m.Acquire: self._acquire,
+            m.Release: self._release,
+            m.AddPermits: self._add_permits,
+            m.Waiting: self._waiting,
+        }
+        self._keys = keys
+        self._codec = codec
+        self._locks: dict[str, Lock] = {}
+        self._holdings: dict[str, tuple[Claim, int]] = {}
+        """Key → who holds by it, and the token."""
+        self._deadlines = Deadlines()
+        """When who waits gives up, by key."""
+        self._of_origin: dict[int, dict[str, Waiter]] = {}
+        self._of_node: dict[Node, dict[str, Waiter]] = {}
+        self._unsettled: dict[str, None] = {}
+        """Locks whose next waiter may have his turn."""
+        self._next_ticket = 1
+
+    # --- what the engine tells ----------------------------------------------------------------
+
+    def note(self, key: str, value: bytes | None, revision: int) -> None:
+        """A key below LOCK_KEYS has this value now; None: it is gone."""
+        name, _, last = key.removeprefix(LOCK_KEYS).rpartition("/")
+        if last == PERMITS:
+            self._add(name, *((None, 0) if value is None else self._codec.decode(value)))
+        elif value is None:
+            self.dropped(key)
+        else:
+            told = self._codec.decode(value)
+            session = last.rpartition(".")[0]
+            claim = Claim(key, name, session, told["owner"], told["shared"], told["permits"])
+            self._hold(claim, revision)
+
+    def dropped(self, key: str) -> None:
+        """A key is gone. If somebody held a lock by it, the next may have it: see `grant`."""
+        claim, token = self._holdings.pop(key, (None, 0))
+        if claim is not None:
+            del self.tokens[token]
+            lock = self._locks[claim.name]
+            del lock.holders[key]
+            self._look_at(lock)
+
+    def forget(self, origin: int, ticket: int | None = None) -> None:
+        """A connection does not wait any more: it is gone, or has no session. Or only its request
+        with that ticket."""
+        for waiter in list(self._of_origin.get(origin, {}).values()):
+            if ticket is None or waiter.ticket == ticket:
+                self._give_up(waiter)
+
+    def waits(self, origin: int) -> bool:
+        """Whether a connection waits for a lock."""
+        return origin in self._of_origin
+
+    def due(self, frozen: bool) -> float | None:
+        """When `tend` wants to be called next."""
+        if self._unsettled and not frozen:
+            return 0.0
+        return self._deadlines.next()
+
+    def tend(self, now: float, frozen: bool) -> None:
+        """Tell those who have waited for as long as they would; and grant what can be granted,
+        unless nothing can be written."""
+        while (key := self._deadlines.pop_due(now)) is not None:
+            waiter = self.waiters.get(key)
+            if waiter is not None:
+                self._give_up(waiter)
+        if not frozen:
+            self.grant(now)
+
+    def grant(self, now: float) -> None:
+        """Let those have their locks whose turn it is."""
+        while self._unsettled:
+            name, _ = self._unsettled.popitem()
+            lock = self._locks.get(name)
+            while lock is not None and lock.waiting:
+                waiter = next(iter(lock.waiting.values()))
+                if not lock.admits(waiter.claim.shared):
+                    break
+                self._dequeue(waiter)
+                if self._keys.is_of(waiter.origin, waiter.claim.session):
+                    token = self._give(waiter.claim, waiter.origin, now)
+                    self.answers.append((waiter.ticket, token))
+                lock = self._locks.get(name)
+            self._unsettled.pop(name, None)
+
+    # --- commands ---------------------------------------------------------------------------
+
+    def _acquire(
+        self,
+        origin: int,
+        now: float,
+        lock: str,
+        claim: int,
+        owner: int,
+        shared: bool = False,
+        permits: int | None = None,
+        timeout: float | None = None,
+        unless_deadlock: bool = False,
+    ) -> int | m.Later | None:
+        key, session = self._key(origin, lock, claim)
+        if key in self._holdings:
+            return self._holdings[key][1]
+        waiter = self.waiters.get(key)
+        if waiter is not None:
+            self._answer_to(waiter, origin)
+            return m.Later(waiter.ticket)
+        wanted = Claim(key, lock, session, owner, shared, permits)
+        used = self._locks.get(lock)
+        if used is None:
+            if permits != 0:
+                return self._give(wanted, origin, now)
+        else:
+            _check_permits(used, permits)
+            if not used.waiting and used.admits(shared):
+                return self._give(wanted, origin, now)
+        if timeout is not None and timeout <= 0:
+            return None
+        if unless_deadlock and owner and used is not None:
+            self._check_deadlock(wanted, used)
+        self._check_waits(origin)
+        deadline = None if timeout is None else now + timeout
+        waiter = Waiter(wanted, self._next_ticket, origin, now, deadline)
+        self._next_ticket += 1
+        self._enqueue(waiter)
+        self._keys.to_undo(lambda: self._take_back(waiter))
+        return m.Later(waiter.ticket)
+
+    def _release(self, origin: int, now: float, lock: str, claim: int) -> bool:
+        key, _ = self._key(origin, lock, claim)
+        waiter = self.waiters.get(key)
+        if waiter is not None:
+            self._give_up(waiter)
+        elif key in self._holdings:
+            self._keys.let_go(key, origin)
+        else:
+            return False
+        if self._unsettled:
+            self.grant(now)
+        return True
+
+    def _add_permits(self, origin: int, now: float, lock: str, permits: int, more: int) -> int:
+        check_writable(lock, "lock")
+        key = f"{LOCK_KEYS}{lock}/{PERMITS}"
+        check_name(key, "lock's key")
+        semaphore, added = self._locks.get(lock), more
+        if semaphore is not None:
+            _check_permits(semaphore, permits)
+            added += semaphore.added
+        revision = self._keys.hold(key, self._codec.encode([permits, added]), None, origin)
+        self._add(lock, permits, added)
+        self.grant(now)
+        return revision
+
+    def _waiting(
+        self, origin: int, now: float, after_ticket: int = 0
+    ) -> tuple[list[tuple[int, str, str, int, bool, float]], int | None]:
+        rows: list[tuple[int, str, str, int, bool, float]] = []
+        for waiter in self.waiters.values():
+            if waiter.ticket > after_ticket:
+                _, name, session, owner, shared, _ = waiter.claim
+                rows.append((waiter.ticket, name, session, owner, shared, now - waiter.since))
+                if len(rows) == PAGE_KEYS:
+                    return rows, waiter.ticket
+        return rows, None
+
+    # --- holding ----------------------------------------------------------------------------
+
+    def _key(self, origin: int, name: str, claim: int) -> tuple[str, str]:
+        """The key of a claim, and its session."""
+        session = self._keys.session_of(origin, "a lock")
+        check_writable(name, "lock")
+        key = f"{LOCK_KEYS}{name}/{session}.{claim}"
+        if len(key) > KEY_BYTES // 4:  # else it cannot be too long
+            check_name(key, "lock's key")
+        return key, session
+
+    def _lock(self, name: str) -> Lock:
+        lock = self._locks.get(name)
+        if lock is None:
+            lock = self._locks[name] = Lock(name)
+        return lock
+
+    def _look_at(self, lock: Lock) -> None:
+        """Something has changed: somebody else may have it now, or nobody cares for it."""
+        if lock.waiting:
+            self._unsettled[lock.name] = None
+        else:
+            self._drop_if_unused(lock)
+
+    def _drop_if_unused(self, lock: Lock) -> None:
+        if not lock.holders and not lock.waiting and not lock.added:
+            self._locks.pop(lock.name, None)
+
+    def _give(self, claim: Claim, origin: int, now: float) -> int:
+        """Let somebody hold a lock. Returns the token."""
+        key, _, session, owner, shared, permits = claim
+        about = {"owner": owner, "shared": shared, "permits": permits, "since": now}
+        token = self._keys.hold(key, self._codec.encode(about), session, origin)
+        self._hold(claim, token)
+        return token
+
+    def _add(self, name: str, permits: int | None, added: int) -> None:
+        """A semaphore has so many permits besides its own."""
+        semaphore = self._lock(name)
+        semaphore.added, semaphore.added_to = added, permits
+        self._look_at(semaphore)
+
+    def _hold(self, claim: Claim, token: int) -> None:
+        self._holdings[claim.key] = claim, token
+        self.tokens[token] = claim
+        self._lock(claim.name).holders[claim.key] = claim
+
+    # --- waiting ----------------------------------------------------------------------------
+
+    def _enqueue(self, waiter: Waiter) -> None:
+        claim = waiter.claim
+        self._lock(claim.name).waiting[waiter.ticket] = waiter
+        self.waiters[claim.key] = waiter
+        self._of_origin.setdefault(waiter.origin, {})[claim.key] = waiter
+        self._of_node.setdefault((claim.session, claim.owner), {})[claim.key] = waiter
+        if waiter.deadline is not None:
+            self._deadlines.schedule(claim.key, waiter.deadline)
+
+    def _dequeue(self, waiter: Waiter) -> None:
+        claim = waiter.claim
+        lock = self._locks[claim.name]
+        del lock.waiting[waiter.ticket]
+        del self.waiters[claim.key]
+        _take_out(self._of_origin, waiter.origin, claim.key)
+        _take_out(self._of_node, (claim.session, claim.owner), claim.key)
+        if waiter.deadline is not None:
+            self._deadlines.forget(claim.key)
+        self._look_at(lock)
+        self._keys.to_undo(lambda: self._put_back(waiter))
+
+    def _give_up(self, waiter: Waiter) -> None:
+        self._dequeue(waiter)
+        self.answers.append((waiter.ticket, None))
+
+    def _take_back(self, waiter: Waiter) -> None:
+        """Nobody asked for this."""
+        if self._is_waiting(waiter):
+            self._dequeue(waiter)
+
+    def _put_back(self, waiter: Waiter) -> None:
+        """It still waits, where it did."""
+        if not self._keys.is_of(waiter.origin, waiter.claim.session):
+            return
+        self._enqueue(waiter)
+        lock = self._locks[waiter.claim.name]
+        lock.waiting = OrderedDict(sorted(lock.waiting.items()))
+        by_ticket = sorted(self.waiters.values(), key=lambda one: one.ticket)
+        self.waiters = {one.claim.key: one for one in by_ticket}
+        self._look_at(lock)
+
+    def _answer_to(self, waiter: Waiter, origin: int) -> None:
+        """Somebody asks again, over another connection."""
+        before = waiter.origin
+        if before != origin and self._is_waiting(waiter):
+            _take_out(self._of_origin, before, waiter.claim.key)
+            waiter.origin = origin
+            self._of_origin.setdefault(origin, {})[waiter.claim.key] = waiter
+            self._keys.to_undo(lambda: self._answer_to(waiter, before))
+
+    def _is_waiting(self, waiter: Waiter) -> bool:
+        return self.waiters.get(waiter.claim.key) is waiter
+
+    # --- what is refused --------------------------------------------------------------------
+
+    def _check_waits(self, origin: int) -> None:
+        number = len(self._of_origin.get(origin, ())) + 1
+        if number > WAITS_PER_CONNECTION:
+            raise LimitExceeded(
+                f"this connection would wait for {number} locks; the most there may be is "
+                f"{WAITS_PER_CONNECTION}",
+                limit="waits_per_connection", maximum=WAITS_PER_CONNECTION, actual=number,
+            )  # fmt: skip
+
+    def _check_deadlock(self, claim: Claim, wanted: Lock) -> None:
+        """Raise Deadlock if somebody waits, perhaps by way of others, for who asks."""
+        start = claim.session, claim.owner
+
+        def waits_for(node: Node) -> Iterable[Node]:
+            waiters = self._of_node.get(node, {}).values()
+            locks = [self._locks[waiter.claim.name] for waiter in waiters]
+            for lock in [wanted, *locks] if node == start else locks:
+                if lock.permits in (None, 1 - lock.added):
+                    yield from ((holder.session, holder.owner) for holder in lock.holders.values())
+                # else each of several may give his permit back: none of them is in the way
+
+        way = cycle_through(start, waits_for)
+        if way:
+            raise Deadlock(
+                f"to wait for {shown(wanted.name)} would be for ever: "
+                + ("who asks holds it" if len(way) == 1 else f"{len(way)} wait in a circle"),
+                cycle=[list(node) for node in way],
+            )
+
+
+def _check_permits(lock: Lock, permits: int | None) -> None:
+    if lock.permits != permits:
+        raise Conflict(f"{shown(lock.name)} is {_kind(lock.permits)} now, not {_kind(permits)}")
+
+
+def _take_out(index: dict[Any, dict[str, Waiter]], of: Any, key: str) -> None:
+    waiters = index[of]
+    del waiters[key]
+    if not waiters:
+        del index[of]
+
+
+def _kind(permits: int | None) -> str:
+    return "a lock" if permits is None else f"a semaphore of {permits} permits"

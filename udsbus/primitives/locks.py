@@ -1,0 +1,213 @@
+"""Locks and semaphores: the methods and the meaning of those in `threading`, between processes.
+
+Whoever comes first gets a lock first. A process that dies, and a client that is closed, has let go
+of all its locks. docs/locks.md tells what else is not as in `threading`.
+"""
+
+from __future__ import annotations
+
+import threading
+from types import TracebackType
+from typing import TYPE_CHECKING
+
+from ..errors import InvalidRequest, NotHeld
+from ..limits import TIMEOUT_MOST
+
+if TYPE_CHECKING:
+    from ..client.locks import LockHolder
+    from ..client.sync import Client
+
+
+class Lock:
+    """One holder at a time, of all clients of the bus.
+
+    It is this client that holds it: any thread of it may release it, by any object of the same
+    name. A thread that acquires it twice waits for itself; see `RLock`.
+    """
+
+    _shared = False
+
+    def __init__(self, client: Client, name: str) -> None:
+        self.name = name
+        self._client = client
+        self._holdings = client.holdings
+
+    def acquire(
+        self, blocking: bool = True, timeout: float = -1, *, unless_deadlock: bool = False
+    ) -> bool:
+        """Hold it. False if that cannot be at once (`blocking=False`), or within `timeout` seconds
+        (-1: wait for as long as it takes).
+
+        `unless_deadlock`: raise Deadlock rather than wait for a thread that waits for this one.
+        Whatever is raised, Ctrl-C too, it is not held then.
+        """
+        wait = seconds_to_wait(blocking, timeout)
+        return self._holdings.acquire(self.name, wait, self._shared, None, unless_deadlock)
+
+    def release(self) -> None:
+        """Let the next have it. Raises NotHeld (a RuntimeError) if this client does not hold it,
+        LockLost if it did and has lost it."""
+        if not self._holdings.release(self.name, self._shared):
+            raise NotHeld(f"release of {self.name!r}, which is not held by this client")
+
+    @property
+    def token(self) -> int:
+        """The fencing token, for `set(…, fence=token)`: a number that grows with each time that the
+        lock is acquired, whoever does. Raises NotHeld."""
+        return self._holdings.token(self.name, self._shared)
+
+    def locked(self) -> bool:
+        """Whether anybody holds it now; asks the broker."""
+        return self.owner() is not None
+
+    def owner(self) -> LockHolder | None:
+        """Who holds it now; asks the broker."""
+        holders = self._client.lock_holders(self.name)
+        return next((holder for holder in holders if holder.shared == self._shared), None)
+
+    def __enter__(self) -> bool:
+        return self.acquire()
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self.release()
+
+    def __repr__(self) -> str:
+        return f"<udsbus.{type(self).__name__} {self.name!r} on {self._client.address}>"
+
+
+class RLock(Lock):
+    """A lock that the thread which holds it may acquire again; it is released when that thread has
+    released it as often. The same as `Lock` for all others."""
+
+    def acquire(
+        self, blocking: bool = True, timeout: float = -1, *, unless_deadlock: bool = False
+    ) -> bool:
+        """Like `Lock.acquire`. The thread that holds it has it at once, and asks nobody."""
+        reentered, thread = self._holdings.reentered, threading.get_ident()
+        mine = reentered.get(self.name)
+        if mine is not None and mine[0] == thread:
+            seconds_to_wait(blocking, timeout)
+            mine[1] += 1
+            return True
+        if not super().acquire(blocking, timeout, unless_deadlock=unless_deadlock):
+            return False
+        reentered[self.name] = [thread, 1]
+        return True
+
+    def release(self) -> None:
+        """Undo one `acquire` of this thread. Raises NotHeld if there was none."""
+        reentered = self._holdings.reentered
+        mine = reentered.get(self.name)
+        if mine is None or mine[0] != threading.get_ident():
+            raise NotHeld(f"release of {self.name!r}, which this thread has not acquired")
+        if mine[1] > 1:
+            mine[1] -= 1
+        else:
+            del reentered[self.name]
+            super().release()
+
+
+class SharedLock(Lock):
+    """The readers' side of an `RWLock`."""
+
+    _shared = True
+
+
+class RWLock:
+    """Many readers or one writer.
+
+        with client.rwlock("config").read: ...
+        with client.rwlock("config").write: ...
+
+    Nobody overtakes: readers that come after a writer wait until it has been.
+    """
+
+    def __init__(self, client: Client, name: str) -> None:
+        self.name = name
+        self.read = SharedLock(client, name)
+        self.write = Lock(client, name)
+
+    def __repr__(self) -> str:
+        return f"<udsbus.RWLock {self.name!r} on {self.write._client.address}>"
+
+
+class Semaphore:
+    """Up to `value` holders at a time.
+
+    A permit belongs to the client that has acquired it, and comes back when that is gone. To
+    release more than it has acquired adds permits, for good.
+    """
+
+    def __init__(self, client: Client, name: str, value: int = 1) -> None:
+        if type(value) is not int or value < 0:
+            raise InvalidRequest(f"a semaphore has a whole number of permits from 0, not {value!r}")
+        self.name = name
+        self.value = value
+        self._client = client
+        self._holdings = client.holdings
+
+    def acquire(self, blocking: bool = True, timeout: float | None = None) -> bool:
+        """Take a permit. False if there is none at once (`blocking=False`), or within `timeout`
+        seconds."""
+        wait = seconds_to_wait(blocking, -1 if timeout is None else timeout)
+        return self._holdings.acquire(self.name, wait, True, self.value)
+
+    def release(self, n: int = 1) -> None:
+        """Give `n` permits back."""
+        missing = self._give_back(n)
+        if missing:
+            self._holdings.add_permits(self.name, self.value, missing)
+
+    def _give_back(self, n: int) -> int:
+        """Returns how many of them this client has not got."""
+        if type(n) is not int or n < 1:
+            raise InvalidRequest(f"n must be one or more, not {n!r}")
+        while n and self._holdings.release(self.name, True):
+            n -= 1
+        return n
+
+    def __enter__(self) -> bool:
+        return self.acquire()
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self.release()
+
+    def __repr__(self) -> str:
+        kind = f"{type(self).__name__} {self.name!r} of {self.value}"
+        return f"<udsbus.{kind} on {self._client.address}>"
+
+
+class BoundedSemaphore(Semaphore):
+    """A semaphore of which nobody can release more than he has acquired."""
+
+    def release(self, n: int = 1) -> None:
+        """Give `n` permits back. Raises InvalidRequest (a ValueError) if this client has not got so
+        many."""
+        if type(n) is int and n > self._holdings.number(self.name, True):
+            raise InvalidRequest(f"{self.name!r} would be released too often")
+        self._give_back(n)
+
+
+def seconds_to_wait(blocking: bool, timeout: float) -> float | None:
+    """As `threading` understands its arguments; None: for as long as it takes."""
+    if type(timeout) not in (int, float):
+        raise InvalidRequest(f"timeout must be a number of seconds, not {timeout!r}")
+    if not blocking:
+        if timeout != -1:
+            raise InvalidRequest("a call that does not block takes no timeout")
+        return 0.0
+    if timeout < 0 and timeout != -1:
+        raise InvalidRequest(f"timeout must be a number of seconds from 0, not {timeout!r}")
+    if timeout > threading.TIMEOUT_MAX:
+        raise OverflowError("timeout value is too large")
+    return None if timeout == -1 or timeout > TIMEOUT_MOST else float(timeout)

@@ -415,6 +415,43 @@ def test_the_turn_that_meets_a_full_disk_is_carried_out_without_its_writes(
         ]
 
 
+def test_a_lock_is_not_passed_on_while_the_disk_is_full(address: str, state: Path) -> None:
+    """The release of it is undone with its turn, and so is that the next had it."""
+    with (
+        keeping(address, state) as broker,
+        broker.connect() as holder,
+        broker.connect() as waiter,
+        broker.connect() as hasty,
+    ):
+        for number, client in enumerate((holder, waiter, hasty)):
+            client.call("hello", 1, {"session": f"session {number}", "lane": 1, "unanswered": 9})
+        token = holder.call("acquire", "a", 1, 0)
+        waiter.send([0, 50, "acquire", ["a", 1, 0]])
+        wait_until(lambda: len(holder.call("waiting")[0]) == 1, "one that waits")
+        hasty.send([0, 60, "acquire", ["a", 1, 0, {"timeout": 0.5}]])
+        wait_until(lambda: len(holder.call("waiting")[0]) == 2, "another that waits")
+        with full_disk(broker, state):
+            for _ in range(2):  # the turn that fails, and one that is refused from the outset
+                assert holder.refused("release", "a", 1)[0] == 12
+            assert hasty.receive() == [1, 60, None, None], "time goes on"
+            ((key, _, revision),) = holder.call("items", "$sys/locks/**")[0]
+            assert (key, revision) == ("$sys/locks/a/session 0.1", token)
+            assert [row[2] for row in holder.call("waiting")[0]] == ["session 1"]
+        with broker.connect() as probing:
+            wait_until(lambda: writable(probing), "room again")
+        assert holder.call("release", "a", 1) is True
+        kind, msgid, error, token = waiter.receive()
+        assert (kind, msgid, error) == (1, 50, None)
+        broker.kill()
+    with keeping(address, state) as broker, broker.connect() as client:
+        ((key, _, revision),) = client.call("items", "$sys/locks/**")[0]
+        assert (key, revision) == ("$sys/locks/a/session 1.1", token)
+        client.call("hello", 1, {"session": "session 1", "lane": 1, "unanswered": 9})
+        client.send([0, 50, "acquire", ["a", 1, 0]])
+        assert client.receive() == [1, 50, None, token], "the answer is kept, like that of a write"
+        assert client.call("release", "a", 1) is True
+
+
 def test_what_is_due_while_the_disk_is_full_expires_afterwards(address: str, state: Path) -> None:
     with keeping(address, state) as broker, broker.connect() as client, broker.connect() as other:
         client.call("set", "a", b"\x01", {"ttl": 0.3})

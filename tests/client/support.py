@@ -27,6 +27,7 @@ import msgpack
 
 import udsbus
 import udsbus.client
+import udsbus.primitives
 from udsbus.wire.encoding import encode_error
 from udsbus.wire.framing import NOTIFICATION, REQUEST, Decoder
 
@@ -208,7 +209,7 @@ def _carry_out_struck(
     return passed >= moment
 
 
-CLIENT = os.path.dirname(udsbus.client.__file__)
+CLIENT = tuple(path for package in (udsbus.client, udsbus.primitives) for path in package.__path__)
 HANDLING = {"RESUME", "CALL", "CALL_KW", "CALL_FUNCTION_EX", "JUMP_BACKWARD"}
 """Instructions after which CPython looks whether a signal has come."""
 

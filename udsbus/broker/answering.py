@@ -69,11 +69,18 @@ class Answering:
         except (KeyError, TypeError):
             here = "" if routes is self.routes else " that a batch may hold"
             raise UnknownMethod(f"there is no method {short_repr(name)}{here}") from None
-        if plain and type(params) is list and len(params) == plain and type(params[0]) is str:
-            if plain == 1:
-                return handler(number, now, params[0])
-            if type(params[1]) is bytes:
-                return handler(number, now, params[0], params[1])
+        if plain > 0:
+            if type(params) is list and len(params) == plain and type(params[0]) is str:
+                if plain == 1:
+                    return handler(number, now, params[0])
+                if type(params[1]) is bytes:
+                    return handler(number, now, params[0], params[1])
+        elif plain and type(params) is list and len(params) == -plain and type(params[0]) is str:
+            for whole in params[1:]:
+                if type(whole) is not int or whole < 0:
+                    break
+            else:
+                return handler(number, now, *params)
         command, native = method.parse(params)
         result = handler(number, now, *command)
         if native and method.to_native is not None:

@@ -265,7 +265,7 @@ class Turn:
     def _answer_later(self, answered: list[tuple[int, Any]]) -> None:
         """Queue the responses to requests of earlier turns, which had to wait."""
         for ticket, result in answered:
-            number, msgid = self._later[ticket]
+            number, msgid = self._later.get(ticket, (0, None))
             connection = self.connections.get(number)
             if connection is not None and connection.linger_until is None:
                 reply = encode_result(msgid, result)

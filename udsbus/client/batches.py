@@ -231,16 +231,20 @@ class Pipeline:
         if_revision: int | None = None,
         if_changed: bool = False,
         ephemeral: bool = False,
+        fence: int | None = None,
     ) -> Result[int]:
-        if ttl is None and if_revision is None and not if_changed and not ephemeral:
+        plain = ttl is None and if_revision is None and fence is None
+        if plain and not if_changed and not ephemeral:
             # The short way, for what is done most.
             return self._append("set", (key, encode(value)), as_is)
         if ephemeral:
             self._stay()
-        return self._add(requests.set(key, value, ttl, if_revision, if_changed, ephemeral))
+        return self._add(requests.set(key, value, ttl, if_revision, if_changed, ephemeral, fence))
 
-    def delete(self, key: str, *, if_revision: int | None = None) -> Result[bool]:
-        return self._add(requests.delete(key, if_revision))
+    def delete(
+        self, key: str, *, if_revision: int | None = None, fence: int | None = None
+    ) -> Result[bool]:
+        return self._add(requests.delete(key, if_revision, fence))
 
     def increment(self, key: str, by: int | float = 1) -> Result[Any]:
         return self._add(requests.increment(key, by))

@@ -18,8 +18,11 @@ from .requests import Claim
 if TYPE_CHECKING:
     from .sync import Client
 
-_UNCERTAIN = (BrokerUnavailable, RequestTimeout, ProtocolError)
-"""After these nobody knows what became of a request; after other errors, it was refused."""
+
+def is_refusal(error: BaseException) -> bool:
+    """Whether this says that a request was not carried out. After others nobody knows."""
+    uncertain = BrokerUnavailable, RequestTimeout, ProtocolError
+    return isinstance(error, Error) and not isinstance(error, uncertain)
 
 
 class Held(NamedTuple):
@@ -38,8 +41,9 @@ class Holdings:
         self._numbers = itertools.count(1)
         self._held: dict[tuple[str, bool], list[Held]] = {}
         """(lock, shared) → what is held of it, the newest last."""
-        self.reentered: dict[str, list[int]] = {}
-        """Of the locks that their thread may acquire again: [thread, how often it has]."""
+        self.reentered: dict[tuple[str, int], int] = {}
+        """(lock, thread) → how often that thread has acquired it, of the locks for which this
+        matters. Each thread has to do with its own only."""
 
     def acquire(
         self,
@@ -51,7 +55,8 @@ class Holdings:
     ) -> bool:
         """Hold a lock. False: not within `timeout` seconds. Whatever is raised, it is not held."""
         client = self._client()
-        client._stay()
+        if not client._stays:
+            client._stay()
         thread = threading.get_native_id()
         claim = Claim(lock, next(self._numbers), thread, shared, permits, unless_deadlock)
         held: Held | None = None
@@ -63,29 +68,42 @@ class Holdings:
             self._put(held)
             return True
         except BaseException as error:
-            if not isinstance(error, Error) or isinstance(error, _UNCERTAIN):
+            if not is_refusal(error):
                 self._take_back(claim, held)
             raise
 
     def release(self, lock: str, shared: bool = False) -> bool:
-        """Give one holding of it back. False: this client has none.
+        """Give one holding of it back, the newest. False: this client has none.
 
         Raises LockLost if it had been lost.
         """
-        held = self._take(lock, shared)
-        if held is None:
-            return False
+        taken: list[Held] = []
         try:
-            released = self._client()._call(requests.release(held.claim))
+            self._take(lock, shared, taken)
+            if not taken:
+                return False
+            released = self._client()._call(requests.release(taken[0].claim))
         except BaseException as error:
-            if not isinstance(error, Error) or isinstance(error, _UNCERTAIN):
-                self._take_back(held.claim, held)
-            else:  # the disk is full, say: it is held still
-                self._put(held)
+            for held in taken:
+                if is_refusal(error):  # the disk is full, say
+                    self._put(held)
+                else:
+                    self._take_back(held.claim, held)
             raise
         if not released:
             raise LockLost(f"{lock!r} was held by this client, but was lost")
         return True
+
+    def newest(self, lock: str, shared: bool = False) -> Held | None:
+        """What `release` would give back."""
+        with self._lock:
+            held = self._held.get((lock, shared))
+            return held[-1] if held else None
+
+    def abandon(self, held: Held | None) -> None:
+        """Give this very holding back, if it is held, without waiting for that."""
+        if held is not None and held in self._held.get((held.claim.lock, held.claim.shared), ()):
+            self._take_back(held.claim, held)
 
     def add_permits(self, lock: str, permits: int, more: int) -> None:
         self._client()._call(requests.add_permits(lock, permits, more))
@@ -96,10 +114,10 @@ class Holdings:
 
     def token(self, lock: str, shared: bool) -> int:
         """The fencing token of the newest holding. Raises NotHeld."""
-        try:
-            return self._held[lock, shared][-1].token
-        except (KeyError, IndexError):
-            raise NotHeld(f"{lock!r} is not held by this client") from None
+        held = self.newest(lock, shared)
+        if held is None:
+            raise NotHeld(f"{lock!r} is not held by this client")
+        return held.token
 
     def _client(self) -> Client:
         client = self._reference()
@@ -112,19 +130,23 @@ class Holdings:
         with self._lock:
             self._held.setdefault((held.claim.lock, held.claim.shared), []).append(held)
 
-    def _take(self, lock: str, shared: bool, which: Held | None = None) -> Held | None:
-        """Take one out, the newest if it does not matter which."""
+    def _take(self, lock: str, shared: bool, into: list[Held]) -> None:
+        """Take the newest out. It is in `into` before it is nowhere else: an interrupt may come
+        between any two calls."""
         with self._lock:
-            all_held = self._held.get((lock, shared), [])
-            if not all_held or (which is not None and which not in all_held):
-                return None
-            held = all_held.pop(-1 if which is None else all_held.index(which))
-            if not all_held:
-                del self._held[lock, shared]
-            return held
+            held = self._held.get((lock, shared))
+            if held:
+                into.append(held[-1])
+                held.pop()
+                if not held:
+                    del self._held[lock, shared]
 
     def _take_back(self, claim: Claim, held: Held | None) -> None:
-        """Whether this claim was granted nobody knows: give it back."""
-        if held is not None:
-            self._take(claim.lock, claim.shared, held)
+        """Whether this claim is granted nobody knows: see that it is not."""
+        with self._lock:
+            all_held = self._held.get((claim.lock, claim.shared), [])
+            if held in all_held:
+                all_held.remove(held)
+                if not all_held:
+                    del self._held[claim.lock, claim.shared]
         self._client()._make_sure(requests.release(claim))

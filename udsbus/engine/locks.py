@@ -26,7 +26,7 @@ from typing import Any, NamedTuple, Protocol
 from .. import messages as m
 from ..cycles import cycle_through
 from ..errors import Conflict, Deadlock, LimitExceeded
-from ..limits import KEY_BYTES, PAGE_KEYS, WAITS_PER_CONNECTION
+from ..limits import PAGE_KEYS, SESSION_BYTES, WAITS_PER_CONNECTION
 from ..patterns import LOCK_KEYS, check_name, check_writable, shown
 from .deadlines import Deadlines
 from .rules import Codec
@@ -34,6 +34,11 @@ from .rules import Codec
 PERMITS = "permits"
 """The last segment of the key that says how many permits were added to a semaphore. Those of
 holders have a dot in them."""
+
+LONGEST = "x" * SESSION_BYTES + f".{2**64}"
+"""As long as the last segment can be."""
+KNOWN = 4_096
+"""Names that are remembered as good; each is short."""
 
 Node = tuple[str, int]
 """(session, owner): what can wait, and hold. An owner is a thread, say; 0: not told."""
@@ -138,6 +143,8 @@ class Locks:
         self._unsettled: dict[str, None] = {}
         """Locks whose next waiter may have his turn."""
         self._next_ticket = 1
+        self._known: set[str] = set()
+        """Names that have been checked."""
 
     # --- what the engine tells ----------------------------------------------------------------
 
@@ -220,13 +227,16 @@ class Locks:
         timeout: float | None = None,
         unless_deadlock: bool = False,
     ) -> int | m.Later | None:
-        key, session = self._key(origin, lock, claim)
+        session = self._keys.session_of(origin, "a lock")
+        key = f"{LOCK_KEYS}{lock}/{session}.{claim}"
         if key in self._holdings:
             return self._holdings[key][1]
         waiter = self.waiters.get(key)
         if waiter is not None:
             self._answer_to(waiter, origin)
             return m.Later(waiter.ticket)
+        if lock not in self._known:
+            self._check(lock)
         wanted = Claim(key, lock, session, owner, shared, permits)
         used = self._locks.get(lock)
         if used is None:
@@ -249,22 +259,22 @@ class Locks:
         return m.Later(waiter.ticket)
 
     def _release(self, origin: int, now: float, lock: str, claim: int) -> bool:
-        key, _ = self._key(origin, lock, claim)
-        waiter = self.waiters.get(key)
-        if waiter is not None:
-            self._give_up(waiter)
-        elif key in self._holdings:
+        session = self._keys.session_of(origin, "a lock")
+        key = f"{LOCK_KEYS}{lock}/{session}.{claim}"
+        if key in self._holdings:
             self._keys.let_go(key, origin)
+        elif key in self.waiters:
+            self._give_up(self.waiters[key])
         else:
+            self._check(lock)
             return False
         if self._unsettled:
             self.grant(now)
         return True
 
     def _add_permits(self, origin: int, now: float, lock: str, permits: int, more: int) -> int:
-        check_writable(lock, "lock")
+        self._check(lock)
         key = f"{LOCK_KEYS}{lock}/{PERMITS}"
-        check_name(key, "lock's key")
         semaphore, added = self._locks.get(lock), more
         if semaphore is not None:
             _check_permits(semaphore, permits)
@@ -288,14 +298,13 @@ class Locks:
 
     # --- holding ----------------------------------------------------------------------------
 
-    def _key(self, origin: int, name: str, claim: int) -> tuple[str, str]:
-        """The key of a claim, and its session."""
-        session = self._keys.session_of(origin, "a lock")
+    def _check(self, name: str) -> None:
+        """Raise unless it can be the name of a lock. Those that can are remembered for a while."""
         check_writable(name, "lock")
-        key = f"{LOCK_KEYS}{name}/{session}.{claim}"
-        if len(key) > KEY_BYTES // 4:  # else it cannot be too long
-            check_name(key, "lock's key")
-        return key, session
+        check_name(f"{LOCK_KEYS}{name}/{LONGEST}", "lock's key")
+        if len(self._known) >= KNOWN:
+            self._known.clear()
+        self._known.add(name)
 
     def _lock(self, name: str) -> Lock:
         lock = self._locks.get(name)

@@ -10,7 +10,8 @@ import threading
 from types import TracebackType
 from typing import TYPE_CHECKING
 
-from ..errors import InvalidRequest, NotHeld
+from ..client.holding import is_refusal
+from ..errors import InvalidRequest, LockLost, NotHeld
 from ..limits import TIMEOUT_MOST
 
 if TYPE_CHECKING:
@@ -88,28 +89,60 @@ class RLock(Lock):
         self, blocking: bool = True, timeout: float = -1, *, unless_deadlock: bool = False
     ) -> bool:
         """Like `Lock.acquire`. The thread that holds it has it at once, and asks nobody."""
-        reentered, thread = self._holdings.reentered, threading.get_ident()
-        mine = reentered.get(self.name)
-        if mine is not None and mine[0] == thread:
+        key = self._key()  # first: an interrupt may come where anything is called
+        if key in self._holdings.reentered:
             seconds_to_wait(blocking, timeout)
-            mine[1] += 1
+            self._holdings.reentered[key] += 1
             return True
         if not super().acquire(blocking, timeout, unless_deadlock=unless_deadlock):
             return False
-        reentered[self.name] = [thread, 1]
+        self._holdings.reentered[key] = 1
         return True
 
     def release(self) -> None:
         """Undo one `acquire` of this thread. Raises NotHeld if there was none."""
-        reentered = self._holdings.reentered
-        mine = reentered.get(self.name)
-        if mine is None or mine[0] != threading.get_ident():
-            raise NotHeld(f"release of {self.name!r}, which this thread has not acquired")
-        if mine[1] > 1:
-            mine[1] -= 1
+        key = self._key()
+        if self._times(key) > 1:
+            self._holdings.reentered[key] -= 1
         else:
-            del reentered[self.name]
+            self._release_save()
+
+    def _key(self) -> tuple[str, int]:
+        return self.name, threading.get_ident()
+
+    def _times(self, key: tuple[str, int]) -> int:
+        """How often this thread has acquired it."""
+        times = self._holdings.reentered.get(key)
+        if times is None:
+            raise NotHeld(f"release of {self.name!r}, which this thread has not acquired")
+        return times
+
+    # What `threading.Condition` asks of a lock that is not released by one `release`.
+
+    def _is_owned(self) -> bool:
+        return self._key() in self._holdings.reentered
+
+    def _recursion_count(self) -> int:
+        return self._holdings.reentered.get(self._key(), 0)
+
+    def _release_save(self) -> int:
+        key = self._key()
+        times = self._times(key)
+        held = self._holdings.newest(self.name)
+        try:
             super().release()
+        except BaseException as error:
+            if not is_refusal(error) or isinstance(error, LockLost):
+                self._holdings.reentered.pop(key, None)
+                self._holdings.abandon(held)
+            raise
+        del self._holdings.reentered[key]
+        return times
+
+    def _acquire_restore(self, times: int) -> None:
+        key = self._key()
+        super().acquire()
+        self._holdings.reentered[key] = times
 
 
 class SharedLock(Lock):

@@ -215,7 +215,8 @@ class Method(NamedTuple):
     to_native: Callable[[Any], Any] | None = None
     plain: int = 0
     """The fast path: if there are just so many `params`, the first of them a string and the second,
-    if any, a `bin`, they are good as they stand. 0: always parse."""
+    if any, a `bin`, they are good as they stand. Below 0: so many, a string and then whole numbers
+    from 0. 0: always parse."""
 
     def parse(self, params: list[Any]) -> tuple[m.Command, bool]:
         """The command that `params` describe, and whether its result is wanted `native`.
@@ -394,10 +395,11 @@ _ROWS = (
             Parameter("timeout", _optional_wait, "seconds to wait at most; 0: not at all"),
             Parameter("unless_deadlock", _flag, "be refused rather than wait in a circle"),
         ),
+        plain=-3,
     ),
     Method(
         "release", m.Release, "Hold a lock no longer, or do not wait for it any longer.",
-        "bool: this claim held it or waited for it", (_LOCK, _CLAIM),
+        "bool: this claim held it or waited for it", (_LOCK, _CLAIM), plain=-2,
     ),
     Method(
         "add_permits", m.AddPermits, "Let more hold a semaphore at once from now on.",

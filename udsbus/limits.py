@@ -73,6 +73,10 @@ WAITS_PER_CONNECTION: Final = _limit(
     "waits_per_connection", 10_000, "locks waited for",
     "each is remembered for as long as it takes",
 )  # fmt: skip
+LINGER_SECONDS: Final = _limit(
+    "linger_seconds", 60, "seconds",
+    "so long a lock may stay taken after its holder was kicked, who stops what he does meanwhile",
+)  # fmt: skip
 NAME_BYTES: Final = _limit(
     "name_bytes", 256, "bytes of UTF-8", "client names are shown in one line of a table"
 )

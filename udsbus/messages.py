@@ -111,6 +111,8 @@ class Acquire(NamedTuple):
     timeout: float | None = None
     """Seconds to wait; None: for as long as it takes."""
     unless_deadlock: bool = False
+    linger: float = 0.0
+    """Seconds that it stays taken when its session is kicked."""
 
 
 class Release(NamedTuple):

@@ -57,7 +57,7 @@ def test_processes_take_turns(client: Client, bus: BrokerProcess) -> None:
     for child in children:
         child.result()
     assert client.get("sum") == 800
-    assert client.locks() == []
+    assert client.locks("a") == []
 
 
 def test_threads_of_one_client_take_turns(client: Client) -> None:
@@ -169,17 +169,17 @@ def test_a_semaphore(client: Client, other: Client) -> None:
     mine, theirs = client.semaphore("a", 2), other.semaphore("a", 2)
     with mine, theirs:
         assert not mine.acquire(timeout=0.01)
-        assert [lock.permits for lock in client.locks()] == [2]
+        assert [lock.permits for lock in client.locks("a")] == [2]
         with pytest.raises(Conflict, match="2 permits"):
             client.semaphore("a", 3).acquire()
         with pytest.raises(Conflict, match="2 permits"):
             client.lock("a").acquire()
-    waiting = Task(lambda: [other.semaphore("b", 0).acquire() for _ in range(3)])
-    wait_for_waiters(client, "b", 1)
-    client.semaphore("b", 0).release(3)
+    waiting = Task(lambda: [other.semaphore("signals", 0).acquire() for _ in range(3)])
+    wait_for_waiters(client, "signals", 1)
+    client.semaphore("signals", 0).release(3)
     assert waiting.result() == [True, True, True]
-    other.semaphore("b", 0).release(3)
-    assert [lock.permits for lock in client.locks("b")] == [3]
+    other.semaphore("signals", 0).release(3)
+    assert [lock.permits for lock in client.locks("signals")] == [3]
 
 
 def test_a_bounded_semaphore(client: Client, other: Client) -> None:
@@ -265,7 +265,7 @@ def test_time_outs_that_race_with_the_grant(client: Client, bus: BrokerProcess) 
 
     children = [Child(work) for _ in range(3)]
     assert sum(child.result() for child in children) > 0
-    assert client.locks() == []
+    assert client.locks("a") == []
 
 
 @pytest.mark.parametrize("kind", ["lock", "rlock", "semaphore"])

@@ -21,6 +21,7 @@ import os
 import select
 import socket
 from collections.abc import Callable
+from itertools import islice
 from time import time
 from typing import Any
 
@@ -70,6 +71,8 @@ class Sessions:
         """Those without a connection, and when they end; the soonest first."""
         self._ending: dict[str, None] = {}
         """Those that have ended, and may own something still."""
+        self._lingering: dict[str, float] = {}
+        """Those of them whose locks stay for a while, and until when."""
         self._untold: dict[str, None] = {}
         """Those that came when nothing could be written."""
         self._descriptors: dict[Process, int] = {}
@@ -87,7 +90,7 @@ class Sessions:
                 if process_of(session.process.pid) not in (session.process, None):
                     session = None  # it is dead, or another has its pid
             if session is None:
-                self._ending[name] = None
+                self._end_what_is_owned(name, now, kicked=entry is None)
                 continue
             self._sessions[name] = session
             self._follow_process(name, session, None)
@@ -116,7 +119,7 @@ class Sessions:
         before = self._engine.sessions.get(connection)
         if before not in (None, name):
             raise InvalidRequest("this connection has a session already; open another for another")
-        if name in self._ending:
+        if name in self._ending or name in self._lingering:
             raise Conflict(f"what belonged to the session {name} is just being removed; try again")
         session = self._sessions.get(name)
         process = process_of(peer.pid)
@@ -200,7 +203,7 @@ class Sessions:
             return False
         self._left.pop(name, None)
         self._untold.pop(name, None)
-        self._ending[name] = None
+        self._end_what_is_owned(name, now, kicked=reason is CloseReason.KICKED)
         for connection in sorted(session.connections):
             del self._engine.sessions[connection]
             self._engine.locks.forget(connection)
@@ -218,6 +221,11 @@ class Sessions:
         self.plan(now)
         return True
 
+    def _end_what_is_owned(self, name: str, now: float, kicked: bool) -> None:
+        self._ending[name] = None
+        if kicked:
+            self._engine.locks.linger(self._engine.owners.of(name), now)
+
     def tend(self, now: float) -> None:
         """Do what is due. Not while nothing can be written."""
         for name, until in list(self._left.items()):
@@ -232,6 +240,10 @@ class Sessions:
                 del self._untold[name]
             else:
                 self._tell(name, self._sessions[name])
+        for name, until in list(self._lingering.items()):
+            if until <= now:
+                del self._lingering[name]
+                self._ending[name] = None
         left = RELEASES_PER_TURN
         for name in list(self._ending):
             # It is forgotten in a later turn than the one that has removed the last of it: that
@@ -239,7 +251,12 @@ class Sessions:
             if not self._engine.owners.of(name):
                 del self._ending[name]
             elif left:
-                left -= self._engine.release(name, left, now)
+                released = self._engine.release(name, left, now)
+                if not released:
+                    del self._ending[name]
+                    owned = self._engine.owners.of(name)
+                    self._lingering[name] = self._engine.locks.linger_until(owned)
+                left -= released
         self.plan(now)
 
     def plan(self, now: float) -> None:
@@ -247,7 +264,8 @@ class Sessions:
         if self._ending or (self._untold and not self._engine.frozen):
             self.due = now
         else:
-            self.due = next(iter(self._left.values()), None)
+            due = [*islice(self._left.values(), 1), *self._lingering.values()]
+            self.due = min(due, default=None)
 
     def close(self) -> None:
         for fd in self._processes:

@@ -34,6 +34,8 @@ COMMANDS = {
     "subscribe": "messages",
     "clients": "clients",
     "kick": "clients",
+    "locks": "locks",
+    "lock": "locks",
     "ping": "about",
     "info": "about",
     "journal": "journal",

@@ -38,6 +38,7 @@ import msgpack
 
 from ..errors import Error, InvalidRequest, RequestTimeout
 from ..limits import RECEIVE_BYTES, RECONNECT_FIRST, RECONNECT_MOST, TIMEOUT_MOST
+from ..messages import CloseReason
 from ..wire.framing import RESPONSE, Decoder
 from .backlog import Backlog
 from .connecting import jittered, open_socket
@@ -87,6 +88,8 @@ class Events:
         self._hello = hello
         self._bus: str | None = None
         """Which start of the broker the followers' revisions belong to."""
+        self.when_kicked: list[Callable[[], object]] = []
+        """To be called when somebody ends this client's session."""
         self._followers: dict[int, weakref.ref[Follower]] = {}
         """By serial number. Weak: a watch that nobody holds any more is over."""
         self._reset()
@@ -479,6 +482,8 @@ class Events:
                 self._answered(message)
             elif message[1] == "closing":
                 log.info("%s closes the event connection: %s", self._address, message[2][1])
+                if message[2][0] == CloseReason.KICKED.value:
+                    self._tell_kicked()
             else:
                 for reference in list(self._followers.values()):
                     follower = reference()
@@ -486,6 +491,13 @@ class Events:
                         follower.notified(message[1], message[2])
         if self._decoder.cause is not None:
             raise ConnectionResetError(f"the broker sent something else: {self._decoder.cause}")
+
+    def _tell_kicked(self) -> None:
+        for function in self.when_kicked:
+            try:
+                function()
+            except Exception:
+                log.exception("%r failed, which was called because of a kick", function)
 
     def _answered(self, message: list[Any]) -> None:
         _, msgid, error, result = message

@@ -52,13 +52,14 @@ class Holdings:
         shared: bool = False,
         permits: int | None = None,
         unless_deadlock: bool = False,
+        linger: float = 0.0,
     ) -> bool:
         """Hold a lock. False: not within `timeout` seconds. Whatever is raised, it is not held."""
         client = self._client()
         if not client._stays:
             client._stay()
         thread = threading.get_native_id()
-        claim = Claim(lock, next(self._numbers), thread, shared, permits, unless_deadlock)
+        claim = Claim(lock, next(self._numbers), thread, shared, permits, unless_deadlock, linger)
         held: Held | None = None
         try:
             token = client._call_waiting(lambda left: requests.acquire(claim, left), timeout)

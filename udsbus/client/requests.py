@@ -254,18 +254,20 @@ class Claim(NamedTuple):
     shared: bool = False
     permits: int | None = None
     unless_deadlock: bool = False
+    linger: float = 0.0
 
 
 def acquire(claim: Claim, timeout: float | None) -> Call[int | None]:
     """The fencing token, or None when it is not granted within `timeout` seconds."""
-    lock, number, owner, shared, permits, unless_deadlock = claim
+    lock, number, owner, shared, permits, unless_deadlock, linger = claim
     options: tuple[dict[str, Any], ...] = ()
-    if timeout is not None or shared or unless_deadlock:
+    if timeout is not None or shared or unless_deadlock or linger:
         options = _options(
             timeout=timeout,
             shared=shared or None,
             permits=permits,
             unless_deadlock=unless_deadlock or None,
+            linger=linger or None,
         )
     return Call("acquire", (lock, number, owner, *options), as_is)
 

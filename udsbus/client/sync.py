@@ -37,6 +37,7 @@ if TYPE_CHECKING:
     from .past import PastChange
 
 T = TypeVar("T")
+Kicked = TypeVar("Kicked", bound=Callable[[], object])
 
 ROLLBACKS = 10
 """How often a rollback is tried when others write the same keys meanwhile."""
@@ -468,6 +469,15 @@ class Client(Session):
         """End a client's connections, and remove what belongs to it; `session` is as `clients`
         tells it. False: there was none. It may come back, as a new one."""
         return self._call(requests.kick(session))
+
+    def on_kick(self, function: Kicked) -> Kicked:
+        """Call a function when this client is kicked; a decorator. At once, in the thread that
+        reads its events, so it must not wait for anything."""
+        if not callable(function):
+            raise InvalidRequest(f"on_kick calls a function, not {type(function).__name__}")
+        self._events.when_kicked.append(function)
+        self._stay()
+        return function
 
     # --- about ------------------------------------------------------------------------------
 

@@ -612,10 +612,15 @@ class Engine:
             self._own(key, session)
 
     def release(self, session: str, most: int, now: float) -> int:
-        """A session has ended: remove what belongs to it, at most `most` keys, itself at last; and
-        let others have the locks that it held. Returns how many."""
+        """A session has ended: remove what belongs to it, at most `most` keys, itself at last, but
+        for locks that linger; and let others have those that it held. Returns how many."""
         own = CLIENT_KEYS + session
-        keys = list(islice((key for key in self.owners.of(session) if key != own), most))
+        owned = (
+            key
+            for key in self.owners.of(session)
+            if key != own and not self.locks.lingers(key, now)
+        )
+        keys = list(islice(owned, most))
         if len(keys) < most and own in self._owned:
             keys.append(own)
         for key in keys:

@@ -26,7 +26,7 @@ from typing import Any, NamedTuple, Protocol
 from .. import messages as m
 from ..cycles import cycle_through
 from ..errors import Conflict, Deadlock, LimitExceeded
-from ..limits import PAGE_KEYS, SESSION_BYTES, WAITS_PER_CONNECTION
+from ..limits import LINGER_SECONDS, PAGE_KEYS, SESSION_BYTES, WAITS_PER_CONNECTION
 from ..patterns import LOCK_KEYS, check_name, check_writable, shown
 from .deadlines import Deadlines
 from .rules import Codec
@@ -64,6 +64,8 @@ class Claim(NamedTuple):
     owner: int
     shared: bool
     permits: int | None
+    linger: float
+    """Seconds that it stays taken when its session is kicked."""
 
 
 class Waiter:
@@ -136,6 +138,8 @@ class Locks:
         self._locks: dict[str, Lock] = {}
         self._holdings: dict[str, tuple[Claim, int]] = {}
         """Key → who holds by it, and the token."""
+        self._lingering: dict[str, float] = {}
+        """Until when the keys stay of those that were kicked."""
         self._deadlines = Deadlines()
         """When who waits gives up, by key."""
         self._of_origin: dict[int, dict[str, Waiter]] = {}
@@ -158,7 +162,8 @@ class Locks:
         else:
             told = self._codec.decode(value)
             session = last.rpartition(".")[0]
-            claim = Claim(key, name, session, told["owner"], told["shared"], told["permits"])
+            owner, shared, permits = told["owner"], told["shared"], told["permits"]
+            claim = Claim(key, name, session, owner, shared, permits, told.get("linger", 0.0))
             self._hold(claim, revision)
 
     def dropped(self, key: str) -> None:
@@ -166,6 +171,7 @@ class Locks:
         claim, token = self._holdings.pop(key, (None, 0))
         if claim is not None:
             del self.tokens[token]
+            self._lingering.pop(key, None)
             lock = self._locks[claim.name]
             del lock.holders[key]
             self._look_at(lock)
@@ -176,6 +182,22 @@ class Locks:
         for waiter in list(self._of_origin.get(origin, {}).values()):
             if ticket is None or waiter.ticket == ticket:
                 self._give_up(waiter)
+
+    def linger(self, keys: Iterable[str], now: float) -> None:
+        """A session has been kicked, which has these keys: what it holds may have to stay taken
+        for a while, so that whoever holds it can stop what he does."""
+        for key in keys:
+            claim, _ = self._holdings.get(key, (None, 0))
+            if claim is not None and claim.linger:
+                self._lingering[key] = now + claim.linger
+
+    def lingers(self, key: str, now: float) -> bool:
+        """Whether a key must stay for the present, though its session has ended."""
+        return self._lingering.get(key, 0.0) > now
+
+    def linger_until(self, keys: Iterable[str]) -> float:
+        """When the first of these keys may go."""
+        return min((self._lingering.get(key, 0.0) for key in keys), default=0.0)
 
     def waits(self, origin: int) -> bool:
         """Whether a connection waits for a lock."""
@@ -226,6 +248,7 @@ class Locks:
         permits: int | None = None,
         timeout: float | None = None,
         unless_deadlock: bool = False,
+        linger: float = 0.0,
     ) -> int | m.Later | None:
         session = self._keys.session_of(origin, "a lock")
         key = f"{LOCK_KEYS}{lock}/{session}.{claim}"
@@ -237,7 +260,12 @@ class Locks:
             return m.Later(waiter.ticket)
         if lock not in self._known:
             self._check(lock)
-        wanted = Claim(key, lock, session, owner, shared, permits)
+        if linger > LINGER_SECONDS:
+            raise LimitExceeded(
+                f"a lock that lingers for {linger:g} s; the limit is {LINGER_SECONDS}",
+                limit="linger_seconds", maximum=LINGER_SECONDS, actual=linger,
+            )  # fmt: skip
+        wanted = Claim(key, lock, session, owner, shared, permits, linger)
         used = self._locks.get(lock)
         if used is None:
             if permits != 0:
@@ -290,7 +318,7 @@ class Locks:
         rows: list[tuple[int, str, str, int, bool, float]] = []
         for waiter in self.waiters.values():
             if waiter.ticket > after_ticket:
-                _, name, session, owner, shared, _ = waiter.claim
+                _, name, session, owner, shared, _, _ = waiter.claim
                 rows.append((waiter.ticket, name, session, owner, shared, now - waiter.since))
                 if len(rows) == PAGE_KEYS:
                     return rows, waiter.ticket
@@ -325,8 +353,10 @@ class Locks:
 
     def _give(self, claim: Claim, origin: int, now: float) -> int:
         """Let somebody hold a lock. Returns the token."""
-        key, _, session, owner, shared, permits = claim
+        key, _, session, owner, shared, permits, linger = claim
         about = {"owner": owner, "shared": shared, "permits": permits, "since": now}
+        if linger:
+            about["linger"] = linger
         token = self._keys.hold(key, self._codec.encode(about), session, origin)
         self._hold(claim, token)
         return token

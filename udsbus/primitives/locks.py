@@ -34,16 +34,23 @@ class Lock:
         self._holdings = client.holdings
 
     def acquire(
-        self, blocking: bool = True, timeout: float = -1, *, unless_deadlock: bool = False
+        self,
+        blocking: bool = True,
+        timeout: float = -1,
+        *,
+        unless_deadlock: bool = False,
+        linger: float = 0.0,
     ) -> bool:
         """Hold it. False if that cannot be at once (`blocking=False`), or within `timeout` seconds
         (-1: wait for as long as it takes).
 
         `unless_deadlock`: raise Deadlock rather than wait for a thread that waits for this one.
+        `linger`: should this client be kicked, nobody else has the lock for so many seconds, in
+        which what it guards can be stopped (see `Client.on_kick`).
         Whatever is raised, Ctrl-C too, it is not held then.
         """
         wait = seconds_to_wait(blocking, timeout)
-        return self._holdings.acquire(self.name, wait, self._shared, None, unless_deadlock)
+        return self._holdings.acquire(self.name, wait, self._shared, None, unless_deadlock, linger)
 
     def release(self) -> None:
         """Let the next have it. Raises NotHeld (a RuntimeError) if this client does not hold it,
@@ -86,7 +93,12 @@ class RLock(Lock):
     released it as often. The same as `Lock` for all others."""
 
     def acquire(
-        self, blocking: bool = True, timeout: float = -1, *, unless_deadlock: bool = False
+        self,
+        blocking: bool = True,
+        timeout: float = -1,
+        *,
+        unless_deadlock: bool = False,
+        linger: float = 0.0,
     ) -> bool:
         """Like `Lock.acquire`. The thread that holds it has it at once, and asks nobody."""
         key = self._key()  # first: an interrupt may come where anything is called
@@ -94,7 +106,7 @@ class RLock(Lock):
             seconds_to_wait(blocking, timeout)
             self._holdings.reentered[key] += 1
             return True
-        if not super().acquire(blocking, timeout, unless_deadlock=unless_deadlock):
+        if not super().acquire(blocking, timeout, unless_deadlock=unless_deadlock, linger=linger):
             return False
         self._holdings.reentered[key] = 1
         return True

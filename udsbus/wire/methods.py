@@ -394,6 +394,7 @@ _ROWS = (
             Parameter("permits", _integer, "by so many at once at most: a semaphore"),
             Parameter("timeout", _optional_wait, "seconds to wait at most; 0: not at all"),
             Parameter("unless_deadlock", _flag, "be refused rather than wait in a circle"),
+            Parameter("linger", _seconds, "so long it stays taken when this session is kicked"),
         ),
         plain=-3,
     ),

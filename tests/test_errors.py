@@ -70,6 +70,9 @@ NUMBERS = {
     13: "journal_damaged",
     14: "schema_violation",
     15: "missing_extra",
+    16: "lock_lost",
+    17: "deadlock",
+    18: "not_held",
 }
 """They travel on the wire. Add to this table; never change what is in it."""
 

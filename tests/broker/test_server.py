@@ -84,6 +84,8 @@ def test_info_of_a_new_broker(any_broker: BrokerProcess, request: pytest.Fixture
         "standby": None,
         "revision": 0,
         "keys": 0,
+        "locks": 0,
+        "waiting": 0,
         "watches": 0,
         "subscriptions": 0,
         "change_log": 0,

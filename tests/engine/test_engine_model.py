@@ -65,6 +65,7 @@ transactions = st.builds(
     m.Transaction,
     st.lists(checks, max_size=2),
     st.lists(gets | sets | deletes | increments, max_size=4),
+    st.none(),
 )
 watches = st.builds(m.Watch, selections, st.none() | st.integers(-2, 12))
 """Here `from_revision` is how many revisions ago."""

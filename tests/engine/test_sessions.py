@@ -20,16 +20,16 @@ SESSIONS = {1: "one", 2: "two"}
 keys = st.sampled_from(["a", "b", "c/d"])
 sets = st.builds(
     m.Set, keys, st.sampled_from([b"1", b"2"]), st.sampled_from([None, 5.0]), st.none(),
-    st.booleans(), st.booleans(),
+    st.booleans(), st.booleans(), st.none(),
 )  # fmt: skip
-deletes = st.builds(m.Delete, keys, st.none())
+deletes = st.builds(m.Delete, keys, st.none(), st.none())
 commands = st.one_of(
     sets,
     st.builds(m.SetMany, st.dictionaries(keys, st.just(b"3")), st.none()),
     deletes,
     st.builds(m.Increment, keys, st.just(1)),
     st.builds(m.Persist, keys),
-    st.builds(m.Transaction, st.just([]), st.lists(sets | deletes)),
+    st.builds(m.Transaction, st.just([]), st.lists(sets | deletes), st.none()),
 )
 steps = st.lists(
     st.one_of(

@@ -15,7 +15,6 @@ from udsbus.broker.lanes import Lanes
 from udsbus.engine import Engine
 from udsbus.errors import Error
 from udsbus.journal import FileJournal
-from udsbus.patterns import matcher
 
 from .support import WRITERS, answers_to, crash
 
@@ -30,7 +29,7 @@ def segments(path: Path) -> list[Path]:
 
 
 keys = st.sampled_from(["a", "b", "b/c", "ü"])
-deletes = st.builds(m.Delete, keys, st.none())
+deletes = st.builds(m.Delete, keys, st.none(), st.none())
 commands = st.one_of(
     st.builds(
         m.Set,
@@ -40,12 +39,15 @@ commands = st.one_of(
         st.none(),
         st.booleans(),
         st.booleans(),
+        st.none(),
     ),
     deletes,
     st.builds(m.Expire, keys, st.just(6e8)),
     st.builds(m.Persist, keys),
     st.builds(m.SetMany, st.dictionaries(keys, st.just(value(2))), st.none()),
-    st.builds(m.Transaction, st.just([]), st.lists(deletes, max_size=3)),
+    st.builds(m.Transaction, st.just([]), st.lists(deletes, max_size=3), st.none()),
+    st.builds(m.Acquire, keys, st.integers(1, 3), st.just(7), st.booleans(), st.none()),
+    st.builds(m.Release, keys, st.integers(1, 3)),
 )
 
 
@@ -86,12 +88,13 @@ class Bus:
 def state_of(engine: Engine) -> Any:
     """What can be compared."""
     log = engine.log
-    logged = log.since(log.forgotten, matcher("**"))
+    logged = log.since(log.forgotten, lambda key: True)
     assert logged is not None
     return (
         engine.revision,
         dict(engine.keyspace.entries),
         dict(engine.owners.sessions),
+        dict(engine.locks.tokens),
         engine.keyspace.page("**", None, None, 0.0, sized=False),
         [change[:4] for change in logged],
         log.forgotten,

@@ -71,7 +71,7 @@ def test_a_start_finds_the_same_whatever_was_folded(
     assert segments(bus.path) == []
     bus.start()
     assert bus.state() == before
-    logged = bus.engine.log.since(10, matcher("**"))
+    logged = bus.engine.log.since(10, lambda key: True)
     assert logged is not None
     changes = [(change.revision, change.kind, change.key, change.value) for change in logged]
     told = rows(bus.path, "select revision, kind, key, after from changes order by rowid")
@@ -294,6 +294,30 @@ def test_segments_go_as_soon_as_they_are_folded(bus: Bus, monkeypatch: pytest.Mo
     with pytest.raises(sqlite3.OperationalError):
         fold(str(bus.path))
     assert len(segments(bus.path)) == before - 1
+
+
+def test_locks_do_not_displace_the_history(bus: Bus, monkeypatch: pytest.MonkeyPatch) -> None:
+    """But the log has them, for watches that resume."""
+    for module in ("journal.folding", "broker.replica"):
+        monkeypatch.setattr(f"udsbus.{module}.CHANGE_LOG_CHANGES", 20)
+    bus.do(m.Set("a", value(1)))
+    for claim in range(50):
+        bus.do(m.Acquire("lock", claim, 7), m.Release("lock", claim))
+        if claim % 20 == 0:
+            bus.do(m.Set("a", value(claim)))
+            bus.restart()
+            fold(str(bus.path))
+    bus.restart()
+    fold(str(bus.path))
+    of_key = dict(rows(bus.path, "select key like '$sys/%', count(*) from changes group by 1"))
+    assert of_key == {0: 4, 1: 19}, "the last 20 changes, and those of other keys"
+    assert rows(bus.path, "select value from about where name = 'forgotten'") == [(10,)]
+    bus.restart()
+    log, revision = bus.engine.log, bus.engine.revision
+    missed = log.since(revision - 15, matcher("$sys/locks/**"))
+    assert missed is not None
+    assert len(missed) == 15
+    assert log.since(revision - 25, matcher("**")) is None
 
 
 def test_only_so_many_changes_are_taken_into_the_log(bus: Bus) -> None:

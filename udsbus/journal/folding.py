@@ -18,8 +18,15 @@ from typing import Any, NamedTuple
 import msgpack
 
 from ..errors import JournalDamaged
-from ..limits import HISTORY_BYTES, HISTORY_CHANGES, HISTORY_SECONDS, RESUME_SECONDS, SNAPSHOTS_KEPT
-from ..patterns import matcher
+from ..limits import (
+    CHANGE_LOG_CHANGES,
+    HISTORY_BYTES,
+    HISTORY_CHANGES,
+    HISTORY_SECONDS,
+    RESUME_SECONDS,
+    SNAPSHOTS_KEPT,
+)
+from ..patterns import LOCK_KEYS, matcher
 from .database import Decode, about, kept_entry, opened, shown
 from .directory import Segment, list_segments, sync_directory
 from .gathering import Gathering, PastChange
@@ -204,6 +211,13 @@ def _forget(database: sqlite3.Connection, retention: Retention) -> None:
     if pages[0] * pages[1] > HISTORY_BYTES:  # else the values cannot be so many
         rules.append((f"rowid < ({TOO_OLD})", (HISTORY_BYTES,)))
     database.execute("begin immediate")
+    # Locks would leave no room for anything else. The log of a broker that starts needs this many
+    # of the newest changes; that older ones are missing matters to nobody, so none is `forgotten`.
+    database.execute(
+        "delete from changes where key > ? and key < ? "
+        "and rowid <= (select max(rowid) from changes) - ?",
+        (LOCK_KEYS, LOCK_KEYS[:-1] + "0", CHANGE_LOG_CHANGES),
+    )
     for which, values in rules:
         select = f"select max(revision) from changes where {which}"
         (forgotten,) = database.execute(select, values).fetchone()

@@ -13,6 +13,7 @@ from . import (
     idle,
     interest,
     latency,
+    locks,
     pubsub,
     recovery,
     startup,
@@ -33,6 +34,9 @@ MEASURES: dict[str, Measure] = {
     "takeover": recovery.measure_takeover,
     "busy": busy.measure,
     "restart": recovery.measure_restart,
+    "locks": locks.measure,
+    "handover": locks.measure_handover,
+    "sessions": locks.measure_sessions,
     "interest": interest.measure,
     "floor": floor.measure,
 }

@@ -129,14 +129,18 @@ def is_stopped(pid: int) -> bool:
     return False
 
 
-def work(address: str, number: int, until: float) -> list[tuple[int, Operation]]:
-    """Operations at random, each with the group of keys that it is about."""
+def work(address: str, number: int, until: float) -> tuple[list[tuple[int, Operation]], int]:
+    """Operations at random, each with the group of keys that it is about; and how often it has
+    counted on under a lock."""
     draw = random.Random(SEED + number)
     done: list[tuple[int, Operation]] = []
-    unique = number * 10_000_000
+    unique, counted = number * 10_000_000, 0
     with udsbus.connect(address, timeout=PATIENCE) as client:
         client.set(f"alive/{number}", number, ephemeral=True)
         while time.monotonic() < until:
+            if draw.random() < 0.05:
+                count_on(client)
+                counted += 1
             group = draw.randrange(GROUPS)
             name = draw.choice(["get", "set", "swap", "entry", "delete", "add", "together"])
             unique += 1
@@ -153,7 +157,17 @@ def work(address: str, number: int, until: float) -> list[tuple[int, Operation]]
                 (group, Operation(number, called, time.monotonic(), name, arguments, result))
             )
         assert client.get(f"alive/{number}") == number, "it goes with this process, not before"
-    return done
+    return done, counted
+
+
+def count_on(client: Client) -> None:
+    """With a read and a write, which only a lock makes one."""
+    lock = client.lock("counting")
+    with lock:
+        token = lock.token
+        counted = client.get("counted", (0, 0))
+        assert counted[1] < token, "a later holder has a higher token"
+        client.set("counted", (counted[0] + 1, token), fence=token)
 
 
 def known(client: Client, key: str) -> int:
@@ -238,15 +252,19 @@ def test_whatever_is_killed(bus: Bus, address: str) -> None:
                     with contextlib.suppress(ProcessLookupError):
                         os.kill(pid, signal.SIGKILL if both else number)
                         kills += 1
-        told = [operation for child in workers for operation in child.result()]
+        results = [child.result() for child in workers]
+        told = [operation for its, _ in results for operation in its]
         wait_until(lambda: not client.keys("alive/*"), "what belonged to the workers to go", 60)
+        counted = client.get("counted")[0]
+        assert client.locks() == []
         client.set("over", True)
         seen, owned, started_over = watcher.result()
+    assert counted == sum(number for _, number in results), "two held the lock at once, or none"
     deaths = bus.log().count("takes over") + bus.starts - 1
     struck = bus.log().count(STRUCK)
     print(
-        f"seed {SEED}: {len(told)} operations, {deaths} deaths of brokers, "
-        f"{kills} kills at random, {struck} at a point of a turn"
+        f"seed {SEED}: {len(told)} operations, {counted} counted on under a lock, "
+        f"{deaths} deaths of brokers, {kills} kills at random, {struck} at a point of a turn"
     )
     assert deaths > SECONDS / 5
     for group in range(GROUPS):

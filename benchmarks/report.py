@@ -27,7 +27,7 @@ def print_table(console: Console, table: Table) -> None:
             shown.add_section()
         shown.add_row(
             "" if row.group == group else row.group, row.name, row.unit,
-            _figures(row, REDIS), _figures(row, UDSBUS), f"{row.ratio:.2f}", _goal(row),
+            _figures(row, REDIS), _figures(row, UDSBUS), _ratio(row), _goal(row),
         )  # fmt: skip
         group = row.group
     if shown.rows:
@@ -39,7 +39,13 @@ def print_table(console: Console, table: Table) -> None:
     console.print()
 
 
+def _ratio(row: Row) -> str:
+    return f"{row.ratio:.2f}" if REDIS in row.samples else ""
+
+
 def _figures(row: Row, side: str) -> str:
+    if side not in row.samples:
+        return ""
     median, samples = row.figure(side), row.samples[side]
     if len(samples) == 1 or not median:
         return _number(median)

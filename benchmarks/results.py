@@ -49,8 +49,8 @@ class Row:
 
     @property
     def ratio(self) -> float:
-        """udsbus's median divided by the reference's; infinite when that is 0."""
-        reference = self.figure(REDIS)
+        """udsbus's median divided by the reference's; infinite when that is 0 or there is none."""
+        reference = self.figure(REDIS) if REDIS in self.samples else 0.0
         return self.udsbus / reference if reference else float("inf")
 
     def as_json(self) -> dict[str, Any]:

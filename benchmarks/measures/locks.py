@@ -28,7 +28,6 @@ from ..workers import Job, run_together
 
 PROCESSES = 4
 HOLD_NS = 1_000_000
-GAP_SECONDS = 0.001
 SESSIONS = 10_000
 LEFT_KEYS, LEFT_LOCKS = 100_000, 1_000
 ALONE = Goal(1 / 8, "8 times lower")
@@ -70,14 +69,13 @@ def measure_handover(bench: Bench) -> Table:
         "A contended lock: from its release until the next holder runs",
         reference="a wake-up",
     )
-    table.notes.append("a wake-up: a message over a bare socket to a process that sleeps in recv")
+    table.notes.append("a wake-up: half a ping-pong over a bare socket, in Python, both asleep")
     (_, udsbus_server) = bench.servers
     address = str(bench.directory / "wake.sock")
     for _ in range(bench.scale.rounds):
-        jobs = [Job(_woken, (address, 500)), Job(_wake, (address, 500))]
-        ages, _ = run_together(jobs)
+        halves, _ = run_together([Job(_ping, (address, 500)), Job(_pong, (address,))])
         held = run_together([Job(_hold, (udsbus_server, bench.scale.seconds))] * PROCESSES)
-        for name, microseconds in percentiles([ages]).items():
+        for name, microseconds in percentiles([halves]).items():
             goal = HANDOVER if name == "p50" else None
             table.row("release to next", name, "µs", goal).add(REDIS, microseconds)
         for name, microseconds in percentiles([array("q", _handovers(held))]).items():
@@ -180,28 +178,33 @@ def _handovers(held: list[Held]) -> list[int]:
     return found
 
 
-def _woken(ready: Callable[[], object], address: str, count: int) -> array[int]:
+def _ping(ready: Callable[[], object], address: str, count: int) -> array[int]:
+    """Half of each round trip to a process that sleeps in `recv`; between them, what the holder of
+    a lock does."""
     with socket.socket(socket.AF_UNIX) as listener:
         listener.bind(address)
         listener.listen()
         ready()
         peer, _ = listener.accept()
     os.unlink(address)
-    ages = array("q")
+    halves = array("q")
     with peer:
         for _ in range(count):
-            data = peer.recv(8)
-            ages.append(monotonic_ns() - int.from_bytes(data, "big"))
-    return ages
+            begin = monotonic_ns()
+            while (now := monotonic_ns()) < begin + HOLD_NS:
+                pass
+            peer.sendall(b"ping")
+            peer.recv(8)
+            halves.append((monotonic_ns() - now) // 2)
+    return halves
 
 
-def _wake(ready: Callable[[], object], address: str, count: int) -> None:
+def _pong(ready: Callable[[], object], address: str) -> None:
     ready()
     with socket.socket(socket.AF_UNIX) as sock:
         sock.connect(address)
-        for _ in range(count):
-            sleep(GAP_SECONDS)
-            sock.sendall(monotonic_ns().to_bytes(8, "big"))
+        while data := sock.recv(8):
+            sock.sendall(data)
 
 
 # --- in this process ----------------------------------------------------------------------------

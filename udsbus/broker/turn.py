@@ -110,6 +110,9 @@ class Turn:
         """The connections that have asked something since `work` began."""
         self._crowded = False
         """So many of them that polling would take their cores away."""
+        self._woken = False
+        """Somebody was answered who had to wait, and so is asleep: he needs a core now, and it may
+        be this one."""
         self._stopping = False
         self._sleep: anyio.CancelScope | None = None
         hub.add(listener.socket.fileno(), READ)
@@ -155,7 +158,9 @@ class Turn:
         First polling, if that pays of late, then dozing. Nothing when nothing came, or when
         something else is due.
         """
-        if not self._crowded:
+        if self._woken:
+            self._woken = False
+        elif not self._crowded:
             ready = self._spinning.spin(self._hub.poll)
             if ready:
                 return ready
@@ -273,6 +278,7 @@ class Turn:
                     self._answers.add(connection.lane, number, msgid, reply)
                 connection.output.append(reply)
                 self._touched.append(connection)
+                self._woken = True
 
     def _take_back(self, failure: StorageFailed) -> None:
         """Undo this turn, and have its requests carried out again in the next, without writes.

@@ -46,6 +46,7 @@ if TYPE_CHECKING:
         UnsupportedValue,
     )
     from .faults import Fault
+    from .primitives.events import Barrier, Condition, Event
     from .primitives.locks import BoundedSemaphore, Lock, RLock, RWLock, Semaphore, SharedLock
 
 _WHERE = {
@@ -54,7 +55,10 @@ _WHERE = {
     "ClientInfo": "client.requests",
     "Entry": "client.requests",
     "Fault": "faults",
+    "Barrier": "primitives.events",
     "BoundedSemaphore": "primitives.locks",
+    "Condition": "primitives.events",
+    "Event": "primitives.events",
     "LocalBroker": "client.spawning",
     "Lock": "primitives.locks",
     "LockHolder": "client.locks",
@@ -101,15 +105,18 @@ need little of the client, and a program that imports udsbus may never use it.""
 
 __all__ = [
     "AccessDenied",
+    "Barrier",
     "BoundedSemaphore",
     "BrokerUnavailable",
     "Change",
     "Client",
     "ClientInfo",
+    "Condition",
     "Conflict",
     "Deadlock",
     "Entry",
     "Error",
+    "Event",
     "Fault",
     "InternalError",
     "InvalidRequest",

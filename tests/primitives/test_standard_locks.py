@@ -1,6 +1,6 @@
-"""The tests that CPython has for its locks, with ours in their place.
+"""The tests that CPython has for its locks, events and the like, with ours in their place.
 
-docs/locks.md lists what is not as in `threading`.
+docs/locks.md and docs/primitives.md list what is not as in `threading`.
 """
 
 from __future__ import annotations
@@ -8,6 +8,7 @@ from __future__ import annotations
 import itertools
 import os
 import unittest
+from typing import Any
 
 import pytest
 
@@ -72,3 +73,24 @@ class TestSemaphore(OnABus, lock_tests.SemaphoreTests):  # type: ignore[misc]
 class TestBoundedSemaphore(OnABus, lock_tests.BoundedSemaphoreTests):  # type: ignore[misc]
     def semtype(self, value: int = 1) -> udsbus.BoundedSemaphore:
         return self.client.bounded_semaphore(self.name(), value)
+
+
+class TestEvent(OnABus, lock_tests.EventTests):  # type: ignore[misc]
+    # It has no lock inside that could be set right.
+    test_reset_internal_locks = None
+
+    def eventtype(self) -> udsbus.Event:
+        return self.client.event(self.name())
+
+
+class TestCondition(OnABus, lock_tests.ConditionTests):  # type: ignore[misc]
+    # The lock is one of the bus.
+    test_acquire = None
+
+    def condtype(self, lock: udsbus.Lock | None = None) -> udsbus.Condition:
+        return self.client.condition(self.name(), lock)
+
+
+class TestBarrier(OnABus, lock_tests.BarrierTests):  # type: ignore[misc]
+    def barriertype(self, *arguments: Any, **more: Any) -> udsbus.Barrier:
+        return self.client.barrier(self.name(), *arguments, **more)

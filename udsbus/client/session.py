@@ -27,7 +27,7 @@ from ..errors import (
 from ..limits import RECONNECT_FIRST, RECONNECT_MOST, RESUME_SECONDS, TIMEOUT_MOST
 from ..messages import CloseReason
 from ..paths import resolve_address
-from ..wire.values import encode
+from ..wire.values import decode, encode
 from . import requests
 from .connecting import jittered, open_socket
 from .connection import Connection, ConnectionEnded, Many
@@ -105,6 +105,16 @@ class Session:
             self._own.connection = self._connect(None)
         except Vanished:
             self._own.connection = self._reconnect(None)
+
+    def _options(self) -> dict[str, Any]:
+        """What another client like this one is made with."""
+        metadata = None if self._metadata is None else decode(self._metadata)
+        return {
+            "name": self.name,
+            "timeout": self.timeout,
+            "autostart": self._autostart,
+            "metadata": metadata,
+        }
 
     # --- the way of a request ---------------------------------------------------------------
 

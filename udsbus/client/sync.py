@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any, TypeVar, overload
 from ..errors import Conflict, InvalidRequest, RequestTimeout
 from ..limits import REQUEST_TIMEOUT
 from ..patterns import CLIENT_KEYS, SCHEMA_KEYS
-from . import requests
+from . import requests, unpickling
 from .batches import Pipeline, Transaction
 from .callbacks import Callbacks, Function
 from .events import Events
@@ -33,6 +33,7 @@ if TYPE_CHECKING:
     from datetime import datetime
 
     from ..errors import SchemaViolation
+    from ..primitives.events import Barrier, Condition, Event
     from ..primitives.locks import BoundedSemaphore, Lock, RLock, RWLock, Semaphore
     from .past import PastChange
 
@@ -97,6 +98,7 @@ class Client(Session):
         """The locks that are held; for `udsbus.primitives`."""
         self._begin()
         told.add(self)
+        unpickling.known[self._session] = self
 
     # --- values -----------------------------------------------------------------------------
 
@@ -430,6 +432,32 @@ class Client(Session):
 
         return BoundedSemaphore(self, name, value)
 
+    def event(self, name: str) -> Event:
+        """A flag that processes can wait for: a `threading.Event` of the bus."""
+        from ..primitives.events import Event
+
+        return Event(self, name)
+
+    def condition(self, name: str, lock: Lock | None = None) -> Condition:
+        """A `threading.Condition` of the bus; `lock` is a `lock` or `rlock` of this client, and
+        without it there is one of its own."""
+        from ..primitives.events import Condition
+
+        return Condition(self, name, lock)
+
+    def barrier(
+        self,
+        name: str,
+        parties: int,
+        action: Callable[[], object] | None = None,
+        timeout: float | None = None,
+    ) -> Barrier:
+        """A place where `parties` threads of any processes wait for one another: a
+        `threading.Barrier` of the bus."""
+        from ..primitives.events import Barrier
+
+        return Barrier(self, name, parties, action, timeout)
+
     def locks(self, pattern: str = "**") -> list[LockInfo]:
         """The locks whose names match that somebody holds or waits for, in order of names; fetched
         like `keys`.
@@ -510,6 +538,11 @@ class Client(Session):
 
     def __exit__(self, *_: object) -> None:
         self.close()
+
+    def __reduce__(self) -> Any:
+        """In another process it is a client of its own, of the same bus and by the same name; all
+        that comes from one client is one client there."""
+        return unpickling.client_like, (self.session, self.address, self._options())
 
     def __repr__(self) -> str:
         state = "closed" if self._closed else "open"

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import threading
 from types import TracebackType
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from ..client.holding import is_refusal
 from ..errors import InvalidRequest, LockLost, NotHeld
@@ -73,6 +73,18 @@ class Lock:
         holders = self._client.lock_holders(self.name)
         return next((holder for holder in holders if holder.shared == self._shared), None)
 
+    # What `Condition` asks of a lock, as that of `threading` does.
+
+    def _is_owned(self) -> bool:
+        return self._holdings.number(self.name, self._shared) > 0
+
+    def _release_save(self) -> int:
+        self.release()
+        return 1
+
+    def _acquire_restore(self, times: int) -> None:
+        self.acquire()
+
     def __enter__(self) -> bool:
         return self.acquire()
 
@@ -83,6 +95,9 @@ class Lock:
         traceback: TracebackType | None,
     ) -> None:
         self.release()
+
+    def __reduce__(self) -> Any:
+        return type(self), (self._client, self.name)
 
     def __repr__(self) -> str:
         return f"<udsbus.{type(self).__name__} {self.name!r} on {self._client.address}>"
@@ -129,8 +144,6 @@ class RLock(Lock):
             raise NotHeld(f"release of {self.name!r}, which this thread has not acquired")
         return times
 
-    # What `threading.Condition` asks of a lock that is not released by one `release`.
-
     def _is_owned(self) -> bool:
         return self._key() in self._holdings.reentered
 
@@ -176,6 +189,9 @@ class RWLock:
         self.name = name
         self.read = SharedLock(client, name)
         self.write = Lock(client, name)
+
+    def __reduce__(self) -> Any:
+        return type(self), (self.write._client, self.name)
 
     def __repr__(self) -> str:
         return f"<udsbus.RWLock {self.name!r} on {self.write._client.address}>"
@@ -226,6 +242,9 @@ class Semaphore:
         traceback: TracebackType | None,
     ) -> None:
         self.release()
+
+    def __reduce__(self) -> Any:
+        return type(self), (self._client, self.name, self.value)
 
     def __repr__(self) -> str:
         kind = f"{type(self).__name__} {self.name!r} of {self.value}"

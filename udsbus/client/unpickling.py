@@ -1,0 +1,32 @@
+"""Clients that come to another process in a pickle: with `multiprocessing`, say.
+
+A connection cannot go along, so there is a client of its own there. What was one client is one
+client, however many objects came with it, and however often: a lock and an event that belong
+together stay so, and the tasks of a pool share one for each process.
+"""
+
+from __future__ import annotations
+
+import threading
+import weakref
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from .sync import Client
+
+known: weakref.WeakValueDictionary[str, Client] = weakref.WeakValueDictionary()
+"""Session → the client of this process that has it, or that was made for one that has it."""
+_made: dict[str, Client] = {}
+"""Those that were made, so that they stay: each task of a pool brings its own pickle."""
+_one_at_a_time = threading.Lock()
+
+
+def client_like(session: str, address: str, options: dict[str, Any]) -> Client:
+    """The client that a pickle tells of."""
+    from .sync import Client
+
+    with _one_at_a_time:
+        client = known.get(session)
+        if client is None or client._closed:
+            client = known[session] = _made[session] = Client(address, **options)
+        return client

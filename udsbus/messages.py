@@ -211,6 +211,8 @@ DELETED: Final = "deleted"
 EXPIRED: Final = "expired"
 RELEASED: Final = "released"
 """The session that it belonged to has ended."""
+GONE: Final = (DELETED, EXPIRED, RELEASED)
+"""The kinds of change after which a key is not there."""
 
 
 class Change(NamedTuple):

@@ -12,7 +12,7 @@ from collections.abc import Callable
 from time import monotonic
 from typing import Any
 
-from ..client.following import Subscription, Watch
+from ..client.following import Change, Subscription, Watch
 from ..client.sync import Client
 from ..errors import UnsupportedValue
 from ..limits import REQUEST_TIMEOUT
@@ -95,6 +95,27 @@ def follow(
         return DONE
     complain(f"timed out after {seconds:g} s: {came} came" + (f" of {count}" if count else ""))
     return TIMED_OUT
+
+
+def wait_for(
+    key: str, is_it: Callable[[Change | None], bool], seconds: float | None
+) -> tuple[int, Change | None]:
+    """Wait until `is_it` says so of the newest change of a key, None while it is not there. Returns
+    the exit code and that change."""
+    client = _client(seconds)
+    until = None if seconds is None else monotonic() + seconds
+    with client.watch(key, initial=True) as watch:
+        entry = client.entry(key)
+        if entry is None and is_it(None):
+            return DONE, None
+        while True:
+            left = LOOK_SECONDS if until is None else max(until - monotonic(), 0)
+            change = watch.get(min(left, LOOK_SECONDS))
+            if change is not None and is_it(change):
+                return DONE, change
+            if change is None and until is not None and left <= 0:
+                complain(f"timed out after {seconds:g} s")
+                return TIMED_OUT, None
 
 
 def tell_gaps(source: Watch | Subscription, told: dict[str, int]) -> None:

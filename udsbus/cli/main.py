@@ -25,6 +25,7 @@ COMMANDS = {
     "delete": "values",
     "keys": "values",
     "watch": "changes",
+    "wait": "changes",
     "log": "past",
     "diff": "past",
     "rollback": "past",

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from ..errors import InvalidRequest
+from ..messages import GONE
 from .changes import COLORS
 from .options import (
     COUNT,
@@ -115,7 +116,7 @@ def diff_command(from_revision: int, to_revision: int | None, pattern: str) -> i
         if to_revision is not None and change.revision > to_revision:
             break
         before.setdefault(change.key, _value(change.before, change.kind == "created"))
-        after[change.key] = _value(change.after, change.kind in ("deleted", "expired"))
+        after[change.key] = _value(change.after, change.kind in GONE)
     found = False
     for key in sorted(before):
         if before[key] != after[key]:
@@ -175,7 +176,7 @@ def _difference(key: str, before: str | None, after: str | None) -> str:
 
 def _told(change: PastChange) -> tuple[str, str, str]:
     """Value, pid and client, as they are printed."""
-    gone = change.kind in ("deleted", "expired")
+    gone = change.kind in GONE
     pid = "" if change.pid is None else str(change.pid)
     return "" if gone else json_of(change.after), pid, shown(change.client or "")
 

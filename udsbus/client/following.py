@@ -17,7 +17,7 @@ from .follower import Answer, Follower
 from .requests import Call
 from .watching import RawChange, Step, WatchCore
 
-Kind = Literal["created", "updated", "deleted", "expired", "present"]
+Kind = Literal["created", "updated", "deleted", "expired", "released", "present"]
 
 
 class Change(NamedTuple):
@@ -25,8 +25,8 @@ class Change(NamedTuple):
 
     revision: int
     kind: Kind
-    """`created`, `updated`, `deleted`, `expired`; `present` for a key of the initial state, or of
-    the state told after changes were missed."""
+    """`created`, `updated`, `deleted`, `expired`, `released` (its client is gone); `present` for a
+    key of the initial state, or of the state told after changes were missed."""
     key: str
     value: Any
     """The new value; None when the key is gone."""

@@ -16,7 +16,7 @@ class PastChange(NamedTuple):
 
     revision: int
     kind: str
-    """`created`, `updated`, `deleted` or `expired`."""
+    """`created`, `updated`, `deleted`, `expired` or `released`."""
     key: str
     before: Any
     """The value that there was; None too if the key was absent."""

@@ -46,7 +46,7 @@ create table entries (
 create table changes (
     revision integer not null,
     key text not null,
-    kind text not null,         -- created, updated, deleted, expired
+    kind text not null,         -- created, updated, deleted, expired, released
     before blob,                -- the value before, MessagePack
     after blob,                 -- the value after
     text text,                  -- that for people

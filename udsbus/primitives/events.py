@@ -14,6 +14,7 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from ..errors import InvalidRequest, NotHeld
+from ..messages import GONE
 from .locks import Lock, RLock
 
 if TYPE_CHECKING:
@@ -21,7 +22,6 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 
-GONE = ("deleted", "expired", "released")
 PASSED, RESET, BROKEN = "passed", "reset", "broken"
 _numbers = itertools.count(1)
 """For keys that only one object of this process has."""

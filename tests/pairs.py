@@ -16,6 +16,11 @@ from udsbus import Client
 from .harness import wait_until
 
 
+def _without_nohup() -> None:
+    """The tests may run under it."""
+    signal.signal(signal.SIGHUP, signal.SIG_DFL)
+
+
 class Pair:
     """`udsbus serve` with its standby, in a process group of their own."""
 
@@ -29,6 +34,7 @@ class Pair:
             stderr=self._log,
             stdin=subprocess.DEVNULL,
             start_new_session=True,
+            preexec_fn=_without_nohup,
         )
         self.told("serving")
 

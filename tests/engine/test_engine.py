@@ -276,7 +276,7 @@ def test_a_connection_that_is_gone_leaves_nothing_behind(engine: Engine) -> None
 def test_watches_and_subscriptions_of_a_connection_are_limited(
     engine: Engine, command: m.EngineCommand, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("udsbus.engine.engine.PATTERNS_PER_CONNECTION", 2)
+    monkeypatch.setattr("udsbus.engine.registrations.PATTERNS_PER_CONNECTION", 2)
     engine.execute(ME, m.Watch("a"), 0.0)
     engine.execute(ME, m.Subscribe(["a"]), 0.0)
     with pytest.raises(LimitExceeded) as caught:
@@ -290,7 +290,7 @@ def test_the_limit_counts_the_patterns_of_a_subscription(
     engine: Engine, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Each costs memory, so a subscription to many must not count as one."""
-    monkeypatch.setattr("udsbus.engine.engine.PATTERNS_PER_CONNECTION", 2)
+    monkeypatch.setattr("udsbus.engine.registrations.PATTERNS_PER_CONNECTION", 2)
     with pytest.raises(LimitExceeded) as caught:
         engine.execute(ME, m.Subscribe(["a", "b", "c"]), 0.0)
     assert caught.value.details["actual"] == 3

@@ -20,8 +20,8 @@ from itertools import islice
 from typing import Any
 
 from .. import messages as m
-from ..errors import AccessDenied, Error, InvalidRequest, LimitExceeded, LockLost
-from ..limits import EXPIRIES_PER_TURN, PATTERNS_PER_CONNECTION, VALUE_BYTES
+from ..errors import AccessDenied, Error, InvalidRequest, LockLost
+from ..limits import EXPIRIES_PER_TURN, VALUE_BYTES
 from ..patterns import (
     CLIENT_KEYS,
     LOCK_KEYS,
@@ -34,10 +34,10 @@ from ..patterns import (
     shown,
 )
 from .changelog import ChangeLog
-from .interest import Interest
 from .keyspace import Entry, Keyspace
 from .locks import Locks
 from .owners import Owners
+from .registrations import Registrations
 from .rules import Codec, check_reply, check_revision, check_value, incremented
 from .schemas import Compile, Schemas, cannot_compile
 from .transactions import plan
@@ -69,8 +69,9 @@ class Engine:
         self._owned = self.owners.sessions
         self.locks = Locks(self, codec)
         self._held = self.locks.tokens
-        self.watches = Interest()
-        self.subscriptions = Interest()
+        self._registrations = Registrations(self.to_undo)
+        self.watches = self._registrations.watches
+        self.subscriptions = self._registrations.subscriptions
         self.schemas = Schemas(compile_schema)
         self._schema_checks = self.schemas.checks
         self._codec = codec
@@ -86,10 +87,6 @@ class Engine:
         """How to undo everything else."""
         self._settled = (first_revision, 0)
         """The revision, and the number of changes, that `undo` goes back to."""
-        self._next_id = 1
-        self._patterns: dict[int, dict[int, tuple[Interest, list[str]]]] = {}
-        """Connection → its watches and subscriptions by number."""
-        self._pattern_counts: dict[int, int] = {}
         self.handlers: dict[type, Callable[..., Any]] = {
             m.Get: self._get,
             m.GetEntry: self._get_entry,
@@ -199,15 +196,12 @@ class Engine:
 
     def has_patterns(self, origin: int) -> bool:
         """Whether a connection watches or subscribes to anything."""
-        return bool(self._patterns.get(origin))
+        return self._registrations.has(origin)
 
     def disconnect(self, origin: int) -> None:
         """Forget what belongs to a connection that is gone."""
         self.locks.forget(origin)
-        self._pattern_counts.pop(origin, None)
-        for interest, patterns in self._patterns.pop(origin, {}).values():
-            for pattern in patterns:
-                interest.remove(pattern, origin)
+        self._registrations.disconnect(origin)
 
     # --- what was before ---------------------------------------------------------------------
 
@@ -641,20 +635,20 @@ class Engine:
             if from_revision <= self.revision:
                 self._log_changes()
                 missed = self.log.since(from_revision, matcher(pattern))
-        watch = self._register(origin, self.watches, [pattern])
+        watch = self._registrations.add(origin, self.watches, [pattern])
         changes = missed if missed is None else [change[:4] for change in missed]
         return watch, self.revision, changes
 
     def _unwatch(self, origin: int, now: float, watch: int) -> bool:
-        return self._unregister(origin, self.watches, watch)
+        return self._registrations.remove(origin, self.watches, watch)
 
     def _subscribe(self, origin: int, now: float, patterns: list[str]) -> int:
         for pattern in patterns:
             check_pattern(pattern)
-        return self._register(origin, self.subscriptions, patterns)
+        return self._registrations.add(origin, self.subscriptions, patterns)
 
     def _unsubscribe(self, origin: int, now: float, subscription: int) -> bool:
-        return self._unregister(origin, self.subscriptions, subscription)
+        return self._registrations.remove(origin, self.subscriptions, subscription)
 
     def _publish(self, origin: int, now: float, topic: str, message: bytes) -> int:
         if not self.subscriptions.remembers(topic):
@@ -665,45 +659,3 @@ class Engine:
         if subscribers:
             self._effects.append(m.Message(topic, message, subscribers))
         return len(subscribers)
-
-    def _register(self, origin: int, interest: Interest, patterns: list[str]) -> int:
-        registered = self._patterns.setdefault(origin, {})
-        total = self._pattern_counts.get(origin, 0) + len(patterns)
-        if total > PATTERNS_PER_CONNECTION:
-            raise LimitExceeded(
-                f"this connection would watch and subscribe to {total} patterns; the most there "
-                f"may be is {PATTERNS_PER_CONNECTION}",
-                limit="patterns_per_connection", maximum=PATTERNS_PER_CONNECTION, actual=total,
-            )  # fmt: skip
-        self._pattern_counts[origin] = total
-        number = self._next_id
-        self._next_id += 1
-        registered[number] = interest, patterns
-        for pattern in patterns:
-            interest.add(pattern, origin)
-        self.to_undo(lambda: self._forget(origin, number))
-        return number
-
-    def _unregister(self, origin: int, interest: Interest, number: int) -> bool:
-        registered = self._patterns.get(origin, {})
-        if number not in registered or registered[number][0] is not interest:
-            return False
-        patterns = registered[number][1]
-        self._forget(origin, number)
-        self.to_undo(lambda: self._put_back(origin, interest, number, patterns))
-        return True
-
-    def _forget(self, origin: int, number: int) -> None:
-        registered = self._patterns.get(origin, {})
-        if number in registered:
-            interest, patterns = registered.pop(number)
-            self._pattern_counts[origin] -= len(patterns)
-            for pattern in patterns:
-                interest.remove(pattern, origin)
-
-    def _put_back(self, origin: int, interest: Interest, number: int, patterns: list[str]) -> None:
-        if origin in self._patterns:  # else its connection is gone
-            self._patterns[origin][number] = interest, patterns
-            self._pattern_counts[origin] += len(patterns)
-            for pattern in patterns:
-                interest.add(pattern, origin)

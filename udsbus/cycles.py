@@ -26,3 +26,31 @@ def cycle_through(start: Node, waits_for: Callable[[Node], Iterable[Node]]) -> l
             ahead.pop()
             way.pop()
     return []
+
+
+def cycles(nodes: Iterable[Node], waits_for: Callable[[Node], Iterable[Node]]) -> list[list[Node]]:
+    """Cycles among `nodes` and those they wait for, without a node in common: one at least of each
+    group in which all wait for all."""
+    found: list[list[Node]] = []
+    told: set[Node] = set()
+    done: set[Node] = set()
+    for start in nodes:
+        if start in done:
+            continue
+        way, places = [start], {start: 0}
+        ahead = [iter(waits_for(start))]
+        while ahead:
+            node = next((node for node in ahead[-1] if node not in done), None)
+            if node is None:
+                ahead.pop()
+                done.add(way.pop())
+                del places[next(reversed(places))]
+            elif node in places:
+                if node not in told and not told.intersection(cycle := way[places[node] :]):
+                    found.append(cycle)
+                    told.update(cycle)
+            else:
+                places[node] = len(way)
+                way.append(node)
+                ahead.append(iter(waits_for(node)))
+    return found

@@ -65,6 +65,22 @@ class Command:
             process.close()
 
     @contextlib.contextmanager
+    def shell(self) -> Iterator[Any]:
+        """An interactive bash on a terminal of its own."""
+        child = pexpect.spawn(
+            "bash",
+            ["--norc", "--noprofile", "-i"],
+            env=self.environ | {"PS1": "$ ", "TERM": "dumb"},
+            encoding="utf-8",
+            timeout=PATIENCE,
+            dimensions=(30, 200),
+        )
+        try:
+            yield child
+        finally:
+            child.close(force=True)
+
+    @contextlib.contextmanager
     def terminal(self, *args: str, **environ: str) -> Iterator[Any]:
         """It on a terminal of its own; see pexpect."""
         child = pexpect.spawn(

@@ -80,9 +80,13 @@ def test_its_exit_code(command: Command, client: udsbus.Client, tmp_path: Path) 
     assert (code, "no-such-command: there is no such command" in err) == (127, True)
     script = tmp_path / "script"
     script.write_text("#!/no/such/interpreter\n")
+    code, _, err = command("lock", "a", "--", str(script))
+    assert (code, f"{script}: this cannot be run" in err) == (126, True)
     script.chmod(0o700)
     code, _, err = command("lock", "a", "--", str(script))
     assert (code, str(script) in err) == (127, True)
+    script.write_text("exit $1\n")
+    assert command("lock", "a", "--", str(script), "6")[0] == 6, "as a shell runs it"
     assert command("lock", "a")[0] == 2
     assert command("lock", "$a", "--", "true")[0] == 3
 
@@ -146,6 +150,31 @@ def test_the_command_dies_with_it(command: Command, client: udsbus.Client) -> No
     client.lock("a").release()
 
 
+def test_a_kick_while_it_waits_costs_the_place(command: Command, client: udsbus.Client) -> None:
+    lock = client.lock("a")
+    lock.acquire()
+    with command.running("lock", "a", "--", "echo", "mine") as running:
+        wait_until(lambda: waits(client, "a"), "it to wait")
+        (waiter,) = client.locks("a")[0].waiting
+        client.kick(waiter.session)
+        wait_until(
+            lambda: [one.ticket for one in client.locks("a")[0].waiting] > [waiter.ticket],
+            "it to wait again",
+        )
+        lock.release()
+        assert running.line("stdout") == "mine"
+        assert running.process.wait(PATIENCE) == 0
+
+
+def test_a_command_that_is_stopped_for_a_while(command: Command, client: udsbus.Client) -> None:
+    with command.running("lock", "a", "--", "sh", "-c", "echo $$; sleep 0.1; exit 5") as running:
+        pid = int(running.line("stdout"))
+        os.kill(pid, signal.SIGSTOP)
+        assert client.lock("a").locked()
+        os.kill(pid, signal.SIGCONT)
+        assert running.process.wait(PATIENCE) == 5
+
+
 def test_on_a_terminal(command: Command, client: udsbus.Client) -> None:
     """The command has it, so that Ctrl-C is for the command alone."""
     script = "try: input('name? ')\nexcept KeyboardInterrupt: print('stopped'); raise SystemExit(9)"
@@ -155,3 +184,30 @@ def test_on_a_terminal(command: Command, client: udsbus.Client) -> None:
         terminal.expect_exact("stopped")
         terminal.wait()
         assert terminal.exitstatus == 9
+
+
+def test_in_a_shell(command: Command, client: udsbus.Client) -> None:
+    """Pipes, job control and Ctrl-C are as with any other command."""
+    lock = f"{PYTHON} -m udsbus lock"
+    with command.shell() as shell:
+        shell.sendline(f"{lock} a -- echo data | (read x; read y </dev/tty; echo $x-$y)")
+        shell.sendline("typed")
+        shell.expect_exact("data-typed")
+        shell.sendline(f"echo data | {lock} a -- sh -c 'read x; read y </dev/tty; echo $x=$y'")
+        shell.sendline("typed")
+        shell.expect_exact("data=typed")
+        shell.sendline(f"{lock} a -- sh -c 'echo begun; sleep 1; echo ended'")
+        shell.expect_exact("\r\nbegun")
+        shell.sendcontrol("z")
+        shell.expect_exact("Stopped")
+        assert client.lock("a").locked()
+        shell.sendline("bg; echo still; wait; echo over")
+        shell.expect_exact("\r\nended")
+        shell.expect_exact("over")
+        shell.sendline(f"for i in 1 2; do echo turn-$i; {lock} a -- sleep 60; done")
+        shell.expect_exact("\r\nturn-1")
+        wait_until(lambda: client.lock("a").locked(), "it to hold the lock")
+        shell.sendintr()
+        shell.sendline("echo $?-left")
+        shell.expect_exact("130-left")
+        assert "turn-2" not in shell.before

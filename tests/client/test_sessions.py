@@ -325,6 +325,22 @@ def test_a_start_releases_what_the_dead_held(address: str, runtime: Path) -> Non
         assert sessions(client) == {client.session}
 
 
+def test_a_kicked_client_whose_lock_lingers_comes_back(client: Client, bus: BrokerProcess) -> None:
+    with udsbus.connect(bus.address, timeout=PATIENCE) as other:
+        lock = other.lock("lingering")
+        lock.acquire(linger=30.0)
+        accepted = client.info()["counters"]["accepted"]
+        client.kick(other.session)
+        assert other.set("a", 1, fence=lock.token), "nobody else has it yet"
+        wait_until(lambda: other.session in sessions(client), "it to be back")
+        assert not client.lock("lingering").acquire(blocking=False)
+        assert client.info()["counters"]["accepted"] < accepted + 10
+        with pytest.raises(udsbus.LockLost):
+            lock.release()
+        with client.lock("lingering"):
+            pass
+
+
 def test_a_client_that_is_closed_does_not_come_back(
     client: Client, bus: BrokerProcess, monkeypatch: pytest.MonkeyPatch
 ) -> None:

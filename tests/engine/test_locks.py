@@ -22,7 +22,7 @@ from udsbus.errors import (
 )
 from udsbus.limits import KEY_BYTES, PAGE_KEYS, WAITS_PER_CONNECTION
 
-from .support import examples
+from .support import examples, steps
 
 A, B, C = 1, 2, 3
 """Connections; each is a session of its own."""
@@ -226,17 +226,61 @@ def test_a_connection_that_is_gone_waits_for_nothing(locked: Locked) -> None:
     assert locked.has(C, c)
 
 
-def test_who_asks_again_keeps_what_it_has(locked: Locked) -> None:
-    """Over another connection: the answer may have been lost."""
+def test_who_asks_again(locked: Locked) -> None:
+    """Over another connection: the answer may have been lost. What it has got it keeps; its place
+    it loses, like the connection."""
     locked.engine.sessions[9] = "b"
     a, b, c = locked.acquire(A), locked.acquire(B), locked.acquire(C)
+    with pytest.raises(Conflict, match="waits for 'x' already"):
+        locked.engine.execute(B, m.Acquire("x", b, 0), 0.0)
     again = locked.engine.execute(9, m.Acquire("x", b, 0), 0.0)
-    assert isinstance(again, m.Later), "its place"
+    assert isinstance(again, m.Later)
+    locked.tell()
+    assert locked.outcomes[B, b] is None, "nobody listens there any more"
     locked.engine.disconnect(B)
+    locked._tickets[again.ticket] = B, b
     locked.release(A, a)
+    assert locked.has(C, c)
+    locked.release(C, c)
     assert locked.has(B, b)
-    assert locked.waits(C, c)
     assert locked.engine.execute(9, m.Acquire("x", b, 0), 0.0) == locked.outcomes[B, b]
+
+
+def test_a_lock_lingers_when_its_session_is_kicked(locked: Locked) -> None:
+    a, other, plain = (
+        locked.acquire(A, linger=5.0),
+        locked.acquire(A, "y", linger=2.0),
+        locked.acquire(A, "z"),
+    )
+    b, c = locked.acquire(B), locked.acquire(C, "z")
+    token = locked.outcomes[A, a]
+    assert isinstance(token, int)
+    locked.engine.linger("a", 0.0)
+    locked.engine.release("a", 10, 0.0)
+    locked.tell()
+    assert locked.has(C, c), "that one does not"
+    assert locked.waits(B, b)
+    assert locked.engine.next_deadline() == 2.0
+    locked.engine.execute(A, m.Set("k", b"1", fence=token), 0.0)
+    locked.tend(2.0)
+    assert locked.outcomes[A, other] not in locked.engine.locks.tokens
+    assert keys(locked.engine) == ["$sys/locks/x/a.1", f"$sys/locks/z/c.{c}"]
+    assert not locked.release(A, plain, "z")
+    assert not locked.release(A, a), "it was lost; but the lingering is over"
+    assert locked.has(B, b)
+    locked.tend(10.0)
+    assert locked.has(B, b)
+
+
+def test_a_lock_lingers_over_a_takeover(locked: Locked) -> None:
+    locked.acquire(A, linger=5.0)
+    locked.engine.linger("a", 0.0)
+    replica = Engine(Literals())
+    replica.replay([e for e in locked.engine.take_effects() if not isinstance(e, m.Message)])
+    replica.locks.adopt(100.0)
+    assert replica.next_deadline() == 105.0
+    replica.tend(105.0)
+    assert keys(replica) == []
 
 
 def test_a_claim_can_be_taken_back_whatever_became_of_it(locked: Locked) -> None:
@@ -367,7 +411,8 @@ def test_who_waits_is_told_a_page_at_a_time(locked: Locked) -> None:
 # --- undo and replay ------------------------------------------------------------------------------
 
 kinds = st.sampled_from([
-    {}, {"shared": True}, {"shared": True, "permits": 2}, {"shared": True, "permits": 0},
+    {}, {"linger": 1.0}, {"shared": True}, {"shared": True, "permits": 2},
+    {"shared": True, "permits": 0},
 ])  # fmt: skip
 acts = st.one_of(
     st.tuples(
@@ -378,6 +423,7 @@ acts = st.one_of(
     st.tuples(st.just("add"), st.sampled_from([0, 2]), st.sampled_from("xy")),
     st.tuples(st.just("tend"), st.sampled_from([0.0, 1.0, 3.0])),
     st.tuples(st.just("end"), st.sampled_from([A, B])),
+    st.tuples(st.just("kick"), st.sampled_from([A, B])),
     st.tuples(st.just("drop"), st.sampled_from([A, B, C])),
 )  # fmt: skip
 
@@ -396,6 +442,9 @@ def act(locked: Locked, what: Any) -> None:
             locked.tell()
         elif what[0] == "tend":
             locked.tend(what[1])
+        elif what[0] == "kick":
+            engine.locks.forget(what[1])
+            engine.linger("-abc"[what[1]], locked.now)
         elif what[0] == "end":
             engine.locks.forget(what[1])
             engine.release("-abc"[what[1]], 2, locked.now)
@@ -474,3 +523,36 @@ def test_a_replica_knows_the_holders(history: Any) -> None:
     entries = dict(sorted(engine.keyspace.entries.items()))
     loaded.load(entries, engine.owners.sessions.items(), engine.revision, [], 0)
     assert held(replica) == held(loaded) == held(engine)
+
+
+# --- how much it costs ---------------------------------------------------------------------------
+
+
+def test_a_search_looks_at_each_once() -> None:
+    """However many hold what all of them wait for."""
+
+    def cost(number: int) -> int:
+        locked = Locked()
+        for owner in range(1, number):
+            locked.acquire(A, "c", owner=owner, shared=True)
+        for owner in range(1, number):
+            locked.acquire(A, "c", owner=owner)
+        locked.acquire(B, "d", owner=1)
+        command = m.Acquire("c", 10**6, 1, unless_deadlock=True)
+        return steps(locked.engine.execute, B, command, 0.0)
+
+    assert cost(400) < 12 * cost(40)
+
+
+def test_an_undo_costs_by_what_was_done() -> None:
+    def cost(number: int) -> int:
+        locked = Locked()
+        writer = locked.acquire(A)
+        for _ in range(number):
+            locked.acquire(B, shared=True)
+        locked.engine.settle()
+        locked.release(A, writer)
+        assert len(locked.engine.locks.tokens) == number
+        return steps(locked.engine.undo)
+
+    assert cost(400) < 14 * cost(40)

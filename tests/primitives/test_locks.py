@@ -25,6 +25,7 @@ from udsbus import (
     NotHeld,
     Semaphore,
 )
+from udsbus.client import requests
 
 
 @pytest.fixture
@@ -414,6 +415,76 @@ def test_a_lock_that_is_lost(client: Client, other: Client) -> None:
     assert not client.exists("k")
     with pytest.raises(NotHeld):
         _ = lock.token
+
+
+def test_a_thread_releases_what_it_has_acquired(client: Client, other: Client) -> None:
+    """Not what another has since."""
+    lock = other.lock("a")
+    lock.acquire()
+    token = lock.token
+    client.kick(other.session)
+
+    def again() -> int:
+        other.lock("a").acquire()
+        return other.lock("a").token
+
+    newer = Task(again).result()
+    assert lock.token == token
+    with pytest.raises(LockLost):
+        other.set("k", 1, fence=lock.token)
+    with pytest.raises(LockLost, match="was lost"):
+        lock.release()
+    assert [holder.token for holder in client.lock_holders("a")] == [newer]
+    lock.release()  # what is left, whichever thread has acquired it
+    assert not client.lock("a").locked()
+
+
+def test_each_reader_gives_its_own_back(client: Client) -> None:
+    """So that it is told right who holds it."""
+    lock = client.rwlock("a").read
+    lock.acquire()
+    Task(lock.acquire).result()
+    lock.release()
+    (holder,) = client.lock_holders("a")
+    assert holder.thread != threading.get_native_id()
+    assert not client.rwlock("a").write.acquire(timeout=0.01, unless_deadlock=True)
+    lock.release()
+
+
+def test_an_rlock_that_a_lock_has_released(client: Client, other: Client) -> None:
+    mine = client.rlock("a")
+    mine.acquire()
+    client.lock("a").release()
+    with other.lock("a"):
+        assert not mine.acquire(blocking=False)
+        with pytest.raises(NotHeld):
+            mine.release()
+
+
+def test_failed_attempts_leave_no_threads(tmp_path: Path) -> None:
+    with running_broker(tmp_path / "bus.sock") as broker:
+        client = udsbus.connect(broker.address, timeout=0.05)
+        with client.lock("a"):
+            pass
+        broker.kill()
+    before = threading.active_count()
+    for _ in range(5):
+        with pytest.raises(udsbus.BrokerUnavailable):
+            client.lock("a").acquire()
+    assert threading.active_count() <= before + 1
+    client.close()
+
+
+def test_an_attempt_that_would_be_refused_is_not_insisted_on(tmp_path: Path) -> None:
+    with running_broker(tmp_path / "bus.sock") as broker:
+        client = udsbus.connect(broker.address, timeout=PATIENCE)
+        broker.kill()
+    with running_broker(tmp_path / "bus.sock"), client:
+        client._make_sure(requests.release(requests.Claim("a*b", 1, 0)))
+        wait_until(
+            lambda: all(each.name != "udsbus-make-sure" for each in threading.enumerate()),
+            "it to end",
+        )
 
 
 def test_an_rlock_that_is_lost(client: Client, other: Client) -> None:

@@ -21,7 +21,6 @@ import os
 import select
 import socket
 from collections.abc import Callable
-from itertools import islice
 from time import time
 from typing import Any
 
@@ -71,8 +70,6 @@ class Sessions:
         """Those without a connection, and when they end; the soonest first."""
         self._ending: dict[str, None] = {}
         """Those that have ended, and may own something still."""
-        self._lingering: dict[str, float] = {}
-        """Those of them whose locks stay for a while, and until when."""
         self._untold: dict[str, None] = {}
         """Those that came when nothing could be written."""
         self._descriptors: dict[Process, int] = {}
@@ -90,11 +87,12 @@ class Sessions:
                 if process_of(session.process.pid) not in (session.process, None):
                     session = None  # it is dead, or another has its pid
             if session is None:
-                self._end_what_is_owned(name, now, kicked=entry is None)
+                self._ending[name] = None
                 continue
             self._sessions[name] = session
             self._follow_process(name, session, None)
             self._left[name] = now + GRACE_SECONDS
+        self._engine.locks.adopt(now)
         self.plan(now)
 
     # --- they come --------------------------------------------------------------------------
@@ -119,7 +117,7 @@ class Sessions:
         before = self._engine.sessions.get(connection)
         if before not in (None, name):
             raise InvalidRequest("this connection has a session already; open another for another")
-        if name in self._ending or name in self._lingering:
+        if name in self._ending:
             raise Conflict(f"what belonged to the session {name} is just being removed; try again")
         session = self._sessions.get(name)
         process = process_of(peer.pid)
@@ -203,7 +201,9 @@ class Sessions:
             return False
         self._left.pop(name, None)
         self._untold.pop(name, None)
-        self._end_what_is_owned(name, now, kicked=reason is CloseReason.KICKED)
+        self._ending[name] = None
+        if reason is CloseReason.KICKED:
+            self._engine.linger(name, now)
         for connection in sorted(session.connections):
             del self._engine.sessions[connection]
             self._engine.locks.forget(connection)
@@ -221,11 +221,6 @@ class Sessions:
         self.plan(now)
         return True
 
-    def _end_what_is_owned(self, name: str, now: float, kicked: bool) -> None:
-        self._ending[name] = None
-        if kicked:
-            self._engine.locks.linger(self._engine.owners.of(name), now)
-
     def tend(self, now: float) -> None:
         """Do what is due. Not while nothing can be written."""
         for name, until in list(self._left.items()):
@@ -240,10 +235,6 @@ class Sessions:
                 del self._untold[name]
             else:
                 self._tell(name, self._sessions[name])
-        for name, until in list(self._lingering.items()):
-            if until <= now:
-                del self._lingering[name]
-                self._ending[name] = None
         left = RELEASES_PER_TURN
         for name in list(self._ending):
             # It is forgotten in a later turn than the one that has removed the last of it: that
@@ -251,12 +242,7 @@ class Sessions:
             if not self._engine.owners.of(name):
                 del self._ending[name]
             elif left:
-                released = self._engine.release(name, left, now)
-                if not released:
-                    del self._ending[name]
-                    owned = self._engine.owners.of(name)
-                    self._lingering[name] = self._engine.locks.linger_until(owned)
-                left -= released
+                left -= self._engine.release(name, left, now)
         self.plan(now)
 
     def plan(self, now: float) -> None:
@@ -264,8 +250,7 @@ class Sessions:
         if self._ending or (self._untold and not self._engine.frozen):
             self.due = now
         else:
-            due = [*islice(self._left.values(), 1), *self._lingering.values()]
-            self.due = min(due, default=None)
+            self.due = next(iter(self._left.values()), None)
 
     def close(self) -> None:
         for fd in self._processes:

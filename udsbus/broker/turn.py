@@ -279,6 +279,8 @@ class Turn:
                 connection.output.append(reply)
                 self._touched.append(connection)
                 self._woken = True
+                if connection.ended is not None and not self._expects(number):
+                    self._close_when_flushed(connection, connection.ended)
 
     def _take_back(self, failure: StorageFailed) -> None:
         """Undo this turn, and have its requests carried out again in the next, without writes.
@@ -377,15 +379,17 @@ class Turn:
         elif data is not None:
             # The peer has finished asking. Its replies, and what it watches, still go to it
             # unless it has closed its reading side too.
-            engine, number = self._engine, connection.number
-            expects = engine.has_patterns(number) or engine.locks.waits(number)
-            listens = self._hub.tells_hangup and expects
+            listens = self._hub.tells_hangup and self._expects(connection.number)
             if events & HANGUP:
                 self._lost(connection, CloseReason.PEER_CLOSED)
             elif listens:
                 connection.end(CloseReason.PEER_CLOSED)
             else:
                 self._close_when_flushed(connection, CloseReason.PEER_CLOSED)
+
+    def _expects(self, number: int) -> bool:
+        """Whether something may still come for a connection that asks nothing more."""
+        return self._engine.has_patterns(number) or self._engine.locks.waits(number)
 
     # --- execute ----------------------------------------------------------------------------
 

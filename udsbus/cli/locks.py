@@ -2,19 +2,22 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import logging
+import os
 import shutil
 import sys
 from typing import TYPE_CHECKING
 
 import click
 
+from ..errors import Error, LockLost
 from .options import TIMEOUT, Command, Name, Text, address, socket_option, timeout
 from .options import timeout_option as request_timeout_option
 from .outcomes import ABSENT, DONE, REFUSED, TIMED_OUT
 from .output import complain, shown, write_line
-from .running import NOT_FOUND, STOP_SECONDS, Gated
+from .running import NOT_EXECUTABLE, NOT_FOUND, STOP_SECONDS, Gated
 
 if TYPE_CHECKING:
     from ..client.locks import LockHolder, LockInfo, LockWaiter
@@ -119,6 +122,9 @@ def lock_command(
     somebody has kicked this client, say, COMMAND is stopped, and the exit code is 3.
     """
     if shutil.which(command[0]) is None:
+        if os.path.exists(command[0]):
+            complain(f"{command[0]}: this cannot be run: it is a directory, or not executable")
+            return NOT_EXECUTABLE
         complain(f"{command[0]}: there is no such command")
         return NOT_FOUND
     gated = Gated(command)
@@ -129,26 +135,44 @@ def lock_command(
         about = {"command": " ".join(command)[:1_000]}
         client = Client(address(), name="udsbus lock", metadata=about)
         lock = client.rwlock(name).read if shared else client.lock(name)
-        client.on_kick(gated.stop)
         wait = -1 if seconds is None or no_wait else seconds
-        acquired = lock.acquire(not no_wait, wait, linger=LINGER_SECONDS)
+        kicks: list[bool] = []
+        holds = False
+
+        @client.on_kick
+        def kicked() -> None:
+            kicks.append(True)
+            if holds:
+                gated.stop()
+
+        while not holds:
+            kicks.clear()
+            if not lock.acquire(not no_wait, wait, linger=LINGER_SECONDS):
+                gated.give_up()
+                complain(f"{shown(name)} is held by somebody else: see `udsbus locks`")
+                return TIMED_OUT
+            holds = True
+            if kicks:  # before it had the lock, or just since: it has to get it anew
+                holds = False
+                with contextlib.suppress(LockLost):
+                    lock.release()
+        token, key = lock.token, lock.key
+
+        def look(*_: object) -> None:
+            if client.entry(key) is None:
+                gated.stop()
+
+        client.on_change(key, look)
+        look()
     except BaseException:
         gated.give_up()
         raise
-    if not acquired:
+    if gated.stopped:
         gated.give_up()
-        complain(f"{shown(name)} is held by somebody else: see `udsbus locks`")
-        return TIMED_OUT
-
-    def look(*_: object) -> None:
-        if all(holder.token != token for holder in client.lock_holders(name)):
-            gated.stop()
-
-    token = lock.token
-    client.on_change(f"$sys/locks/{name}/*", look)
-    look()
-    environ = {"UDSBUS_LOCK_TOKEN": str(token), "UDSBUS_SOCKET": client.address}
-    code = gated.let_go(environ)
+    else:
+        code = gated.let_go({"UDSBUS_LOCK_TOKEN": str(token), "UDSBUS_SOCKET": client.address})
+    with contextlib.suppress(Error):
+        lock.release()  # at once, also if it lingers
     client.close()
     if gated.stopped:
         complain(f"{shown(name)} was lost while the command ran, which has been stopped")

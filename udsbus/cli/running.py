@@ -4,16 +4,18 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
+import errno
 import os
 import select
 import signal
-import sys
 from collections.abc import Sequence
 from time import monotonic
 
 from .output import complain
 
-PASSED_ON = ("SIGHUP", "SIGINT", "SIGQUIT", "SIGTERM", "SIGUSR1", "SIGUSR2", "SIGWINCH")
+PASSED_ON = ("SIGHUP", "SIGTERM", "SIGUSR1", "SIGUSR2")
+OF_TERMINALS = ("SIGINT", "SIGQUIT", "SIGWINCH")
+"""A terminal sends these to the command too."""
 NOT_FOUND = 127
 NOT_EXECUTABLE = 126
 STOP_SECONDS = 3.0
@@ -23,8 +25,12 @@ SET_PARENT_DEATH_SIGNAL = 1
 
 
 class Gated:
-    """A command that has its process already, in a process group of its own, but waits to be let
-    in. To be made before there are threads.
+    """A command that has its process already, but waits to be let in. To be made before there are
+    threads.
+
+    Where there is no terminal it has a process group of its own, which is stopped as a whole. At a
+    terminal it stays in ours, as any command of a shell does: Ctrl-C and Ctrl-Z, pipes, `fg` and
+    `bg` are then the shell's business, and what is stopped is the command's own process.
 
     On Linux it is killed when this process dies, at the same moment at which the broker learns of
     that. Its own children are not.
@@ -33,40 +39,45 @@ class Gated:
     def __init__(self, command: Sequence[str]) -> None:
         waits, self._gate = os.pipe()
         self._failure, fails = os.pipe()
+        self._awake, self._wakes = os.pipe()
+        os.set_blocking(self._wakes, False)
         self._command = command[0]
+        self._has_group = not _has_terminal()
+        self._ended: int | None = None
+        self.stopped = False
+        """Somebody has asked for its end."""
         parent = os.getpid()
         self.pid = os.fork()
         if self.pid == 0:
             os.close(self._gate)
-            _run(command, parent, waits, fails)
+            _run(command, parent, self._has_group, waits, fails)
         os.close(waits)
         os.close(fails)
-        with contextlib.suppress(OSError):  # the child does it too; whoever is first
-            os.setpgid(self.pid, self.pid)
-        self._awake, wakes = os.pipe()
-        os.set_blocking(wakes, False)
-        self._wakes = wakes
-        self._ended: int | None = None
-        self.stopped = False
-        """Somebody has asked for its end."""
+        if self._has_group:
+            with contextlib.suppress(OSError):  # the child does it too; whoever is first
+                os.setpgid(self.pid, self.pid)
 
     def let_go(self, environ: dict[str, str]) -> int:
         """Let it run, with these variables, to its end. Returns its exit code, as a shell tells it;
-        signals that come to this process meanwhile are passed on."""
-        names = [name for name in (*PASSED_ON, "SIGCHLD") if hasattr(signal, name)]
-        numbers = [getattr(signal, name) for name in names]
+        signals that come to this process meanwhile are passed on.
+
+        Raises KeyboardInterrupt if it died of that, so that a shell ends its loop.
+        """
+        names = [name for name in (*PASSED_ON, *OF_TERMINALS) if hasattr(signal, name)]
+        numbers = [signal.SIGCHLD, *(getattr(signal, name) for name in names)]
         before = {
             number: signal.signal(number, lambda *_: None)
             for number in numbers
             if signal.getsignal(number) != signal.SIG_IGN  # as `nohup` leaves it
         }
+        before[signal.SIGPIPE] = signal.signal(signal.SIGPIPE, signal.SIG_IGN)
         woken = signal.set_wakeup_fd(self._wakes, warn_on_full_buffer=False)
         try:
-            with _Terminal(self.pid) as terminal:
+            with contextlib.suppress(BrokenPipeError):  # somebody has killed it already
                 os.write(self._gate, "\0".join(f"{k}={v}" for k, v in environ.items()).encode())
-                os.close(self._gate)
-                error = os.read(self._failure, 1)
-                self._supervise(terminal)
+            os.close(self._gate)
+            error = os.read(self._failure, 1)
+            self._supervise()
         finally:
             signal.set_wakeup_fd(woken)
             for number, handler in before.items():
@@ -74,7 +85,9 @@ class Gated:
         assert self._ended is not None
         if error:
             complain(f"{self._command}: {os.strerror(error[0])}")
-        return self._ended
+        if self._ended == -signal.SIGINT:
+            raise KeyboardInterrupt
+        return self._ended if self._ended >= 0 else 128 - self._ended
 
     def give_up(self) -> None:
         """Never let it run."""
@@ -87,9 +100,9 @@ class Gated:
         with contextlib.suppress(OSError):
             os.write(self._wakes, b"\0")
 
-    def _supervise(self, terminal: _Terminal) -> None:
+    def _supervise(self) -> None:
         until: float | None = None
-        while not self._look(terminal):
+        while not self._has_ended():
             left = None if until is None else max(0.0, until - monotonic())
             if not select.select([self._awake], [], [], left)[0]:
                 self._signal(signal.SIGKILL)
@@ -100,75 +113,59 @@ class Gated:
                     self._signal(signal.SIGTERM)
                     self._signal(signal.SIGCONT)
                     until = monotonic() + STOP_SECONDS
-                elif number not in (0, signal.SIGCHLD):
+                elif number not in (0, signal.SIGCHLD) and self._passes_on(number):
                     self._signal(number)
+
+    def _passes_on(self, number: int) -> bool:
+        return self._has_group or signal.Signals(number).name not in OF_TERMINALS
 
     def _signal(self, number: int) -> None:
         with contextlib.suppress(ProcessLookupError, PermissionError):
-            os.killpg(self.pid, number)
+            if self._has_group:
+                os.killpg(self.pid, number)
+            else:
+                os.kill(self.pid, number)
 
-    def _look(self, terminal: _Terminal) -> bool:
-        """Whether it has ended."""
-        pid, status = os.waitpid(self.pid, os.WNOHANG | os.WUNTRACED)
-        if pid and os.WIFSTOPPED(status):  # Ctrl-Z: the shell has to do with us
-            terminal.take_back()
-            os.kill(os.getpid(), signal.SIGSTOP)
-            terminal.hand_over()
-            self._signal(signal.SIGCONT)
-        elif pid:
-            code = os.waitstatus_to_exitcode(status)
-            self._ended = code if code >= 0 else 128 - code
-        return self._ended is not None
+    def _has_ended(self) -> bool:
+        pid, status = os.waitpid(self.pid, os.WNOHANG)
+        if pid:
+            self._ended = os.waitstatus_to_exitcode(status)
+        return pid != 0
 
 
-class _Terminal:
-    """The terminal that this process has in its hands, if it has; for a process group."""
-
-    def __init__(self, group: int) -> None:
-        self._group = group
-        self._ours = False
-        with contextlib.suppress(OSError):
-            self._ours = os.tcgetpgrp(0) == os.getpgrp()
-
-    def hand_over(self) -> None:
-        self._give(self._group)
-
-    def take_back(self) -> None:
-        self._give(os.getpgrp())
-
-    def _give(self, group: int) -> None:
-        if self._ours:
-            before = signal.signal(signal.SIGTTOU, signal.SIG_IGN)
-            with contextlib.suppress(OSError):
-                os.tcsetpgrp(0, group)
-            signal.signal(signal.SIGTTOU, before)
-
-    def __enter__(self) -> _Terminal:
-        self.hand_over()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.take_back()
+def _has_terminal() -> bool:
+    """Whether this process belongs to a terminal."""
+    try:
+        os.close(os.open("/dev/tty", os.O_RDWR | os.O_NOCTTY))
+    except OSError:
+        return False
+    return True
 
 
-def _run(command: Sequence[str], parent: int, waits: int, fails: int) -> None:
+def _run(command: Sequence[str], parent: int, own_group: bool, waits: int, fails: int) -> None:
     """In the child: wait to be let in, and become the command."""
     code = NOT_EXECUTABLE
     try:
-        os.setpgid(0, 0)
+        if own_group:
+            os.setpgid(0, 0)
         with contextlib.suppress(OSError, AttributeError):
             ctypes.CDLL(None).prctl(SET_PARENT_DEATH_SIGNAL, signal.SIGKILL)
+        if signal.getsignal(signal.SIGINT) != signal.SIG_IGN:
+            signal.signal(signal.SIGINT, signal.SIG_DFL)
         told = os.read(waits, 65_536)
         if not told or os.getppid() != parent:
             os._exit(0)
         for variable in told.decode().split("\0"):
             name, _, value = variable.partition("=")
             os.environ[name] = value
-        for number in (signal.SIGINT, signal.SIGPIPE, signal.SIGXFSZ):
-            if signal.getsignal(number) != signal.SIG_IGN or number != signal.SIGINT:
-                signal.signal(number, signal.SIG_DFL)
-        sys.stdout.flush()
-        os.execvp(command[0], list(command))
+        for number in (signal.SIGPIPE, signal.SIGXFSZ):  # which Python ignores
+            signal.signal(number, signal.SIG_DFL)
+        try:
+            os.execvp(command[0], list(command))
+        except OSError as error:
+            if error.errno != errno.ENOEXEC:
+                raise
+            os.execv("/bin/sh", ["sh", *command])  # a script that does not say what runs it
     except OSError as error:
         if isinstance(error, FileNotFoundError):
             code = NOT_FOUND

@@ -318,7 +318,6 @@ class Events:
             try:
                 self._connect()
                 self._unreachable = None
-                delay = 0.0
                 self._serve()
             except (Error, OSError) as error:
                 if self._closing:
@@ -333,6 +332,8 @@ class Events:
                 log.exception("events of %s: unexpected failure; reconnecting", self._address)
             finally:
                 self._disconnect()
+            if self._greeted:
+                delay, self._greeted = 0.0, False
             delay = min(max(RECONNECT_FIRST, delay * 2), RECONNECT_MOST)
             self._pause(jittered(delay))
         for wake in (self._wake_read, self._wake_write):

@@ -1,7 +1,8 @@
 """What a client holds: which locks, by which claims, so that it can give them back.
 
 It is the client that holds a lock, not a thread of it or an object: any of its threads may release
-it, as with `threading.Lock`, by any object of the same name.
+it, as with `threading.Lock`, by any object of the same name. But a thread that has acquired it
+releases what it has acquired: what it holds may be lost, and another thread have it since.
 """
 
 from __future__ import annotations
@@ -12,8 +13,9 @@ import weakref
 from typing import TYPE_CHECKING, NamedTuple
 
 from ..errors import BrokerUnavailable, Error, LockLost, NotHeld, ProtocolError, RequestTimeout
+from ..patterns import LOCK_KEYS
 from . import requests
-from .requests import Claim
+from .requests import Call, Claim
 
 if TYPE_CHECKING:
     from .sync import Client
@@ -30,6 +32,15 @@ class Held(NamedTuple):
     token: int
 
 
+def _newest(held: list[Held]) -> int:
+    """Where the newest of this thread is, else of any."""
+    thread = threading.get_native_id()
+    for place in range(len(held) - 1, -1, -1):
+        if held[place].claim.owner == thread:
+            return place
+    return -1
+
+
 class Holdings:
     def __init__(self, client: Client) -> None:
         self._reference = weakref.ref(client)  # else only the collector would find it, once dropped
@@ -41,9 +52,9 @@ class Holdings:
         self._numbers = itertools.count(1)
         self._held: dict[tuple[str, bool], list[Held]] = {}
         """(lock, shared) → what is held of it, the newest last."""
-        self.reentered: dict[tuple[str, int], int] = {}
-        """(lock, thread) → how often that thread has acquired it, of the locks for which this
-        matters. Each thread has to do with its own only."""
+        self.reentered: dict[tuple[str, int], tuple[Held, int]] = {}
+        """(lock, thread) → by what that thread holds it, and how often it has acquired it, of the
+        locks for which this matters. Each thread has to do with its own only."""
 
     def acquire(
         self,
@@ -61,20 +72,28 @@ class Holdings:
         thread = threading.get_native_id()
         claim = Claim(lock, next(self._numbers), thread, shared, permits, unless_deadlock, linger)
         held: Held | None = None
+        asked = False
+
+        def ask(left: float | None) -> Call[int | None]:
+            nonlocal asked
+            asked = True
+            return requests.acquire(claim, left)
+
         try:
-            token = client._call_waiting(lambda left: requests.acquire(claim, left), timeout)
+            token = client._call_waiting(ask, timeout)
             if token is None:
                 return False
             held = Held(claim, token)
             self._put(held)
             return True
         except BaseException as error:
-            if not is_refusal(error):
+            if asked and not is_refusal(error):
                 self._take_back(claim, held)
             raise
 
     def release(self, lock: str, shared: bool = False) -> bool:
-        """Give one holding of it back, the newest. False: this client has none.
+        """Give one holding of it back: the newest of this thread, else of any. False: this client
+        has none.
 
         Raises LockLost if it had been lost.
         """
@@ -99,11 +118,15 @@ class Holdings:
         """What `release` would give back."""
         with self._lock:
             held = self._held.get((lock, shared))
-            return held[-1] if held else None
+            return held[_newest(held)] if held else None
+
+    def holds(self, held: Held) -> bool:
+        """Whether this very holding has not been given back."""
+        return held in self._held.get((held.claim.lock, held.claim.shared), ())
 
     def abandon(self, held: Held | None) -> None:
         """Give this very holding back, if it is held, without waiting for that."""
-        if held is not None and held in self._held.get((held.claim.lock, held.claim.shared), ()):
+        if held is not None and self.holds(held):
             self._take_back(held.claim, held)
 
     def add_permits(self, lock: str, permits: int, more: int) -> None:
@@ -114,11 +137,18 @@ class Holdings:
         return len(self._held.get((lock, shared), ()))
 
     def token(self, lock: str, shared: bool) -> int:
-        """The fencing token of the newest holding. Raises NotHeld."""
+        """The fencing token of what `release` would give back. Raises NotHeld."""
         held = self.newest(lock, shared)
         if held is None:
             raise NotHeld(f"{lock!r} is not held by this client")
         return held.token
+
+    def key(self, lock: str, shared: bool) -> str:
+        """The key of the bus by which it is held. Raises NotHeld."""
+        self.token(lock, shared)
+        held = self.newest(lock, shared)
+        assert held is not None
+        return f"{LOCK_KEYS}{lock}/{self._client().session}.{held.claim.number}"
 
     def _client(self) -> Client:
         client = self._reference()
@@ -137,8 +167,9 @@ class Holdings:
         with self._lock:
             held = self._held.get((lock, shared))
             if held:
-                into.append(held[-1])
-                held.pop()
+                place = _newest(held)
+                into.append(held[place])
+                held.pop(place)
                 if not held:
                     del self._held[lock, shared]
 

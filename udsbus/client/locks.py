@@ -6,7 +6,7 @@ from collections.abc import Iterable
 from time import monotonic
 from typing import Any, NamedTuple
 
-from ..cycles import cycle_through
+from ..cycles import cycles
 from ..patterns import LOCK_KEYS, matcher
 from ..wire.values import decode
 from . import requests
@@ -104,7 +104,8 @@ def lock_infos(
 
 
 def deadlocks(locks: Iterable[LockInfo]) -> list[list[Waiting]]:
-    """The circles in which clients' threads wait for one another, each once."""
+    """The circles in which clients' threads wait for one another, each once; of circles that have
+    threads in common, one."""
     holders: dict[str, list[tuple[str, int]]] = {}
     wants: dict[tuple[str, int], list[str]] = {}
     for lock in locks:
@@ -115,19 +116,17 @@ def deadlocks(locks: Iterable[LockInfo]) -> list[list[Waiting]]:
             if waiter.thread:
                 wants.setdefault((waiter.session, waiter.thread), []).append(lock.name)
 
-    def waits_for(node: tuple[str, int]) -> list[tuple[str, int]]:
-        return [holder for name in wants.get(node, ()) for holder in holders.get(name, ())]
+    def waits_for(node: tuple[str, int] | str) -> list[Any]:
+        """Who waits waits for locks, and a lock waits for its holders."""
+        return holders.get(node, []) if isinstance(node, str) else wants.get(node, [])
 
     found: list[list[Waiting]] = []
-    seen: set[tuple[str, int]] = set()
-    for node in wants:
-        way = [] if node in seen else cycle_through(node, waits_for)
-        seen.update(way)
-        between = [
-            next(name for name in wants[one] if following in holders.get(name, ()))
-            for one, following in zip(way, [*way[1:], *way[:1]], strict=True)
-        ]
-        if way:
-            rows = zip(way, [*between[-1:], *between], between, strict=False)
-            found.append([Waiting(*node, holds, wants) for node, holds, wants in rows])
+    for circle in cycles(list[Any](wants), waits_for):
+        if isinstance(circle[0], str):
+            circle = [*circle[1:], circle[0]]
+        who, locks_between = circle[0::2], circle[1::2]
+        rows = zip(who, [*locks_between[-1:], *locks_between], locks_between, strict=False)
+        found.append([
+            Waiting(session, thread, holds, wanted) for (session, thread), holds, wanted in rows
+        ])  # fmt: skip
     return found

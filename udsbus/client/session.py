@@ -13,6 +13,7 @@ import itertools
 import os
 import threading
 import time
+import weakref
 from collections.abc import Callable
 from typing import Any, TypeVar
 
@@ -22,6 +23,7 @@ from ..errors import (
     Conflict,
     Error,
     InvalidRequest,
+    ProtocolError,
     RequestTimeout,
 )
 from ..limits import RECONNECT_FIRST, RECONNECT_MOST, RESUME_SECONDS, TIMEOUT_MOST
@@ -304,21 +306,11 @@ class Session:
         after whatever this thread has sent, and does not know the fate of."""
         connection = getattr(self._own, "connection", None)
         self._own.connection = None
-
-        def insist(lost: Connection | None) -> None:
-            while not self._closed:
-                with contextlib.suppress(Error, ConnectionEnded):
-                    # In the lane of what was lost, of which the broker then reads nothing more.
-                    lost = self._reconnect(lost)
-                    try:
-                        lost.request(call, self.timeout)
-                        return
-                    finally:
-                        lost.close()
-                time.sleep(RECONNECT_MOST)
-
         threading.Thread(
-            target=insist, args=(connection,), name="udsbus-make-sure", daemon=True
+            target=_insist,
+            args=(weakref.ref(self), connection, call),
+            name="udsbus-make-sure",
+            daemon=True,
         ).start()
 
     def _interrupt(self) -> None:
@@ -341,3 +333,22 @@ class Session:
 
 def _uncertain_timeout(error: RequestTimeout) -> RequestTimeout:
     return RequestTimeout(f"{error}; nobody knows whether the request was carried out")
+
+
+def _insist(reference: weakref.ref[Session], lost: Connection | None, call: Call[Any]) -> None:
+    """Until the broker has answered, whatever; or nobody holds the client any more."""
+    while (session := reference()) is not None and not session._closed:
+        try:
+            # In the lane of what was lost, of which the broker then reads nothing more.
+            lost = session._reconnect(lost)
+            try:
+                lost.request(call, session.timeout)
+            finally:
+                lost.close()
+            return
+        except (BrokerUnavailable, RequestTimeout, ProtocolError, ConnectionEnded):
+            pass
+        except Error:
+            return  # it was never granted, for the same reason
+        del session
+        time.sleep(RECONNECT_MOST)

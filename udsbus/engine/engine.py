@@ -162,7 +162,7 @@ class Engine:
             undo()
         self._undo_steps.clear()
         self._effects, self._changes = [], []
-        self.locks.answers.clear()
+        self.locks.undone()
         self.revision, self.changes = self._settled
         self.log.take_back(self.revision)
 
@@ -295,6 +295,7 @@ class Engine:
         self.keyspace.drop(key)
         if key in self._owned:
             self._give(key, None)
+        if key[0] == RESERVED:
             self.locks.dropped(key)
         self.revision = revision if revision is not None else self.revision + 1
         change = m.Change(self.revision, kind, key, None, None, origin)
@@ -587,9 +588,19 @@ class Engine:
         self._own(key, session)
         return revision
 
-    def let_go(self, key: str, origin: int) -> None:
+    def let_go(self, key: str, origin: int, kind: str) -> None:
         """Remove such a key."""
-        self._remove(key, m.DELETED, origin)
+        self._remove(key, kind, origin)
+
+    def is_owned(self, key: str) -> bool:
+        """Whether a key belongs to a session."""
+        return key in self._owned
+
+    def linger(self, session: str, now: float) -> None:
+        """A session is kicked: let the locks that linger belong to nobody, so that they do not go
+        with it."""
+        for key in self.locks.linger(list(self.owners.of(session)), now):
+            self._own(key, None)
 
     def to_undo(self, step: Callable[[], object]) -> None:
         """`step` is a part of `undo`; what happened last is undone first, but for the keys, which
@@ -606,15 +617,10 @@ class Engine:
             self._own(key, session)
 
     def release(self, session: str, most: int, now: float) -> int:
-        """A session has ended: remove what belongs to it, at most `most` keys, itself at last, but
-        for locks that linger; and let others have those that it held. Returns how many."""
+        """A session has ended: remove what belongs to it, at most `most` keys, itself at last; and
+        let others have the locks that it held. Returns how many."""
         own = CLIENT_KEYS + session
-        owned = (
-            key
-            for key in self.owners.of(session)
-            if key != own and not self.locks.lingers(key, now)
-        )
-        keys = list(islice(owned, most))
+        keys = list(islice((key for key in self.owners.of(session) if key != own), most))
         if len(keys) < most and own in self._owned:
             keys.append(own)
         for key in keys:

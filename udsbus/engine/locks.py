@@ -50,7 +50,8 @@ class Keys(Protocol):
     def session_of(self, origin: int, what: str) -> str: ...
     def is_of(self, origin: int, session: str) -> bool: ...
     def hold(self, key: str, value: bytes, session: str | None, origin: int) -> int: ...
-    def let_go(self, key: str, origin: int) -> None: ...
+    def let_go(self, key: str, origin: int, kind: str) -> None: ...
+    def is_owned(self, key: str) -> bool: ...
     def to_undo(self, step: Callable[[], object]) -> None: ...
 
 
@@ -138,8 +139,10 @@ class Locks:
         self._locks: dict[str, Lock] = {}
         self._holdings: dict[str, tuple[Claim, int]] = {}
         """Key → who holds by it, and the token."""
-        self._lingering: dict[str, float] = {}
+        self._lingering = Deadlines()
         """Until when the keys stay of those that were kicked."""
+        self._disordered: set[str] = set()
+        """Locks whose queues have to be put in order when the undoing has ended."""
         self._deadlines = Deadlines()
         """When who waits gives up, by key."""
         self._of_origin: dict[int, dict[str, Waiter]] = {}
@@ -171,7 +174,7 @@ class Locks:
         claim, token = self._holdings.pop(key, (None, 0))
         if claim is not None:
             del self.tokens[token]
-            self._lingering.pop(key, None)
+            self._lingering.forget(key)
             lock = self._locks[claim.name]
             del lock.holders[key]
             self._look_at(lock)
@@ -183,21 +186,32 @@ class Locks:
             if ticket is None or waiter.ticket == ticket:
                 self._give_up(waiter)
 
-    def linger(self, keys: Iterable[str], now: float) -> None:
-        """A session has been kicked, which has these keys: what it holds may have to stay taken
-        for a while, so that whoever holds it can stop what he does."""
+    def linger(self, keys: Iterable[str], now: float) -> list[str]:
+        """A session has been kicked, or was before, which has these keys. Returns those of locks
+        that have to stay taken for a while, so that whoever holds them can stop what he does."""
+        found = []
         for key in keys:
             claim, _ = self._holdings.get(key, (None, 0))
             if claim is not None and claim.linger:
-                self._lingering[key] = now + claim.linger
+                self._lingering.schedule(key, now + claim.linger)
+                found.append(key)
+        return found
 
-    def lingers(self, key: str, now: float) -> bool:
-        """Whether a key must stay for the present, though its session has ended."""
-        return self._lingering.get(key, 0.0) > now
+    def adopt(self, now: float) -> None:
+        """After a takeover: whoever holds without a session was kicked."""
+        self.linger([key for key in self._holdings if not self._keys.is_owned(key)], now)
 
-    def linger_until(self, keys: Iterable[str]) -> float:
-        """When the first of these keys may go."""
-        return min((self._lingering.get(key, 0.0) for key in keys), default=0.0)
+    def undone(self) -> None:
+        """All steps of an undo have been taken."""
+        for name in self._disordered:
+            lock = self._locks.get(name)
+            if lock is not None:
+                lock.waiting = OrderedDict(sorted(lock.waiting.items()))
+        if self._disordered:
+            by_ticket = sorted(self.waiters.values(), key=lambda one: one.ticket)
+            self.waiters = {one.claim.key: one for one in by_ticket}
+        self._disordered.clear()
+        self.answers.clear()
 
     def waits(self, origin: int) -> bool:
         """Whether a connection waits for a lock."""
@@ -205,9 +219,15 @@ class Locks:
 
     def due(self, frozen: bool) -> float | None:
         """When `tend` wants to be called next."""
-        if self._unsettled and not frozen:
+        waits = self._deadlines.next()
+        if frozen:
+            return waits
+        if self._unsettled:
             return 0.0
-        return self._deadlines.next()
+        lingers = self._lingering.next()
+        if waits is None or lingers is None:
+            return lingers if waits is None else waits
+        return min(waits, lingers)
 
     def tend(self, now: float, frozen: bool) -> None:
         """Tell those who have waited for as long as they would; and grant what can be granted,
@@ -217,6 +237,10 @@ class Locks:
             if waiter is not None:
                 self._give_up(waiter)
         if not frozen:
+            while (key := self._lingering.pop_due(now)) is not None:
+                if key in self._holdings:
+                    self._keys.to_undo(lambda key=key: self._lingering.schedule(key, now))  # type: ignore[misc]
+                    self._keys.let_go(key, 0, m.RELEASED)
             self.grant(now)
 
     def grant(self, now: float) -> None:
@@ -256,8 +280,9 @@ class Locks:
             return self._holdings[key][1]
         waiter = self.waiters.get(key)
         if waiter is not None:
-            self._answer_to(waiter, origin)
-            return m.Later(waiter.ticket)
+            if waiter.origin == origin:
+                raise Conflict(f"the claim {claim} waits for {shown(lock)} already")
+            self._give_up(waiter)  # its connection has been lost, or will be in this turn
         if lock not in self._known:
             self._check(lock)
         if linger > LINGER_SECONDS:
@@ -290,15 +315,16 @@ class Locks:
         session = self._keys.session_of(origin, "a lock")
         key = f"{LOCK_KEYS}{lock}/{session}.{claim}"
         if key in self._holdings:
-            self._keys.let_go(key, origin)
-        elif key in self.waiters:
-            self._give_up(self.waiters[key])
-        else:
-            self._check(lock)
-            return False
-        if self._unsettled:
+            lost = not self._keys.is_owned(key)  # but it lingers: that is over now
+            self._keys.let_go(key, origin, m.DELETED)
             self.grant(now)
-        return True
+            return not lost
+        if key in self.waiters:
+            self._give_up(self.waiters[key])
+            self.grant(now)
+            return True
+        self._check(lock)
+        return False
 
     def _add_permits(self, origin: int, now: float, lock: str, permits: int, more: int) -> int:
         self._check(lock)
@@ -410,19 +436,8 @@ class Locks:
             return
         self._enqueue(waiter)
         lock = self._locks[waiter.claim.name]
-        lock.waiting = OrderedDict(sorted(lock.waiting.items()))
-        by_ticket = sorted(self.waiters.values(), key=lambda one: one.ticket)
-        self.waiters = {one.claim.key: one for one in by_ticket}
+        self._disordered.add(lock.name)
         self._look_at(lock)
-
-    def _answer_to(self, waiter: Waiter, origin: int) -> None:
-        """Somebody asks again, over another connection."""
-        before = waiter.origin
-        if before != origin and self._is_waiting(waiter):
-            _take_out(self._of_origin, before, waiter.claim.key)
-            waiter.origin = origin
-            self._of_origin.setdefault(origin, {})[waiter.claim.key] = waiter
-            self._keys.to_undo(lambda: self._answer_to(waiter, before))
 
     def _is_waiting(self, waiter: Waiter) -> bool:
         return self.waiters.get(waiter.claim.key) is waiter
@@ -440,17 +455,23 @@ class Locks:
 
     def _check_deadlock(self, claim: Claim, wanted: Lock) -> None:
         """Raise Deadlock if somebody waits, perhaps by way of others, for who asks."""
-        start = claim.session, claim.owner
+        start: Node | str = (claim.session, claim.owner)
 
-        def waits_for(node: Node) -> Iterable[Node]:
-            waiters = self._of_node.get(node, {}).values()
-            locks = [self._locks[waiter.claim.name] for waiter in waiters]
-            for lock in [wanted, *locks] if node == start else locks:
+        def waits_for(node: Node | str) -> Iterable[Node | str]:
+            """Who waits waits for locks, and a lock waits for its holders: so each is looked at
+            once, however many hold it and wait for it."""
+            if isinstance(node, str):
+                lock = self._locks[node]
+                # Of several that have permits each may give his back: none of them is in the way.
                 if lock.permits in (None, 1 - lock.added):
                     yield from ((holder.session, holder.owner) for holder in lock.holders.values())
-                # else each of several may give his permit back: none of them is in the way
+            else:
+                if node == start:
+                    yield wanted.name
+                for waiter in self._of_node.get(node, {}).values():
+                    yield waiter.claim.name
 
-        way = cycle_through(start, waits_for)
+        way = [node for node in cycle_through(start, waits_for) if not isinstance(node, str)]
         if way:
             raise Deadlock(
                 f"to wait for {shown(wanted.name)} would be for ever: "

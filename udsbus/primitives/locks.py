@@ -10,7 +10,7 @@ import threading
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
-from ..client.holding import is_refusal
+from ..client.holding import Held, is_refusal
 from ..errors import InvalidRequest, LockLost, NotHeld
 from ..limits import TIMEOUT_MOST
 
@@ -63,6 +63,11 @@ class Lock:
         """The fencing token, for `set(…, fence=token)`: a number that grows with each time that the
         lock is acquired, whoever does. Raises NotHeld."""
         return self._holdings.token(self.name, self._shared)
+
+    @property
+    def key(self) -> str:
+        """The key of the bus by which this client holds it. Raises NotHeld."""
+        return self._holdings.key(self.name, self._shared)
 
     def locked(self) -> bool:
         """Whether anybody holds it now; asks the broker."""
@@ -117,43 +122,58 @@ class RLock(Lock):
     ) -> bool:
         """Like `Lock.acquire`. The thread that holds it has it at once, and asks nobody."""
         key = self._key()  # first: an interrupt may come where anything is called
-        if key in self._holdings.reentered:
+        mine = self._mine()
+        if mine is not None:
             seconds_to_wait(blocking, timeout)
-            self._holdings.reentered[key] += 1
+            held, times = mine
+            self._holdings.reentered[key] = held, times + 1
             return True
         if not super().acquire(blocking, timeout, unless_deadlock=unless_deadlock, linger=linger):
             return False
-        self._holdings.reentered[key] = 1
+        try:
+            acquired = self._holdings.newest(self.name)
+            assert acquired is not None
+            self._holdings.reentered[key] = acquired, 1
+        except BaseException:
+            self._holdings.abandon(self._holdings.newest(self.name))
+            raise
         return True
 
     def release(self) -> None:
         """Undo one `acquire` of this thread. Raises NotHeld if there was none."""
         key = self._key()
-        if self._times(key) > 1:
-            self._holdings.reentered[key] -= 1
+        held, times = self._owned()
+        if times > 1:
+            self._holdings.reentered[key] = held, times - 1
         else:
             self._release_save()
 
     def _key(self) -> tuple[str, int]:
         return self.name, threading.get_ident()
 
-    def _times(self, key: tuple[str, int]) -> int:
-        """How often this thread has acquired it."""
-        times = self._holdings.reentered.get(key)
-        if times is None:
+    def _mine(self) -> tuple[Held, int] | None:
+        """By what this thread holds it, and how often it has acquired it."""
+        mine = self._holdings.reentered.get(self._key())
+        if mine is not None and not self._holdings.holds(mine[0]):
+            return None  # a `Lock` of the same name was released
+        return mine
+
+    def _owned(self) -> tuple[Held, int]:
+        mine = self._mine()
+        if mine is None:
             raise NotHeld(f"release of {self.name!r}, which this thread has not acquired")
-        return times
+        return mine
 
     def _is_owned(self) -> bool:
-        return self._key() in self._holdings.reentered
+        return self._mine() is not None
 
     def _recursion_count(self) -> int:
-        return self._holdings.reentered.get(self._key(), 0)
+        mine = self._mine()
+        return 0 if mine is None else mine[1]
 
     def _release_save(self) -> int:
         key = self._key()
-        times = self._times(key)
-        held = self._holdings.newest(self.name)
+        held, times = self._owned()
         try:
             super().release()
         except BaseException as error:
@@ -165,9 +185,9 @@ class RLock(Lock):
         return times
 
     def _acquire_restore(self, times: int) -> None:
-        key = self._key()
-        super().acquire()
-        self._holdings.reentered[key] = times
+        self.acquire()
+        held, _ = self._owned()
+        self._holdings.reentered[self._key()] = held, times
 
 
 class SharedLock(Lock):
@@ -259,7 +279,8 @@ class BoundedSemaphore(Semaphore):
         many."""
         if type(n) is int and n > self._holdings.number(self.name, True):
             raise InvalidRequest(f"{self.name!r} would be released too often")
-        self._give_back(n)
+        if self._give_back(n):  # another thread was quicker
+            raise InvalidRequest(f"{self.name!r} was released too often")
 
 
 def seconds_to_wait(blocking: bool, timeout: float) -> float | None:

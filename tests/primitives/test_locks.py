@@ -610,3 +610,4 @@ def test_who_has_said_all_is_answered_still(bus: BrokerProcess, client: Client) 
             raw.socket.shutdown(socket.SHUT_WR)
             wait_for_waiters(client, "a", 1)
         assert raw.receive()[:3] == [1, 7, None]
+        assert raw.rest() == [], "and that was all"

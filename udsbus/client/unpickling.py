@@ -7,6 +7,7 @@ together stay so, and the tasks of a pool share one for each process.
 
 from __future__ import annotations
 
+import os
 import threading
 import weakref
 from typing import TYPE_CHECKING, Any
@@ -19,6 +20,15 @@ known: weakref.WeakValueDictionary[str, Client] = weakref.WeakValueDictionary()
 _made: dict[str, Client] = {}
 """Those that were made, so that they stay: each task of a pool brings its own pickle."""
 _one_at_a_time = threading.Lock()
+
+
+def _anew() -> None:
+    """In a child after a fork, where the thread that held it is not."""
+    global _one_at_a_time
+    _one_at_a_time = threading.Lock()
+
+
+os.register_at_fork(after_in_child=_anew)
 
 
 def client_like(session: str, address: str, options: dict[str, Any]) -> Client:

@@ -149,6 +149,8 @@ EXPIRIES_PER_TURN: Final = 1_000
 """Keys that expire in one turn; the rest follow in the next."""
 RELEASES_PER_TURN: Final = 500
 """Keys of sessions that have ended which are removed in one turn; the rest follow in the next."""
+GRANTS_PER_TURN: Final = 500
+"""Locks given at once to those who waited; the rest follow in the next turn."""
 GRACE_SECONDS: Final = 10.0
 """How long a client without any connection, whose process lives, may take to come back."""
 LISTEN_BACKLOG: Final = 4096

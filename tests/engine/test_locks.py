@@ -20,7 +20,7 @@ from udsbus.errors import (
     LimitExceeded,
     LockLost,
 )
-from udsbus.limits import KEY_BYTES, PAGE_KEYS, WAITS_PER_CONNECTION
+from udsbus.limits import GRANTS_PER_TURN, KEY_BYTES, PAGE_KEYS, WAITS_PER_CONNECTION
 
 from .support import examples, steps
 
@@ -270,6 +270,26 @@ def test_a_lock_lingers_when_its_session_is_kicked(locked: Locked) -> None:
     assert locked.has(B, b)
     locked.tend(10.0)
     assert locked.has(B, b)
+
+
+def test_who_asks_again_after_a_kick_waits_anew(locked: Locked) -> None:
+    claim = locked.acquire(A, linger=5.0)
+    b = locked.acquire(B)
+    locked.engine.linger("a", 0.0)
+    again = locked.engine.execute(A, m.Acquire("x", claim, 0), 0.0)
+    assert isinstance(again, m.Later)
+    locked.tell()
+    assert locked.has(B, b)
+
+
+def test_many_are_granted_in_turns(locked: Locked) -> None:
+    writer = locked.acquire(A)
+    readers = [locked.acquire(B, shared=True) for _ in range(GRANTS_PER_TURN + 10)]
+    locked.release(A, writer)
+    assert sum(locked.has(B, reader) for reader in readers) == GRANTS_PER_TURN
+    assert locked.engine.next_deadline() == 0.0
+    locked.tend()
+    assert all(locked.has(B, reader) for reader in readers)
 
 
 def test_a_lock_lingers_over_a_takeover(locked: Locked) -> None:

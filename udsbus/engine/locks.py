@@ -26,7 +26,7 @@ from typing import Any, NamedTuple, Protocol
 from .. import messages as m
 from ..cycles import cycle_through
 from ..errors import Conflict, Deadlock, LimitExceeded
-from ..limits import LINGER_SECONDS, PAGE_KEYS, SESSION_BYTES, WAITS_PER_CONNECTION
+from ..limits import GRANTS_PER_TURN, LINGER_SECONDS, PAGE_KEYS, SESSION_BYTES, WAITS_PER_CONNECTION
 from ..patterns import LOCK_KEYS, check_name, check_writable, shown
 from .deadlines import Deadlines
 from .rules import Codec
@@ -244,11 +244,17 @@ class Locks:
             self.grant(now)
 
     def grant(self, now: float) -> None:
-        """Let those have their locks whose turn it is."""
+        """Let those have their locks whose turn it is, at most GRANTS_PER_TURN; `due` says that
+        there are more."""
+        left = GRANTS_PER_TURN
         while self._unsettled:
             name, _ = self._unsettled.popitem()
             lock = self._locks.get(name)
             while lock is not None and lock.waiting:
+                if not left:
+                    self._unsettled[name] = None
+                    return
+                left -= 1
                 waiter = next(iter(lock.waiting.values()))
                 if not lock.admits(waiter.claim.shared):
                     break
@@ -277,7 +283,12 @@ class Locks:
         session = self._keys.session_of(origin, "a lock")
         key = f"{LOCK_KEYS}{lock}/{session}.{claim}"
         if key in self._holdings:
-            return self._holdings[key][1]
+            if self._keys.is_owned(key):
+                return self._holdings[key][1]
+            self._keys.let_go(
+                key, origin, m.RELEASED
+            )  # it lingered; who asks again does not hold it
+            self.grant(now)
         waiter = self.waiters.get(key)
         if waiter is not None:
             if waiter.origin == origin:

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 import click
 
 from ..errors import Error, LockLost
+from ..messages import GONE
 from .options import TIMEOUT, Command, Name, Text, address, socket_option, timeout
 from .options import timeout_option as request_timeout_option
 from .outcomes import ABSENT, DONE, REFUSED, TIMED_OUT
@@ -20,8 +21,10 @@ from .output import complain, shown, write_line
 from .running import NOT_EXECUTABLE, NOT_FOUND, STOP_SECONDS, Gated
 
 if TYPE_CHECKING:
+    from ..client.following import Change
     from ..client.locks import LockHolder, LockInfo, LockWaiter
     from ..client.sync import Client
+    from ..primitives.locks import Lock
 
 LINGER_SECONDS = STOP_SECONDS + 2.0
 """So long nobody else has the lock when `udsbus lock` is kicked: the command must end first."""
@@ -121,12 +124,9 @@ def lock_command(
     on. COMMAND finds the fencing token in UDSBUS_LOCK_TOKEN. Should the lock be lost, because
     somebody has kicked this client, say, COMMAND is stopped, and the exit code is 3.
     """
-    if shutil.which(command[0]) is None:
-        if os.path.exists(command[0]):
-            complain(f"{command[0]}: this cannot be run: it is a directory, or not executable")
-            return NOT_EXECUTABLE
-        complain(f"{command[0]}: there is no such command")
-        return NOT_FOUND
+    code = _why_not(command[0])
+    if code is not None:
+        return code
     gated = Gated(command)
     try:
         from ..client.sync import Client
@@ -135,46 +135,68 @@ def lock_command(
         about = {"command": " ".join(command)[:1_000]}
         client = Client(address(), name="udsbus lock", metadata=about)
         lock = client.rwlock(name).read if shared else client.lock(name)
-        wait = -1 if seconds is None or no_wait else seconds
-        kicks: list[bool] = []
-        holds = False
-
-        @client.on_kick
-        def kicked() -> None:
-            kicks.append(True)
-            if holds:
-                gated.stop()
-
-        while not holds:
-            kicks.clear()
-            if not lock.acquire(not no_wait, wait, linger=LINGER_SECONDS):
-                gated.give_up()
-                complain(f"{shown(name)} is held by somebody else: see `udsbus locks`")
-                return TIMED_OUT
-            holds = True
-            if kicks:  # before it had the lock, or just since: it has to get it anew
-                holds = False
-                with contextlib.suppress(LockLost):
-                    lock.release()
-        token, key = lock.token, lock.key
-
-        def look(*_: object) -> None:
-            if client.entry(key) is None:
-                gated.stop()
-
-        client.on_change(key, look)
-        look()
+        wait = None if no_wait else -1 if seconds is None else seconds
+        held = _hold(client, lock, wait, gated)
     except BaseException:
         gated.give_up()
         raise
+    if not held:
+        gated.give_up()
+        complain(f"{shown(name)} is held by somebody else: see `udsbus locks`")
+        return TIMED_OUT
     if gated.stopped:
         gated.give_up()
     else:
-        code = gated.let_go({"UDSBUS_LOCK_TOKEN": str(token), "UDSBUS_SOCKET": client.address})
+        code = gated.let_go({"UDSBUS_LOCK_TOKEN": str(lock.token), "UDSBUS_SOCKET": client.address})
+    lost = gated.stopped  # before the release, which takes it away too
     with contextlib.suppress(Error):
         lock.release()  # at once, also if it lingers
     client.close()
-    if gated.stopped:
+    if code is None or lost:
         complain(f"{shown(name)} was lost while the command ran, which has been stopped")
         return REFUSED
     return code
+
+
+def _why_not(program: str) -> int | None:
+    """The exit code if a program cannot be run, when it has been said why."""
+    if shutil.which(program) is not None:
+        return None
+    if os.path.exists(program):
+        complain(f"{program}: this cannot be run: it is a directory, or not executable")
+        return NOT_EXECUTABLE
+    complain(f"{program}: there is no such command")
+    return NOT_FOUND
+
+
+def _hold(client: Client, lock: Lock, wait: float | None, gated: Gated) -> bool:
+    """Acquire a lock, and have the command stopped as soon as it is lost. `wait`: seconds, -1 for
+    as long as it takes, None for not at all. False: it is not to be had."""
+    kicks: list[bool] = []
+    holds = False
+
+    @client.on_kick
+    def kicked() -> None:
+        kicks.append(True)
+        if holds:
+            gated.stop()
+
+    while not holds:
+        kicks.clear()
+        if not lock.acquire(wait is not None, -1 if wait is None else wait, linger=LINGER_SECONDS):
+            return False
+        holds = True
+        if kicks:  # before it had the lock, or just since: it has to get it anew
+            holds = False
+            with contextlib.suppress(LockLost):
+                lock.release()
+    key = lock.key
+
+    def look(change: Change) -> None:
+        if change.kind in GONE:
+            gated.stop()
+
+    client.on_change(key, look)
+    if client.entry(key) is None:
+        gated.stop()
+    return True

@@ -6,7 +6,6 @@ import os
 import signal
 import threading
 from collections.abc import Callable, Iterator
-from pathlib import Path
 from typing import TypeVar
 
 import pytest
@@ -14,8 +13,9 @@ import pytest
 import udsbus
 from tests.client.support import PATIENCE, Child, Task
 from tests.harness import BrokerProcess, wait_until
-from tests.pairs import Pair
 from udsbus import Client, InvalidRequest, NotHeld
+
+from .conftest import Guarded
 
 T = TypeVar("T")
 
@@ -67,22 +67,14 @@ def test_who_waits_is_woken_by_an_event_that_is_cleared_at_once(
     assert task.result() is True
 
 
-def test_an_event_over_a_takeover(tmp_path: Path) -> None:
-    address = str(tmp_path / "bus.sock")
-    pair = Pair(address, tmp_path / "state")
-    try:
-        with (
-            udsbus.connect(address, timeout=PATIENCE) as client,
-            udsbus.connect(address, timeout=PATIENCE) as other,
-        ):
-            broker, _ = pair.ready(client)
-            task = Task(other.event("go").wait)
-            watched(client, 1)
-            os.kill(broker, signal.SIGKILL)
-            client.event("go").set()
-            assert task.result() is True
-    finally:
-        pair.close()
+def test_an_event_over_a_takeover(guarded: Guarded) -> None:
+    pair, client, other = guarded
+    broker, _ = pair.ready(client)
+    task = Task(other.event("go").wait)
+    watched(client, 1)
+    os.kill(broker, signal.SIGKILL)
+    client.event("go").set()
+    assert task.result() is True
 
 
 def test_a_client_that_is_closed_while_it_waits(bus: BrokerProcess, client: Client) -> None:

@@ -14,7 +14,6 @@ import pytest
 import udsbus
 from tests.client.support import PATIENCE, Child, Task, at_every_moment, in_child, take_number
 from tests.harness import BrokerProcess, RawClient, running_broker, wait_until
-from tests.pairs import Pair
 from udsbus import (
     Client,
     Conflict,
@@ -22,10 +21,13 @@ from udsbus import (
     InvalidRequest,
     Lock,
     LockLost,
+    LockWaiter,
     NotHeld,
     Semaphore,
 )
 from udsbus.client import requests
+
+from .conftest import Guarded
 
 
 @pytest.fixture
@@ -34,8 +36,12 @@ def other(bus: BrokerProcess) -> Iterator[Client]:
         yield other
 
 
+def waiting(client: Client, lock: str) -> list[LockWaiter]:
+    return [waiter for each in client.locks(lock) for waiter in each.waiting]
+
+
 def waiters(client: Client, lock: str) -> int:
-    return sum(len(each.waiting) for each in client.locks(lock))
+    return len(waiting(client, lock))
 
 
 def wait_for_waiters(client: Client, lock: str, number: int) -> None:
@@ -324,56 +330,48 @@ def test_ctrl_c_at_every_moment(
 # --- the broker ends --------------------------------------------------------------------------
 
 
-def test_a_lock_outlives_the_broker(tmp_path: Path) -> None:
-    address = str(tmp_path / "bus.sock")
-    pair = Pair(address, tmp_path / "state")
-    try:
-        with (
-            udsbus.connect(address, timeout=PATIENCE) as client,
-            udsbus.connect(address, timeout=PATIENCE) as other,
-        ):
-            lock = client.lock("a")
-            lock.acquire()
-            token = lock.token
-            task = Task(other.lock("a").acquire)
-            wait_for_waiters(client, "a", 1)
-            for _ in range(3):
-                broker, _ = pair.ready(client)
-                os.kill(broker, signal.SIGKILL)
-                wait_for_waiters(client, "a", 1)
-                assert not task.done()
-                assert [holder.token for holder in client.lock_holders("a")] == [token]
-                client.set("k", 1, fence=token)
-            lock.release()
-            assert task.result()
-            assert other.lock("a").token > token
-            with pytest.raises(LockLost):
-                client.set("k", 2, fence=token)
-    finally:
-        pair.close()
+def test_a_lock_outlives_the_broker(guarded: Guarded) -> None:
+    pair, client, other = guarded
+    lock = client.lock("a")
+    lock.acquire()
+    token = lock.token
+    task = Task(other.lock("a").acquire)
+    wait_for_waiters(client, "a", 1)
+    for _ in range(3):
+        broker, _ = pair.ready(client)
+        os.kill(broker, signal.SIGKILL)
+        wait_for_waiters(client, "a", 1)
+        assert not task.done()
+        assert [holder.token for holder in client.lock_holders("a")] == [token]
+        client.set("k", 1, fence=token)
+    lock.release()
+    assert task.result()
+    assert client.lock_holders("a")[0].token > token
+    with pytest.raises(LockLost):
+        client.set("k", 2, fence=token)
 
 
-def test_a_finite_wait_over_a_takeover(tmp_path: Path) -> None:
+def test_a_finite_wait_over_a_takeover(guarded: Guarded, monkeypatch: pytest.MonkeyPatch) -> None:
     """The time that it has waited already counts."""
-    address = str(tmp_path / "bus.sock")
-    pair = Pair(address, tmp_path / "state")
-    try:
-        with (
-            udsbus.connect(address, timeout=PATIENCE) as client,
-            udsbus.connect(address, timeout=PATIENCE) as other,
-            client.lock("a"),
-        ):
-            broker, _ = pair.ready(client)
-            began = time.monotonic()
-            task = Task(lambda: other.lock("a").acquire(timeout=2.0))
-            wait_for_waiters(client, "a", 1)
-            os.kill(broker, signal.SIGKILL)
-            wait_for_waiters(client, "a", 1)
-            left = client.locks()[0].waiting[0].seconds
-            assert task.result() is False
-            assert time.monotonic() - began < 2.0 + 1.0 + left
-    finally:
-        pair.close()
+    pair, client, other = guarded
+    acquire, asked = requests.acquire, []
+
+    def ask(claim: requests.Claim, timeout: float | None) -> requests.Call[int | None]:
+        asked.append(timeout)
+        return acquire(claim, timeout)
+
+    broker, _ = pair.ready(client)
+    with client.lock("a"):
+        monkeypatch.setattr(requests, "acquire", ask)
+        task = Task(lambda: other.lock("a").acquire(timeout=2.0))
+        wait_until(lambda: any(one.seconds > 0.5 for one in waiting(client, "a")), "half a second")
+        os.kill(broker, signal.SIGKILL)
+        assert task.result() is False
+    first, *later = asked
+    assert first is not None
+    assert 1.9 < first <= 2.0
+    assert later
+    assert all(left is not None and left < 1.5 for left in later)
 
 
 def test_a_bus_that_keeps_nothing_loses_its_locks(tmp_path: Path) -> None:

@@ -13,8 +13,8 @@ First come, first served. Nobody overtakes: a reader that could join others does
 waits, or that one might wait for ever.
 
 Each attempt to get a lock is a *claim*, with a number that its client gives it and never gives
-again. So an attempt can be made again after a lost connection, and keeps its place or what it has
-got; and it can be taken back by whoever does not know what became of it.
+again. So an attempt can be made again after a lost connection, and has then what it got; and it can
+be taken back by whoever does not know what became of it.
 """
 
 from __future__ import annotations

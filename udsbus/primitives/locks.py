@@ -19,7 +19,28 @@ if TYPE_CHECKING:
     from ..client.sync import Client
 
 
-class Lock:
+class Acquirable:
+    """What a `with` block acquires, and releases when it ends."""
+
+    def acquire(self) -> bool:
+        raise NotImplementedError
+
+    def release(self) -> None:
+        raise NotImplementedError
+
+    def __enter__(self) -> bool:
+        return self.acquire()
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self.release()
+
+
+class Lock(Acquirable):
     """One holder at a time, of all clients of the bus.
 
     It is this client that holds it: any thread of it may release it, by any object of the same
@@ -89,17 +110,6 @@ class Lock:
 
     def _acquire_restore(self, times: int) -> None:
         self.acquire()
-
-    def __enter__(self) -> bool:
-        return self.acquire()
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
-        self.release()
 
     def __reduce__(self) -> Any:
         return type(self), (self._client, self.name)
@@ -217,7 +227,7 @@ class RWLock:
         return f"<udsbus.RWLock {self.name!r} on {self.write._client.address}>"
 
 
-class Semaphore:
+class Semaphore(Acquirable):
     """Up to `value` holders at a time.
 
     A permit belongs to the client that has acquired it, and comes back when that is gone. To
@@ -251,17 +261,6 @@ class Semaphore:
         while n and self._holdings.release(self.name, True):
             n -= 1
         return n
-
-    def __enter__(self) -> bool:
-        return self.acquire()
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
-        self.release()
 
     def __reduce__(self) -> Any:
         return type(self), (self._client, self.name, self.value)

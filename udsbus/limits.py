@@ -70,7 +70,7 @@ PATTERNS_PER_CONNECTION: Final = _limit(
     "each costs the broker some hundred bytes for each of its segments that no other has",
 )  # fmt: skip
 WAITS_PER_CONNECTION: Final = _limit(
-    "waits_per_connection", 10_000, "locks waited for",
+    "waits_per_connection", 10_000, "locks and the like waited for",
     "each is remembered for as long as it takes",
 )  # fmt: skip
 LINGER_SECONDS: Final = _limit(

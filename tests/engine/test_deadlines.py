@@ -11,7 +11,7 @@ BOUND = 2 * SLACK
 """Heap entries that a handful of keys may have, whatever happens to their deadlines."""
 
 
-def pop_all_due(deadlines: Deadlines, now: float) -> list[str]:
+def pop_all_due(deadlines: Deadlines[str], now: float) -> list[str]:
     found = []
     while (key := deadlines.pop_due(now)) is not None:
         found.append(key)
@@ -19,13 +19,13 @@ def pop_all_due(deadlines: Deadlines, now: float) -> list[str]:
 
 
 def test_nothing_is_due_where_nothing_is_scheduled() -> None:
-    deadlines = Deadlines()
+    deadlines: Deadlines[str] = Deadlines()
     assert deadlines.next() is None
     assert deadlines.pop_due(1e9) is None
 
 
 def test_keys_come_due_in_order_of_time() -> None:
-    deadlines = Deadlines()
+    deadlines: Deadlines[str] = Deadlines()
     for key, when in (("b", 2.0), ("c", 3.0), ("a", 1.0)):
         deadlines.schedule(key, when)
     assert deadlines.next() == 1.0
@@ -36,7 +36,7 @@ def test_keys_come_due_in_order_of_time() -> None:
 
 
 def test_an_earlier_deadline_counts_at_once() -> None:
-    deadlines = Deadlines()
+    deadlines: Deadlines[str] = Deadlines()
     deadlines.schedule("a", 9.0)
     deadlines.schedule("a", 1.0)
     assert pop_all_due(deadlines, 1.0) == ["a"]
@@ -44,7 +44,7 @@ def test_an_earlier_deadline_counts_at_once() -> None:
 
 
 def test_a_later_deadline_costs_nothing_until_the_old_one_comes_up() -> None:
-    deadlines = Deadlines()
+    deadlines: Deadlines[str] = Deadlines()
     for renewal in range(10_000):
         deadlines.schedule("a", 5.0 + renewal)
         deadlines.schedule("a", 5.0)
@@ -56,7 +56,7 @@ def test_a_later_deadline_costs_nothing_until_the_old_one_comes_up() -> None:
 
 
 def test_the_heap_stays_small_when_a_deadline_always_moves_closer() -> None:
-    deadlines = Deadlines()
+    deadlines: Deadlines[str] = Deadlines()
     for step in range(20 * SLACK):
         deadlines.schedule("a", 1e6 - step)
         assert len(deadlines._heap) <= BOUND
@@ -64,7 +64,7 @@ def test_the_heap_stays_small_when_a_deadline_always_moves_closer() -> None:
 
 
 def test_the_heap_stays_small_when_a_deadline_flips_between_long_and_short() -> None:
-    deadlines = Deadlines()
+    deadlines: Deadlines[str] = Deadlines()
     for now in range(20 * SLACK):
         deadlines.schedule("a", now + 1e6)
         deadlines.schedule("a", now + 0.5)
@@ -73,7 +73,7 @@ def test_the_heap_stays_small_when_a_deadline_flips_between_long_and_short() -> 
 
 
 def test_a_key_that_is_forgotten_does_not_come_due() -> None:
-    deadlines = Deadlines()
+    deadlines: Deadlines[str] = Deadlines()
     deadlines.schedule("a", 1.0)
     deadlines.schedule("b", 1.0)
     deadlines.forget("a")
@@ -87,7 +87,7 @@ class Owner:
 
     def __init__(self) -> None:
         self.true: dict[str, float] = {}
-        self.deadlines = Deadlines()
+        self.deadlines: Deadlines[str] = Deadlines()
 
     def set(self, key: str, deadline: float) -> None:
         self.true[key] = deadline

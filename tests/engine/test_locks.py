@@ -75,9 +75,9 @@ class Locked:
         self.tell()
 
     def tell(self) -> None:
-        for ticket, result in self.engine.locks.answers:
+        for ticket, result in self.engine.waiting.answers:
             self.outcomes[self._tickets.pop(ticket)] = result
-        self.engine.locks.answers.clear()
+        self.engine.waiting.answers.clear()
 
     def has(self, origin: int, claim: int) -> bool:
         token = self.outcomes[origin, claim]
@@ -144,8 +144,9 @@ def test_nothing_is_left_of_a_lock_that_nobody_wants(locked: Locked) -> None:
             assert locked.release(origin, claim)
             assert not locked.release(origin, claim), "only once"
         locks = locked.engine.locks
-        assert (locks._locks, locks.waiters, locks.tokens, keys(locked.engine)) == ({}, {}, {}, [])
-        assert (locks._of_origin, locks._of_node) == ({}, {})
+        assert (locks._locks, locks._waiters, locks.tokens, keys(locked.engine)) == ({}, {}, {}, [])
+        waiting = locked.engine.waiting
+        assert (waiting.waiters, waiting._of_origin, locks._of_node) == ({}, {}, {})
 
 
 def test_readers_share_and_do_not_starve_a_writer(locked: Locked) -> None:
@@ -332,7 +333,7 @@ def test_nothing_is_granted_while_nothing_can_be_written(locked: Locked) -> None
     c = locked.acquire(C, shared=True, timeout=3.0)
     locked.engine.frozen = True
     locked.engine.disconnect(B)
-    locked.engine.locks.answers.clear()
+    locked.engine.waiting.answers.clear()
     assert locked.engine.next_deadline() == 3.0
     locked.tend(1.0)
     assert locked.waits(C, c)
@@ -385,7 +386,7 @@ def test_a_connection_waits_for_so_many_at_most(locked: Locked) -> None:
     locked.acquire(A)
     for _ in range(WAITS_PER_CONNECTION):
         locked.acquire(B)
-    with pytest.raises(LimitExceeded, match="wait for 10001 locks"):
+    with pytest.raises(LimitExceeded, match="wait for 10001 things"):
         locked.acquire(B)
 
 
@@ -463,10 +464,10 @@ def act(locked: Locked, what: Any) -> None:
         elif what[0] == "tend":
             locked.tend(what[1])
         elif what[0] == "kick":
-            engine.locks.forget(what[1])
+            engine.waiting.forget(what[1], None)
             engine.linger("-abc"[what[1]], locked.now)
         elif what[0] == "end":
-            engine.locks.forget(what[1])
+            engine.waiting.forget(what[1], None)
             engine.release("-abc"[what[1]], 2, locked.now)
             locked.tell()
         else:
@@ -502,14 +503,18 @@ def held(engine: Engine) -> Any:
 def queues(engine: Engine) -> Any:
     locks = engine.locks
     waiters = [waiter for lock in locks._locks.values() for waiter in lock.waiting.values()]
-    assert {waiter.claim.key for waiter in waiters} == set(locks.waiters)
-    for index in (locks._of_origin, locks._of_node):
-        assert sorted(key for of in index.values() for key in of) == sorted(locks.waiters)
+    assert {waiter.wanted.key for waiter in waiters} == set(locks._waiters)
+    assert sorted(key for of in locks._of_node.values() for key in of) == sorted(locks._waiters)
+    waiting = engine.waiting
+    assert list(waiting.waiters) == sorted(waiter.ticket for waiter in waiters)
+    assert sorted(ticket for of in waiting._of_origin.values() for ticket in of) == list(
+        waiting.waiters
+    )
     for lock in locks._locks.values():
         if lock.waiting and lock.name not in locks._unsettled:
             first = next(iter(lock.waiting.values()))
-            assert not lock.admits(first.claim.shared), "somebody waits for nothing"
-    return sorted((one.claim, one.ticket, one.origin, one.deadline) for one in waiters)
+            assert not lock.admits(first.wanted.shared), "somebody waits for nothing"
+    return sorted((one.wanted, one.ticket, one.origin, one.deadline) for one in waiters)
 
 
 @given(st.lists(acts, max_size=15), st.lists(acts, max_size=8))

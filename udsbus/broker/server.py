@@ -343,7 +343,7 @@ class Broker:
             "revision": engine.revision,
             "keys": len(engine.keyspace.entries) - sum(1 for _ in engine.keyspace.below(RESERVED)),
             "locks": len(engine.locks.tokens),
-            "waiting": len(engine.locks.waiters),
+            "waiting": len(engine.waiting.waiters),
             "watches": len(engine.watches),
             "subscriptions": len(engine.subscriptions),
             "change_log": len(engine.log),

@@ -206,7 +206,7 @@ class Sessions:
             self._engine.linger(name, now)
         for connection in sorted(session.connections):
             del self._engine.sessions[connection]
-            self._engine.locks.forget(connection)
+            self._engine.waiting.forget(connection, None)
             if connection != keep:
                 self._end_connection(connection, reason, why)
         if session.fd >= 0:

@@ -24,6 +24,7 @@ import anyio
 import anyio.lowlevel
 
 from ..engine import Engine
+from ..engine.waiting import NOBODY
 from ..errors import InvalidRequest, StorageFailed
 from ..journal import Journal
 from ..limits import (
@@ -92,8 +93,10 @@ class Turn:
         self.sessions = Sessions(engine, hub, self._end_number)
         self._lanes = lanes
         self._answers = Answers(journal.durable)
-        self._later: dict[int, tuple[int, Any]] = {}
+        self._later: dict[int, tuple[Connection, Any]] = {}
         """Ticket → the connection and the msgid of a request whose result is still to come."""
+        self._come: list[int] = []
+        """The tickets of those whose result has come in this turn."""
         self._refusing = False
         """Whether writes are refused, because the journal cannot be written."""
         self._statistics = statistics
@@ -238,9 +241,8 @@ class Turn:
         effects = self._engine.take_effects()
         if self._fanned_out:
             effects = self._fanned_out + effects
-        answered = self._engine.locks.answers
-        if answered:
-            self._answer_later(answered)
+        if self._engine.waiting.answers:
+            self._answer_later()
         kept = False
         if effects:
             try:
@@ -258,29 +260,35 @@ class Turn:
                 if not connection.flush():
                     self._lost(connection, CloseReason.PEER_CLOSED)
             touched.clear()
-        if answered:
-            for ticket, _ in answered:
+        if self._come:
+            for ticket in self._come:
                 self._later.pop(ticket, None)
-            answered.clear()
+            self._come.clear()
         # Nobody waits for these any more.
         self._engine.settle()
         self._executed.clear()
         self._answers.settle(kept)
 
-    def _answer_later(self, answered: list[tuple[int, Any]]) -> None:
+    def _answer_later(self) -> None:
         """Queue the responses to requests of earlier turns, which had to wait."""
-        for ticket, result in answered:
-            number, msgid = self._later.get(ticket, (0, None))
-            connection = self.connections.get(number)
-            if connection is not None and connection.linger_until is None:
-                reply = encode_result(msgid, result)
-                if connection.lane is not None:
-                    self._answers.add(connection.lane, number, msgid, reply)
-                connection.output.append(reply)
-                self._touched.append(connection)
-                self._woken = True
-                if connection.ended is not None and not self._expects(number):
-                    self._close_when_flushed(connection, connection.ended)
+        waiting = self._engine.waiting
+        answers, waiting.answers = waiting.answers, []
+        for ticket, result in answers:
+            waited = self._later.get(ticket)
+            self._come.append(ticket)
+            if waited is None or result is NOBODY:
+                continue
+            connection, msgid = waited
+            reply = encode_result(msgid, result)
+            if connection.lane is not None:
+                self._answers.add(connection.lane, connection.number, msgid, reply)
+            if connection.linger_until is not None or connection.number not in self.connections:
+                continue  # it has ended in this very turn; asked again, its lane answers
+            connection.output.append(reply)
+            self._touched.append(connection)
+            self._woken = True
+            if connection.ended is not None and not self._expects(connection.number):
+                self._close_when_flushed(connection, connection.ended)
 
     def _take_back(self, failure: StorageFailed) -> None:
         """Undo this turn, and have its requests carried out again in the next, without writes.
@@ -291,13 +299,14 @@ class Turn:
         self._engine.undo()
         self._fanned_out = []
         self._answers.take_back()
+        self._come.clear()
         for connection in self._touched:
             connection.output.clear()
         self._touched.clear()
         executed = self._executed[::-1]
         self._executed = []
-        waiting = {waiter.ticket for waiter in self._engine.locks.waiters.values()}
-        self._later = {ticket: of for ticket, of in self._later.items() if ticket in waiting}
+        waiters = self._engine.waiting.waiters
+        self._later = {ticket: of for ticket, of in self._later.items() if ticket in waiters}
         for connection, messages in executed:
             self._statistics.requests -= len(messages)
             if connection.ended is None and connection.number in self.connections:
@@ -321,6 +330,8 @@ class Turn:
         connection = self.connections[number]
         if connection.lane is not None and connection.lane.key != key:
             raise InvalidRequest("this connection has a lane already; open another for another")
+        if self._engine.waiting.answers:
+            self._answer_later()  # that the lane knows of them, should they be asked for again
         connection.lane, before = self._lanes.take(key, unanswered, number, now)
         if before and before != number:
             self._end(
@@ -389,7 +400,7 @@ class Turn:
 
     def _expects(self, number: int) -> bool:
         """Whether something may still come for a connection that asks nothing more."""
-        return self._engine.has_patterns(number) or self._engine.locks.waits(number)
+        return self._engine.has_patterns(number) or self._engine.waiting.waits(number)
 
     # --- execute ----------------------------------------------------------------------------
 
@@ -411,7 +422,7 @@ class Turn:
                     try:
                         result = answering.answer(routes, number, now, name, params)
                         if type(result) is Later:
-                            self._later[result.ticket] = number, msgid
+                            self._later[result.ticket] = connection, msgid
                             reply = b""
                         else:
                             reply = encode_result(msgid, result)
@@ -429,7 +440,7 @@ class Turn:
                 try:
                     result = answering.answer(routes, number, now, name, params)
                     if type(result) is Later:  # nobody could be told when it comes
-                        self._engine.locks.forget(number, result.ticket)
+                        self._engine.waiting.forget(number, ticket=result.ticket)
                 except Exception as failure:
                     answering.refused(number, name, failure)
             done += 1
@@ -530,6 +541,7 @@ class Turn:
         if connection.linger_until is None:
             connection.linger_until = monotonic() + DRAIN_SECONDS
             self._ending.append(connection)
+            self._engine.waiting.forget(connection.number)
 
     def _close_ended(self, now: float) -> None:
         """Close those that are flushed, or that have had their time."""

@@ -41,6 +41,7 @@ from .registrations import Registrations
 from .rules import Codec, check_reply, check_revision, check_value, incremented
 from .schemas import Compile, Schemas, cannot_compile
 from .transactions import plan
+from .waiting import Waiting
 
 _new: Any = tuple.__new__
 """Makes a named tuple without its Python-level `__new__`, in half the time."""
@@ -67,7 +68,8 @@ class Engine:
         self.sessions: dict[int, str] = {}
         """Connection → its session, of those that have one."""
         self._owned = self.owners.sessions
-        self.locks = Locks(self, codec)
+        self.waiting = Waiting(self)
+        self.locks = Locks(self, codec, self.waiting)
         self._held = self.locks.tokens
         self._registrations = Registrations(self.to_undo)
         self.watches = self._registrations.watches
@@ -162,23 +164,25 @@ class Engine:
             undo()
         self._undo_steps.clear()
         self._effects, self._changes = [], []
-        self.locks.undone()
+        self.waiting.undone()
         self.revision, self.changes = self._settled
         self.log.take_back(self.revision)
 
     def next_deadline(self) -> float | None:
         """When `tend` wants to be called next; None while nothing has a deadline."""
-        waits = self.locks.due(self.frozen)
-        expiry = None if self.frozen else self.keyspace.deadlines.next()
-        if waits is None or expiry is None:
-            return expiry if waits is None else waits
-        return min(waits, expiry)
+        due = self.waiting.next_deadline()
+        if not self.frozen:
+            for other in (self.locks.due(), self.keyspace.deadlines.next()):
+                if other is not None and (due is None or other < due):
+                    due = other
+        return due
 
     def tend(self, now: float) -> None:
-        """Do what is due: end the waiting for locks, and expire keys, at most EXPIRIES_PER_TURN;
-        call again while more are due."""
-        self.locks.tend(now, self.frozen)
+        """Do what is due: end waiting that has lasted long enough, and expire keys, at most
+        EXPIRIES_PER_TURN; call again while more are due."""
+        self.waiting.tend(now)
         if not self.frozen:
+            self.locks.tend(now)
             self._expire_due(now)
 
     def _expire_due(self, now: float) -> None:
@@ -200,7 +204,7 @@ class Engine:
 
     def disconnect(self, origin: int) -> None:
         """Forget what belongs to a connection that is gone."""
-        self.locks.forget(origin)
+        self.waiting.forget(origin)
         self._registrations.disconnect(origin)
 
     # --- what was before ---------------------------------------------------------------------

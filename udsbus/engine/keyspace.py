@@ -25,7 +25,7 @@ class Keyspace:
         """Read it freely; write through `put` and `drop`, unless an entry without a deadline takes
         the place of one without. Holds entries whose deadline has passed until they are expired:
         `live` is the truth at a given time."""
-        self.deadlines = Deadlines()
+        self.deadlines: Deadlines[str] = Deadlines()
         self._order = SortedKeys()
 
     def live(self, key: str, now: float) -> Entry | None:

@@ -2,8 +2,7 @@
 
 To hold a lock is to have a key below `$sys/locks/NAME/`, which belongs to the session of the
 holder. So it is journaled, told to those who watch, and goes with the session like any ephemeral
-key. The revision that created it is the *fencing token*. `Locks` has an index of these keys, and
-the queues, which nobody journals: who waits when a broker dies asks the next one again.
+key. The revision that created it is the *fencing token*. `Locks` has an index of these keys.
 
     exclusive                 alone: a mutex, or who writes under a readers-writer lock
     shared                    with all others that share it: who reads
@@ -26,10 +25,11 @@ from typing import Any, NamedTuple, Protocol
 from .. import messages as m
 from ..cycles import cycle_through
 from ..errors import Conflict, Deadlock, LimitExceeded
-from ..limits import GRANTS_PER_TURN, LINGER_SECONDS, PAGE_KEYS, SESSION_BYTES, WAITS_PER_CONNECTION
+from ..limits import GRANTS_PER_TURN, LINGER_SECONDS, PAGE_KEYS, SESSION_BYTES
 from ..patterns import LOCK_KEYS, check_name, check_writable, shown
 from .deadlines import Deadlines
 from .rules import Codec
+from .waiting import NOBODY, Waiter, Waiting
 
 PERMITS = "permits"
 """The last segment of the key that says how many permits were added to a semaphore. Those of
@@ -69,23 +69,6 @@ class Claim(NamedTuple):
     """Seconds that it stays taken when its session is kicked."""
 
 
-class Waiter:
-    """A claim that has not been granted."""
-
-    __slots__ = ("claim", "deadline", "origin", "since", "ticket")
-
-    def __init__(
-        self, claim: Claim, ticket: int, origin: int, since: float, deadline: float | None
-    ) -> None:
-        self.claim = claim
-        self.ticket = ticket
-        """Grows: who came first has the lowest."""
-        self.origin = origin
-        """The connection that waits for the answer."""
-        self.since = since
-        self.deadline = deadline
-
-
 class Lock:
     """One that somebody holds or waits for; a semaphore also when permits were added to it."""
 
@@ -107,7 +90,8 @@ class Lock:
         for claim in self.holders.values():
             return claim.permits
         for waiter in self.waiting.values():
-            return waiter.claim.permits
+            permits: int | None = waiter.wanted.permits
+            return permits
         return self.added_to
 
     def admits(self, shared: bool) -> bool:
@@ -121,35 +105,28 @@ class Lock:
 
 
 class Locks:
-    def __init__(self, keys: Keys, codec: Codec) -> None:
+    def __init__(self, keys: Keys, codec: Codec, waiting: Waiting) -> None:
         self.tokens: dict[int, Claim] = {}
         """What is held now, by fencing token."""
-        self.waiters: dict[str, Waiter] = {}
-        """All who wait, by the keys that they will have; the lowest ticket first."""
-        self.answers: list[tuple[int, int | None]] = []
-        """(ticket, token) of those whose waiting is over; None: without the lock."""
         self.handlers: dict[type, Callable[..., Any]] = {
             m.Acquire: self._acquire,
             m.Release: self._release,
             m.AddPermits: self._add_permits,
-            m.Waiting: self._waiting,
+            m.Waiting: self._waiting_page,
         }
         self._keys = keys
         self._codec = codec
+        self._waiting = waiting
+        self._waiters: dict[str, Waiter] = {}
+        """Those who wait here, by the keys that they will have."""
         self._locks: dict[str, Lock] = {}
         self._holdings: dict[str, tuple[Claim, int]] = {}
         """Key → who holds by it, and the token."""
-        self._lingering = Deadlines()
+        self._lingering: Deadlines[str] = Deadlines()
         """Until when the keys stay of those that were kicked."""
-        self._disordered: set[str] = set()
-        """Locks whose queues have to be put in order when the undoing has ended."""
-        self._deadlines = Deadlines()
-        """When who waits gives up, by key."""
-        self._of_origin: dict[int, dict[str, Waiter]] = {}
         self._of_node: dict[Node, dict[str, Waiter]] = {}
         self._unsettled: dict[str, None] = {}
         """Locks whose next waiter may have his turn."""
-        self._next_ticket = 1
         self._known: set[str] = set()
         """Names that have been checked."""
 
@@ -179,13 +156,6 @@ class Locks:
             del lock.holders[key]
             self._look_at(lock)
 
-    def forget(self, origin: int, ticket: int | None = None) -> None:
-        """A connection does not wait any more: it is gone, or has no session. Or only its request
-        with that ticket."""
-        for waiter in list(self._of_origin.get(origin, {}).values()):
-            if ticket is None or waiter.ticket == ticket:
-                self._give_up(waiter)
-
     def linger(self, keys: Iterable[str], now: float) -> list[str]:
         """A session has been kicked, or was before, which has these keys. Returns those of locks
         that have to stay taken for a while, so that whoever holds them can stop what he does."""
@@ -201,47 +171,17 @@ class Locks:
         """After a takeover: whoever holds without a session was kicked."""
         self.linger([key for key in self._holdings if not self._keys.is_owned(key)], now)
 
-    def undone(self) -> None:
-        """All steps of an undo have been taken."""
-        for name in self._disordered:
-            lock = self._locks.get(name)
-            if lock is not None:
-                lock.waiting = OrderedDict(sorted(lock.waiting.items()))
-        if self._disordered:
-            by_ticket = sorted(self.waiters.values(), key=lambda one: one.ticket)
-            self.waiters = {one.claim.key: one for one in by_ticket}
-        self._disordered.clear()
-        self.answers.clear()
-
-    def waits(self, origin: int) -> bool:
-        """Whether a connection waits for a lock."""
-        return origin in self._of_origin
-
-    def due(self, frozen: bool) -> float | None:
+    def due(self) -> float | None:
         """When `tend` wants to be called next."""
-        waits = self._deadlines.next()
-        if frozen:
-            return waits
-        if self._unsettled:
-            return 0.0
-        lingers = self._lingering.next()
-        if waits is None or lingers is None:
-            return lingers if waits is None else waits
-        return min(waits, lingers)
+        return 0.0 if self._unsettled else self._lingering.next()
 
-    def tend(self, now: float, frozen: bool) -> None:
-        """Tell those who have waited for as long as they would; and grant what can be granted,
-        unless nothing can be written."""
-        while (key := self._deadlines.pop_due(now)) is not None:
-            waiter = self.waiters.get(key)
-            if waiter is not None:
-                self._give_up(waiter)
-        if not frozen:
-            while (key := self._lingering.pop_due(now)) is not None:
-                if key in self._holdings:
-                    self._keys.to_undo(lambda key=key: self._lingering.schedule(key, now))  # type: ignore[misc]
-                    self._keys.let_go(key, 0, m.RELEASED)
-            self.grant(now)
+    def tend(self, now: float) -> None:
+        """Do what is due, and grant what can be granted. Not while nothing can be written."""
+        while (key := self._lingering.pop_due(now)) is not None:
+            if key in self._holdings:
+                self._keys.to_undo(lambda key=key: self._lingering.schedule(key, now))  # type: ignore[misc]
+                self._keys.let_go(key, 0, m.RELEASED)
+        self.grant(now)
 
     def grant(self, now: float) -> None:
         """Let those have their locks whose turn it is, at most GRANTS_PER_TURN; `due` says that
@@ -256,12 +196,13 @@ class Locks:
                     return
                 left -= 1
                 waiter = next(iter(lock.waiting.values()))
-                if not lock.admits(waiter.claim.shared):
+                claim: Claim = waiter.wanted
+                if not lock.admits(claim.shared):
                     break
-                self._dequeue(waiter)
-                if self._keys.is_of(waiter.origin, waiter.claim.session):
-                    token = self._give(waiter.claim, waiter.origin, now)
-                    self.answers.append((waiter.ticket, token))
+                if self._keys.is_of(waiter.origin, claim.session):
+                    self._waiting.answer(waiter, self._give(claim, waiter.origin, now))
+                else:
+                    self._waiting.answer(waiter, NOBODY)
                 lock = self._locks.get(name)
             self._unsettled.pop(name, None)
 
@@ -289,11 +230,11 @@ class Locks:
                 key, origin, m.RELEASED
             )  # it lingered; who asks again does not hold it
             self.grant(now)
-        waiter = self.waiters.get(key)
+        waiter = self._waiters.get(key)
         if waiter is not None:
             if waiter.origin == origin:
                 raise Conflict(f"the claim {claim} waits for {shown(lock)} already")
-            self._give_up(waiter)  # its connection has been lost, or will be in this turn
+            self._waiting.answer(waiter, None)  # its connection is lost, or will be in this turn
         if lock not in self._known:
             self._check(lock)
         if linger > LINGER_SECONDS:
@@ -314,13 +255,7 @@ class Locks:
             return None
         if unless_deadlock and owner and used is not None:
             self._check_deadlock(wanted, used)
-        self._check_waits(origin)
-        deadline = None if timeout is None else now + timeout
-        waiter = Waiter(wanted, self._next_ticket, origin, now, deadline)
-        self._next_ticket += 1
-        self._enqueue(waiter)
-        self._keys.to_undo(lambda: self._take_back(waiter))
-        return m.Later(waiter.ticket)
+        return self._waiting.wait(self, wanted, origin, now, timeout, "a lock")
 
     def _release(self, origin: int, now: float, lock: str, claim: int) -> bool:
         session = self._keys.session_of(origin, "a lock")
@@ -330,8 +265,8 @@ class Locks:
             self._keys.let_go(key, origin, m.DELETED)
             self.grant(now)
             return not lost
-        if key in self.waiters:
-            self._give_up(self.waiters[key])
+        if key in self._waiters:
+            self._waiting.answer(self._waiters[key], None)
             self.grant(now)
             return True
         self._check(lock)
@@ -349,16 +284,16 @@ class Locks:
         self.grant(now)
         return revision
 
-    def _waiting(
+    def _waiting_page(
         self, origin: int, now: float, after_ticket: int = 0
     ) -> tuple[list[tuple[int, str, str, int, bool, float]], int | None]:
         rows: list[tuple[int, str, str, int, bool, float]] = []
-        for waiter in self.waiters.values():
-            if waiter.ticket > after_ticket:
-                _, name, session, owner, shared, _, _ = waiter.claim
-                rows.append((waiter.ticket, name, session, owner, shared, now - waiter.since))
+        for ticket, waiter in self._waiting.waiters.items():
+            if ticket > after_ticket and waiter.place is self:
+                _, name, session, owner, shared, _, _ = waiter.wanted
+                rows.append((ticket, name, session, owner, shared, now - waiter.since))
                 if len(rows) == PAGE_KEYS:
-                    return rows, waiter.ticket
+                    return rows, ticket
         return rows, None
 
     # --- holding ----------------------------------------------------------------------------
@@ -409,60 +344,31 @@ class Locks:
         self.tokens[token] = claim
         self._lock(claim.name).holders[claim.key] = claim
 
-    # --- waiting ----------------------------------------------------------------------------
+    # --- a place to wait --------------------------------------------------------------------
 
-    def _enqueue(self, waiter: Waiter) -> None:
-        claim = waiter.claim
-        self._lock(claim.name).waiting[waiter.ticket] = waiter
-        self.waiters[claim.key] = waiter
-        self._of_origin.setdefault(waiter.origin, {})[claim.key] = waiter
+    def line(self, wanted: Claim) -> OrderedDict[int, Waiter]:
+        """Those who wait for the same lock."""
+        return self._lock(wanted.name).waiting
+
+    def came(self, waiter: Waiter, again: bool) -> None:
+        """Somebody waits."""
+        claim: Claim = waiter.wanted
+        self._waiters[claim.key] = waiter
         self._of_node.setdefault((claim.session, claim.owner), {})[claim.key] = waiter
-        if waiter.deadline is not None:
-            self._deadlines.schedule(claim.key, waiter.deadline)
+        if again:
+            self._look_at(self._locks[claim.name])
 
-    def _dequeue(self, waiter: Waiter) -> None:
-        claim = waiter.claim
-        lock = self._locks[claim.name]
-        del lock.waiting[waiter.ticket]
-        del self.waiters[claim.key]
-        _take_out(self._of_origin, waiter.origin, claim.key)
-        _take_out(self._of_node, (claim.session, claim.owner), claim.key)
-        if waiter.deadline is not None:
-            self._deadlines.forget(claim.key)
-        self._look_at(lock)
-        self._keys.to_undo(lambda: self._put_back(waiter))
-
-    def _give_up(self, waiter: Waiter) -> None:
-        self._dequeue(waiter)
-        self.answers.append((waiter.ticket, None))
-
-    def _take_back(self, waiter: Waiter) -> None:
-        """Nobody asked for this."""
-        if self._is_waiting(waiter):
-            self._dequeue(waiter)
-
-    def _put_back(self, waiter: Waiter) -> None:
-        """It still waits, where it did."""
-        if not self._keys.is_of(waiter.origin, waiter.claim.session):
-            return
-        self._enqueue(waiter)
-        lock = self._locks[waiter.claim.name]
-        self._disordered.add(lock.name)
-        self._look_at(lock)
-
-    def _is_waiting(self, waiter: Waiter) -> bool:
-        return self.waiters.get(waiter.claim.key) is waiter
+    def went(self, waiter: Waiter) -> None:
+        """Somebody does not wait any more."""
+        claim: Claim = waiter.wanted
+        del self._waiters[claim.key]
+        of_node = self._of_node[claim.session, claim.owner]
+        del of_node[claim.key]
+        if not of_node:
+            del self._of_node[claim.session, claim.owner]
+        self._look_at(self._locks[claim.name])
 
     # --- what is refused --------------------------------------------------------------------
-
-    def _check_waits(self, origin: int) -> None:
-        number = len(self._of_origin.get(origin, ())) + 1
-        if number > WAITS_PER_CONNECTION:
-            raise LimitExceeded(
-                f"this connection would wait for {number} locks; the most there may be is "
-                f"{WAITS_PER_CONNECTION}",
-                limit="waits_per_connection", maximum=WAITS_PER_CONNECTION, actual=number,
-            )  # fmt: skip
 
     def _check_deadlock(self, claim: Claim, wanted: Lock) -> None:
         """Raise Deadlock if somebody waits, perhaps by way of others, for who asks."""
@@ -480,7 +386,7 @@ class Locks:
                 if node == start:
                     yield wanted.name
                 for waiter in self._of_node.get(node, {}).values():
-                    yield waiter.claim.name
+                    yield waiter.wanted.name
 
         way = [node for node in cycle_through(start, waits_for) if not isinstance(node, str)]
         if way:
@@ -494,13 +400,6 @@ class Locks:
 def _check_permits(lock: Lock, permits: int | None) -> None:
     if lock.permits != permits:
         raise Conflict(f"{shown(lock.name)} is {_kind(lock.permits)} now, not {_kind(permits)}")
-
-
-def _take_out(index: dict[Any, dict[str, Waiter]], of: Any, key: str) -> None:
-    waiters = index[of]
-    del waiters[key]
-    if not waiters:
-        del index[of]
 
 
 def _kind(permits: int | None) -> str:

@@ -48,6 +48,7 @@ if TYPE_CHECKING:
     from .faults import Fault
     from .primitives.events import Barrier, Condition, Event
     from .primitives.locks import BoundedSemaphore, Lock, RLock, RWLock, Semaphore, SharedLock
+    from .primitives.queues import LifoQueue, PriorityQueue, Queue, Taken
 
 _WHERE = {
     "Change": "client.following",
@@ -59,15 +60,19 @@ _WHERE = {
     "BoundedSemaphore": "primitives.locks",
     "Condition": "primitives.events",
     "Event": "primitives.events",
+    "LifoQueue": "primitives.queues",
     "LocalBroker": "client.spawning",
     "Lock": "primitives.locks",
     "LockHolder": "client.locks",
     "LockInfo": "client.locks",
     "LockWaiter": "client.locks",
+    "PriorityQueue": "primitives.queues",
+    "Queue": "primitives.queues",
     "RLock": "primitives.locks",
     "RWLock": "primitives.locks",
     "Semaphore": "primitives.locks",
     "SharedLock": "primitives.locks",
+    "Taken": "primitives.queues",
     "Message": "client.following",
     "PastChange": "client.past",
     "Pipeline": "client.batches",
@@ -121,6 +126,7 @@ __all__ = [
     "InternalError",
     "InvalidRequest",
     "JournalDamaged",
+    "LifoQueue",
     "LimitExceeded",
     "LocalBroker",
     "Lock",
@@ -134,7 +140,9 @@ __all__ = [
     "NotHeld",
     "PastChange",
     "Pipeline",
+    "PriorityQueue",
     "ProtocolError",
+    "Queue",
     "RLock",
     "RWLock",
     "RequestTimeout",
@@ -144,6 +152,7 @@ __all__ = [
     "SharedLock",
     "StorageFailed",
     "Subscription",
+    "Taken",
     "Transaction",
     "UnknownMethod",
     "UnsupportedValue",

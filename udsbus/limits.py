@@ -77,6 +77,9 @@ LINGER_SECONDS: Final = _limit(
     "linger_seconds", 60, "seconds",
     "so long a lock may stay taken after its holder was kicked, who stops what he does meanwhile",
 )  # fmt: skip
+ORDER_BYTES: Final = _limit(
+    "order_bytes", 128, "bytes", "the order of an item in a queue is a part of its key"
+)
 NAME_BYTES: Final = _limit(
     "name_bytes", 256, "bytes of UTF-8", "client names are shown in one line of a table"
 )

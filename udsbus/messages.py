@@ -130,6 +130,48 @@ class Waiting(NamedTuple):
     after_ticket: int = 0
 
 
+class Put(NamedTuple):
+    queue: str
+    item: bytes
+    order: bytes = b""
+    """Where it goes: behind those whose order is less or the same."""
+    maxsize: int = 0
+    """Wait until there are fewer; 0: there is always room."""
+    timeout: float | None = None
+    """Seconds to wait; None: for as long as it takes."""
+    place: str | None = None
+    """To where it was when it was taken."""
+
+
+class Take(NamedTuple):
+    queue: str
+    claim: int | None = None
+    """The item comes back when the session ends before it is `Done`. A number that the session
+    gives to this attempt, and to no other."""
+    last: bool = False
+    """The last one, and not the first."""
+    timeout: float | None = None
+
+
+class Done(NamedTuple):
+    queue: str
+    claim: int | None = None
+
+
+class GiveBack(NamedTuple):
+    queue: str
+    claim: int
+
+
+class Join(NamedTuple):
+    queue: str
+    timeout: float | None = None
+
+
+class Queued(NamedTuple):
+    queue: str
+
+
 class Batch(NamedTuple):
     requests: list[Any]
     """[method, params] each, still to be checked one by one."""
@@ -187,12 +229,13 @@ TransactionOperation = Get | Set | Delete | Increment
 EngineCommand = (
     Get | GetEntry | Exists | GetMany | Set | SetMany | Delete | Increment | Expire | Persist
     | Ttl | Keys | Items | Count | Transaction | SetSchema | Acquire | Release | AddPermits
-    | Waiting | Watch | Unwatch | Subscribe | Unsubscribe | Publish
+    | Waiting | Put | Take | Done | GiveBack | Join | Queued | Watch | Unwatch | Subscribe
+    | Unsubscribe | Publish
 )  # fmt: skip
 Command = EngineCommand | Batch | Hello | Goodbye | Kick | Ping | Info
 WRITES: Final = (
     Set, SetMany, Delete, Increment, Expire, Persist, Transaction, SetSchema, Acquire, Release,
-    AddPermits, Kick,
+    AddPermits, Put, Take, Done, GiveBack, Kick,
 )  # fmt: skip
 """Those that change what is kept."""
 

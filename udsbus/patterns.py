@@ -21,6 +21,12 @@ CLIENT_KEYS = "$sys/clients/"
 """Below this, the clients that there are, by their sessions."""
 LOCK_KEYS = "$sys/locks/"
 """Below this, who holds which lock: `NAME/SESSION.CLAIM`."""
+QUEUE_KEYS = "$sys/queues/"
+"""Below this, the items of queues: `NAME/PLACE`."""
+TAKEN_KEYS = "$sys/taken/"
+"""Below this, items that come back unless they are done: `NAME/SESSION.CLAIM.PLACE`."""
+IN_HAND_KEYS = "$sys/in_hand/"
+"""Below this, how many other items a client has taken that are not done: `NAME/SESSION`."""
 
 
 def shown(name: str) -> str:

@@ -341,7 +341,7 @@ class Broker:
             "journal": None if self._journal is None else self._journal.about(),
             "standby": None if self._guard is None else self._guard.ready_pid,
             "revision": engine.revision,
-            "keys": len(engine.keyspace.entries) - sum(1 for _ in engine.keyspace.below(RESERVED)),
+            "keys": len(engine.keyspace.entries) - engine.keyspace.number_below(RESERVED),
             "locks": len(engine.locks.tokens),
             "waiting": len(engine.waiting.waiters),
             "watches": len(engine.watches),

@@ -87,14 +87,19 @@ class Connection:
         self._poll = poll.poll
         self._spinning = Spinning(REPLY_SPIN_SECONDS)
 
+    def next_msgid(self) -> int:
+        """One for another request."""
+        self.msgid = msgid = (self.msgid % MSGID_MOST) + 1
+        return msgid
+
     def request(self, call: Call[Any], timeout: float, again: int = 0) -> Any:
-        """The result for one request; raises what the broker answered. `again`: the msgid by which
-        it was sent before.
+        """The result for one request; raises what the broker answered. `again`: the msgid that it
+        has, as when it was sent before.
 
         Raises RequestTimeout, ConnectionEnded.
         """
         expected = again
-        if not again:
+        if not again:  # not by `next_msgid`: each request comes along here
             self.msgid = expected = (self.msgid % MSGID_MOST) + 1
         try:
             frame = self._pack((0, expected, call.method, call.params))

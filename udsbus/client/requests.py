@@ -284,6 +284,52 @@ def waiting_page(after: Any = None) -> Call[Page[list[Any]]]:
     return Call("waiting", _options(after_ticket=after), lambda page: Page(*page))
 
 
+# --- queues ----------------------------------------------------------------------------------
+
+
+def put(
+    queue: str,
+    item: bytes,
+    order: bytes = b"",
+    maxsize: int = 0,
+    timeout: float | None = None,
+    place: str | None = None,
+) -> Call[int | None]:
+    """`item` is encoded. The revision, or None when there is no room within `timeout` seconds."""
+    options: tuple[dict[str, Any], ...] = ()
+    if order or maxsize or place is not None:
+        options = _options(
+            order=order or None, maxsize=maxsize or None, timeout=timeout, place=place
+        )
+    return Call("put", (queue, item, *options), as_is)
+
+
+def take(
+    queue: str, timeout: float | None, last: bool = False, claim: int | None = None
+) -> Call[list[Any] | None]:
+    """[place, item], still encoded, or None when there is none within `timeout` seconds."""
+    options: tuple[dict[str, Any], ...] = ()
+    if timeout is not None or last or claim is not None:
+        options = _options(timeout=timeout, last=last or None, claim=claim)
+    return Call("take", (queue, *options), as_is)
+
+
+def done(queue: str, claim: int | None = None) -> Call[bool]:
+    return Call("done", (queue, *_options(claim=claim)), as_is)
+
+
+def give_back(queue: str, claim: int) -> Call[bool]:
+    return Call("give_back", (queue, claim), as_is)
+
+
+def join(queue: str, timeout: float | None) -> Call[bool | None]:
+    return Call("join", (queue, *_options(timeout=timeout)), as_is)
+
+
+def queue(name: str) -> Call[dict[str, int]]:
+    return Call("queue", (name,), as_is)
+
+
 # --- rules -----------------------------------------------------------------------------------
 
 

@@ -48,6 +48,19 @@ LASTED_SECONDS = 1.0
 GOODBYE_SECONDS = 1.0
 
 
+class Attempt:
+    """A request that has to be carried out once, and whose answer may have to be asked for by
+    somebody else: what that takes."""
+
+    __slots__ = ("connection", "msgid")
+
+    def __init__(self) -> None:
+        self.connection: Connection | None = None
+        """Over which it was sent last."""
+        self.msgid = 0
+        """0: it was not sent."""
+
+
 class Vanished(BrokerUnavailable):
     """The broker was there, and died before it had greeted us: another may come at once."""
 
@@ -140,29 +153,40 @@ class Session:
                 raise (error if call.repeatable else _uncertain_timeout(error)) from None
         raise BrokerUnavailable(f"{self.address}: the connection was lost {ATTEMPTS} times: {last}")
 
-    def _call_waiting(self, ask: Callable[[float | None], Call[T]], timeout: float | None) -> T:
+    def _call_waiting(
+        self,
+        ask: Callable[[float | None], Call[T]],
+        timeout: float | None,
+        attempt: Attempt | None = None,
+    ) -> T:
         """The way of a request that the broker answers when the time has come, but within
         `timeout` seconds (None: whenever). `ask` makes the request for the seconds that are left;
-        it must do no harm to ask again."""
+        it must do no harm to ask again. If it would, there is an `attempt`, to know it by."""
         until = None if timeout is None else time.monotonic() + timeout
         connection = getattr(self._own, "connection", None)
-        lost = 0
+        lost, sent = 0, False
         while True:
             if connection is None or not connection.ready or connection.forks != len(FORKS):
                 connection = self._usable(connection)
+            if attempt is not None:
+                attempt.connection = connection
+                attempt.msgid = attempt.msgid or connection.next_msgid()
+            again = 0 if attempt is None else attempt.msgid
             now = time.monotonic()
             left = None if until is None else max(0.0, until - now)
             patience = TIMEOUT_MOST if left is None else left + self.timeout
             try:
                 call = ask(left)
-                return call.read(connection.request(call, patience))
+                return call.read(connection.request(call, patience, again))
             except ConnectionEnded as ended:
-                last = str(ended)
+                last, sent = str(ended), sent or ended.sent
             lost = 1 if time.monotonic() > now + LASTED_SECONDS else lost + 1
             if lost == ATTEMPTS:
                 raise BrokerUnavailable(
                     f"{self.address}: the connection was lost {ATTEMPTS} times: {last}"
                 )
+            if attempt is not None and sent:
+                connection = self._resume(connection, last)
 
     def _call_many(self, many: Many) -> None:
         """Fill in the results and refusals of a pipeline."""
@@ -301,14 +325,23 @@ class Session:
                 connection = self._connect(None, closing=True)
             connection.request(requests.goodbye(), min(self.timeout, GOODBYE_SECONDS))
 
-    def _make_sure(self, call: Call[Any]) -> None:
+    def _make_sure(
+        self,
+        call: Call[Any],
+        attempt: Attempt | None = None,
+        then: Callable[[Any], Call[Any] | None] | None = None,
+    ) -> None:
         """Have something carried out, however long it takes, by a thread that no signal interrupts;
-        after whatever this thread has sent, and does not know the fate of."""
+        after whatever this thread has sent, and does not know the fate of. Or, with `attempt`, in
+        its place; and `then` what its result asks for."""
         connection = getattr(self._own, "connection", None)
-        self._own.connection = None
+        if attempt is None or attempt.connection in (None, connection):
+            self._own.connection = None
+        else:
+            connection = attempt.connection
         threading.Thread(
             target=_insist,
-            args=(weakref.ref(self), connection, call),
+            args=(weakref.ref(self), connection, call, attempt.msgid if attempt else 0, then),
             name="udsbus-make-sure",
             daemon=True,
         ).start()
@@ -335,17 +368,28 @@ def _uncertain_timeout(error: RequestTimeout) -> RequestTimeout:
     return RequestTimeout(f"{error}; nobody knows whether the request was carried out")
 
 
-def _insist(reference: weakref.ref[Session], lost: Connection | None, call: Call[Any]) -> None:
+def _insist(
+    reference: weakref.ref[Session],
+    lost: Connection | None,
+    call: Call[Any],
+    again: int,
+    then: Callable[[Any], Call[Any] | None] | None,
+) -> None:
     """Until the broker has answered, whatever; or nobody holds the client any more."""
     while (session := reference()) is not None and not session._closed:
         try:
             # In the lane of what was lost, of which the broker then reads nothing more.
             lost = session._reconnect(lost)
+            again = again or lost.next_msgid()
             try:
-                lost.request(call, session.timeout)
+                result = call.read(lost.request(call, session.timeout, again))
             finally:
                 lost.close()
-            return
+            following = None if then is None else then(result)
+            if following is None:
+                return
+            call, again, then = following, 0, None
+            continue
         except (BrokerUnavailable, RequestTimeout, ProtocolError, ConnectionEnded):
             pass
         except Error:

@@ -35,6 +35,7 @@ if TYPE_CHECKING:
     from ..errors import SchemaViolation
     from ..primitives.events import Barrier, Condition, Event
     from ..primitives.locks import BoundedSemaphore, Lock, RLock, RWLock, Semaphore
+    from ..primitives.queues import LifoQueue, PriorityQueue, Queue
     from .past import PastChange
 
 T = TypeVar("T")
@@ -457,6 +458,28 @@ class Client(Session):
         from ..primitives.events import Barrier
 
         return Barrier(self, name, parties, action, timeout)
+
+    # --- queues -----------------------------------------------------------------------------
+
+    def queue(self, name: str, maxsize: int = 0) -> Queue:
+        """First in, first out: a `queue.Queue` of the bus, for any number of processes."""
+        from ..primitives.queues import Queue
+
+        return Queue(self, name, maxsize)
+
+    def lifo_queue(self, name: str, maxsize: int = 0) -> LifoQueue:
+        """Last in, first out."""
+        from ..primitives.queues import LifoQueue
+
+        return LifoQueue(self, name, maxsize)
+
+    def priority_queue(self, name: str, maxsize: int = 0) -> PriorityQueue:
+        """The lowest first: numbers, texts, dates, or tuples that begin with such."""
+        from ..primitives.queues import PriorityQueue
+
+        return PriorityQueue(self, name, maxsize)
+
+    # --- who holds locks --------------------------------------------------------------------
 
     def locks(self, pattern: str = "**") -> list[LockInfo]:
         """The locks whose names match that somebody holds or waits for, in order of names; fetched

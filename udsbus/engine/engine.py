@@ -24,9 +24,12 @@ from ..errors import AccessDenied, Error, InvalidRequest, LockLost
 from ..limits import EXPIRIES_PER_TURN, VALUE_BYTES
 from ..patterns import (
     CLIENT_KEYS,
+    IN_HAND_KEYS,
     LOCK_KEYS,
+    QUEUE_KEYS,
     RESERVED,
     SCHEMA_KEYS,
+    TAKEN_KEYS,
     check_name,
     check_pattern,
     check_writable,
@@ -37,12 +40,15 @@ from .changelog import ChangeLog
 from .keyspace import Entry, Keyspace
 from .locks import Locks
 from .owners import Owners
+from .queues import Queues
 from .registrations import Registrations
 from .rules import Codec, check_reply, check_revision, check_value, incremented
 from .schemas import Compile, Schemas, cannot_compile
 from .transactions import plan
 from .waiting import Waiting
 
+NOTED = LOCK_KEYS, QUEUE_KEYS, TAKEN_KEYS, IN_HAND_KEYS
+"""Below these, keys that the locks and the queues have an index of."""
 _new: Any = tuple.__new__
 """Makes a named tuple without its Python-level `__new__`, in half the time."""
 
@@ -71,6 +77,7 @@ class Engine:
         self.waiting = Waiting(self)
         self.locks = Locks(self, codec, self.waiting)
         self._held = self.locks.tokens
+        self.queues = Queues(self, codec, self.waiting)
         self._registrations = Registrations(self.to_undo)
         self.watches = self._registrations.watches
         self.subscriptions = self._registrations.subscriptions
@@ -112,6 +119,7 @@ class Engine:
             m.Unsubscribe: self._unsubscribe,
             m.Publish: self._publish,
             **self.locks.handlers,
+            **self.queues.handlers,
         }
         """What carries out each command: called with (origin, now, *command). A caller that has
         the fields of a command need not make one."""
@@ -151,12 +159,13 @@ class Engine:
         """Go back to where `settle` was called last, as if nothing had been asked since."""
         assert self._undo is not None
         for key, entry in reversed(self._undo):
+            was_there = key in self._entries
             if entry is not None:
                 self.keyspace.put(key, entry)
-            elif key in self._entries:
+            elif was_there:
                 self.keyspace.drop(key)
-            if key.startswith(LOCK_KEYS):
-                self._note_lock(key)
+            if key[0] == RESERVED:
+                self._note(key, was_there)
         if any(key.startswith(SCHEMA_KEYS) for key, _ in self._undo):
             self.use_schemas()
         self._undo.clear()
@@ -172,7 +181,8 @@ class Engine:
         """When `tend` wants to be called next; None while nothing has a deadline."""
         due = self.waiting.next_deadline()
         if not self.frozen:
-            for other in (self.locks.due(), self.keyspace.deadlines.next()):
+            dues = self.locks.due(), self.queues.due(), self.keyspace.deadlines.next()
+            for other in dues:
                 if other is not None and (due is None or other < due):
                     due = other
         return due
@@ -183,6 +193,7 @@ class Engine:
         self.waiting.tend(now)
         if not self.frozen:
             self.locks.tend(now)
+            self.queues.settle()
             self._expire_due(now)
 
     def _expire_due(self, now: float) -> None:
@@ -223,8 +234,9 @@ class Engine:
         self.keyspace.fill(entries)
         for key, session in owners:
             self.owners.give(key, session)
-        for key, entry in self.keyspace.below(LOCK_KEYS):
-            self.locks.note(key, entry[0], entry[1])
+        for below in NOTED:
+            for key, _ in self.keyspace.below(below):
+                self._note(key, was_there=False)
         self.revision = revision
         self.log.forgotten = forgotten
         self._changes += latest
@@ -253,20 +265,26 @@ class Engine:
                     keyspace.put(change.key, (value, revision, change.deadline))
                 continue
             revision, _, key, new, deadline, _ = change
+            was_there = False
             if new is not None:
-                keyspace.put(key, (new, revision, deadline))
+                was_there = keyspace.put(key, (new, revision, deadline))
             elif key in entries:
+                was_there = True
                 keyspace.drop(key)
                 self.owners.give(key, None)
-            if key[0] == RESERVED and key.startswith(LOCK_KEYS):
-                self._note_lock(key)
+            if key[0] == RESERVED:
+                self._note(key, was_there)
             self.revision = revision
             self._changes.append(change)
         self._log_changes()
 
-    def _note_lock(self, key: str) -> None:
+    def _note(self, key: str, was_there: bool) -> None:
+        """A key of the broker's own is as `_entries` has it now."""
         value, revision, _ = self._entries.get(key, (None, 0, None))
-        self.locks.note(key, value, revision)
+        if key.startswith(LOCK_KEYS):
+            self.locks.note(key, value, revision)
+        else:
+            self.queues.note(key, was_there, value)
 
     def use_schemas(self) -> dict[str, Error]:
         """Check from now on by the schemas that are kept. To be called when `load` and `replay` are
@@ -301,6 +319,7 @@ class Engine:
             self._give(key, None)
         if key[0] == RESERVED:
             self.locks.dropped(key)
+            self.queues.dropped(key)
         self.revision = revision if revision is not None else self.revision + 1
         change = m.Change(self.revision, kind, key, None, None, origin)
         self._effects.append(change)
@@ -596,6 +615,10 @@ class Engine:
         """Remove such a key."""
         self._remove(key, kind, origin)
 
+    def entry(self, key: str) -> Entry | None:
+        """The entry of such a key; none of them expires."""
+        return self._entries.get(key)
+
     def is_owned(self, key: str) -> bool:
         """Whether a key belongs to a session."""
         return key in self._owned
@@ -622,14 +645,17 @@ class Engine:
 
     def release(self, session: str, most: int, now: float) -> int:
         """A session has ended: remove what belongs to it, at most `most` keys, itself at last; and
-        let others have the locks that it held. Returns how many."""
+        let others have the locks that it held, and the items of queues that it had not done.
+        Returns how many."""
         own = CLIENT_KEYS + session
         keys = list(islice((key for key in self.owners.of(session) if key != own), most))
         if len(keys) < most and own in self._owned:
             keys.append(own)
         for key in keys:
+            self.queues.come_back(key)
             self._remove(key, m.RELEASED, 0)
         self.locks.grant(now)
+        self.queues.settle()
         return len(keys)
 
     # --- who wants to know ------------------------------------------------------------------

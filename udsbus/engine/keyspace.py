@@ -91,6 +91,10 @@ class Keyspace:
                 return
             yield key, self.entries[key]
 
+    def number_below(self, prefix: str) -> int:
+        """How many keys begin with `prefix`; those too that are due. Does not look at each."""
+        return self._order.number_below(prefix)
+
     def count(self, pattern: str, after: str | None, now: float) -> tuple[int, str | None]:
         """How many of the next PAGE_SCAN keys match, and where the next page begins after."""
         check_pattern(pattern)

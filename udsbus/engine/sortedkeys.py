@@ -1,4 +1,4 @@
-"""The keys in order, for paging through them.
+"""Keys in order: all of them, for paging through them, and those of each queue's items.
 
 A list of sorted lists of at most `2 * LOAD` keys: inserting and removing cost a bisection and a
 short move, at a million keys as at a thousand. This is the idea of Grant Jenks' sortedcontainers,
@@ -52,6 +52,24 @@ class SortedKeys:
             self._lasts[at] = bucket[-1]
         else:
             del self._buckets[at], self._lasts[at]
+
+    def first(self) -> str:
+        """The first of at least one."""
+        return self._buckets[0][0]
+
+    def last(self) -> str:
+        """The last of at least one."""
+        return self._lasts[-1]
+
+    def number_below(self, prefix: str) -> int:
+        """How many begin with `prefix`, whose last character is not the last that there is."""
+        end = prefix[:-1] + chr(ord(prefix[-1]) + 1)
+        return self._number_before(end) - self._number_before(prefix)
+
+    def _number_before(self, key: str) -> int:
+        at = bisect_left(self._lasts, key)
+        number = sum(map(len, self._buckets[:at]))
+        return number if at == len(self._buckets) else number + bisect_left(self._buckets[at], key)
 
     def after(self, key: str) -> Iterator[str]:
         """The keys after `key` in order."""

@@ -26,7 +26,7 @@ from ..limits import (
     RESUME_SECONDS,
     SNAPSHOTS_KEPT,
 )
-from ..patterns import LOCK_KEYS, matcher
+from ..patterns import IN_HAND_KEYS, LOCK_KEYS, QUEUE_KEYS, TAKEN_KEYS, matcher
 from .database import Decode, about, kept_entry, opened, shown
 from .directory import Segment, list_segments, sync_directory
 from .gathering import Gathering, PastChange
@@ -43,6 +43,8 @@ TOO_OLD = """
     ) where newer <= ?
 """
 """The rowid of the oldest change of those whose values together are so many bytes."""
+FLEETING = LOCK_KEYS, QUEUE_KEYS, TAKEN_KEYS, IN_HAND_KEYS
+"""Below these stands what comes and goes all the time: locks that are held, items of queues."""
 ANSWERS_KEPT = 10_000
 """The last ones, however old."""
 
@@ -211,13 +213,14 @@ def _forget(database: sqlite3.Connection, retention: Retention) -> None:
     if pages[0] * pages[1] > HISTORY_BYTES:  # else the values cannot be so many
         rules.append((f"rowid < ({TOO_OLD})", (HISTORY_BYTES,)))
     database.execute("begin immediate")
-    # Locks would leave no room for anything else. The log of a broker that starts needs this many
+    # These would leave no room for anything else. The log of a broker that starts needs this many
     # of the newest changes; that older ones are missing matters to nobody, so none is `forgotten`.
-    database.execute(
-        "delete from changes where key > ? and key < ? "
-        "and rowid <= (select max(rowid) from changes) - ?",
-        (LOCK_KEYS, LOCK_KEYS[:-1] + "0", CHANGE_LOG_CHANGES),
-    )
+    for below in FLEETING:
+        database.execute(
+            "delete from changes where key > ? and key < ? "
+            "and rowid <= (select max(rowid) from changes) - ?",
+            (below, below[:-1] + "0", CHANGE_LOG_CHANGES),
+        )
     for which, values in rules:
         select = f"select max(revision) from changes where {which}"
         (forgotten,) = database.execute(select, values).fetchone()

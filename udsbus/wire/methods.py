@@ -86,6 +86,12 @@ def _optional_value(name: str, value: Any) -> Any:
     return None if value is None else _value(name, value)
 
 
+def _bytes(name: str, value: Any) -> Any:
+    if type(value) is not bytes:
+        raise InvalidRequest(f"{name} must be a bin, not {_shown(value)}")
+    return value
+
+
 def _texts(name: str, value: Any) -> Any:
     for item in _list(name, value):
         _text(f"each of {name}", item)
@@ -176,6 +182,10 @@ def _native_entry(entry: Any) -> Any:
     return None if entry is None else (_native(entry[0]), *entry[1:])
 
 
+def _native_item(item: Any) -> Any:
+    return None if item is None else (item[0], _native(item[1]))
+
+
 def _native_list(values: list[bytes | None]) -> Any:
     return [_native(value) for value in values]
 
@@ -263,6 +273,8 @@ _FENCE = Parameter(
     "fence", _optional_integer, "only while the lock with this fencing token is held"
 )
 _LOCK = Parameter("lock", _text, "name of the lock")
+_QUEUE = Parameter("queue", _text, "name of the queue")
+_WAIT = Parameter("timeout", _optional_wait, "seconds to wait at most; 0: not at all")
 _CLAIM = Parameter("claim", _integer, "a number that this session gives to no other attempt")
 _IF_REVISION = Parameter(
     "if_revision", _optional_integer, "only if the key is at this revision; 0: only if absent"
@@ -392,7 +404,7 @@ _ROWS = (
         (
             Parameter("shared", _flag, "besides others who share it"),
             Parameter("permits", _integer, "by so many at once at most: a semaphore"),
-            Parameter("timeout", _optional_wait, "seconds to wait at most; 0: not at all"),
+            _WAIT,
             Parameter("unless_deadlock", _flag, "be refused rather than wait in a circle"),
             Parameter("linger", _seconds, "so long it stays taken when this session is kicked"),
         ),
@@ -417,6 +429,52 @@ _ROWS = (
         "page or nil]",
         (), (Parameter("after_ticket", _integer, "go on after this one (from the last page)"),),
         reads=True,
+    ),
+    Method(
+        "put", m.Put, "Put an item into a queue. Answered when there is room for it.",
+        "the revision; nil: there was none in time",
+        (_QUEUE, Parameter("item", _value, "encoded item")),
+        (
+            Parameter("order", _bytes, "before all items of a higher order, bytes compared"),
+            Parameter("maxsize", _integer, "wait while there are so many items; 0: never wait"),
+            _WAIT,
+            Parameter("place", _optional_text, "where it was when it was taken without a claim"),
+        ),
+        plain=2,
+    ),
+    Method(
+        "take", m.Take, "Take the first item of a queue. Answered when there is one.",
+        "[place, item]; nil: there was none in time", (_QUEUE,),
+        (
+            Parameter(
+                "claim", _optional_integer,
+                "it comes back when the session ends before `done`; a number that this session "
+                "gives to no other attempt",
+            ),
+            Parameter("last", _flag, "the last item, not the first"),
+            _WAIT,
+        ),
+        to_native=_native_item, plain=1,
+    ),
+    Method(
+        "done", m.Done, "What was taken is done.",
+        "bool: something was taken, by that claim or without one", (_QUEUE,),
+        (Parameter("claim", _optional_integer, "by which it was taken; else one without"),),
+        plain=1,
+    ),
+    Method(
+        "give_back", m.GiveBack, "Put an item back where it was.",
+        "bool: something was taken by that claim", (_QUEUE, _CLAIM), plain=-2,
+    ),
+    Method(
+        "join", m.Join, "Answered when every item that was put into a queue is done.",
+        "true; nil: they were not in time", (_QUEUE,), (_WAIT,), reads=True, plain=1,
+    ),
+    Method(
+        "queue", m.Queued, "What is in a queue, and who waits.",
+        "map: `items`, `unfinished` (those and what is taken and not done), `taken` (by claims), "
+        "`waiting_to_take`, `waiting_to_put`",
+        (_QUEUE,), reads=True, plain=1,
     ),
     Method(
         "batch", m.Batch,

@@ -95,6 +95,21 @@ def test_a_thread_that_has_reconnected_takes_its_connection_along(address: str) 
             wait_until(lambda: client.info()["connections"] == 1, "its connection to end")
 
 
+@pytest.mark.usefixtures("no_collector")
+def test_a_thread_whose_transaction_was_refused_takes_its_connection_along(client: Client) -> None:
+    def work() -> None:
+        with pytest.raises(udsbus.Conflict) as refused, client.transaction() as t:
+            t.check("absent", 1)
+            result = t.set("a", 1)
+        del refused
+        with pytest.raises(udsbus.Conflict):
+            result.value  # noqa: B018
+
+    before = client.info()["connections"]
+    Task(work).result()
+    wait_until(lambda: client.info()["connections"] == before, "its connection to end")
+
+
 def test_close_leaves_no_descriptor_behind(bus: BrokerProcess) -> None:
     """Though the client itself is still there."""
     gc.collect()

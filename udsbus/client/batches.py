@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from copy import copy
 from types import TracebackType
 from typing import Any, Generic, TypeVar
 
@@ -53,6 +54,14 @@ class Answers:
     def end(self) -> None:
         self.open = False
         self.over = True
+
+    def fail(self, failure: BaseException) -> None:
+        """Remember it without its traceback, which leads back to here, and to the connection of
+        this thread: only the collector would find that once the thread has ended."""
+        try:
+            self.failure = copy(failure)
+        except Exception:  # not one of ours, and made in another way than it looks
+            self.failure = failure
 
     def read(self, values: list[Any]) -> None:
         """Take the broker's answers."""
@@ -177,7 +186,7 @@ class Transaction:
                 call = requests.transaction(self._checks, self._calls, self._fence)
                 self.revision, values = self._send(call)
             except BaseException as failure:
-                self._answers.failure = failure
+                self._answers.fail(failure)
                 raise
             self._answers.read(values)
             unreadable = self._answers.first_error()
@@ -300,7 +309,7 @@ class Pipeline:
         try:
             self._send(Many(self._requests, self._together, self._ahead, values, refusals))
         except BaseException as failure:
-            answers.failure = failure
+            answers.fail(failure)
             raise
         finally:  # what has been answered is known, even if the rest is not
             answers.errors = {number: error_from(*refusal) for number, refusal in refusals.items()}

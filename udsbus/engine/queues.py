@@ -173,7 +173,11 @@ class Queues:
             entry = self._keys.entry(key)
             assert entry is not None
             queue = self._queues[_name(key, TAKEN_KEYS)]
-            self._add(queue, entry[0], _claim_and_place(key)[1], 0)
+            place = _claim_and_place(key)[1]
+            if self._keys.entry(f"{QUEUE_KEYS}{queue.name}/{place}") is not None:
+                # Somebody has put another there, who took it for that of what he had taken.
+                place = self._next_place(bytes.fromhex(place.rpartition("-")[0]))
+            self._add(queue, entry[0], place, 0)
 
     def due(self) -> float | None:
         """When `settle` wants to be called next."""

@@ -86,7 +86,7 @@ def _append_time(value: Any, out: list[bytes]) -> None:
         value -= _EPOCH
     elif isinstance(value, datetime.date):
         value = datetime.datetime(value.year, value.month, value.day) - _EPOCH
-    out.append(TIME + struct.pack(">Q", value // _MICROSECOND + _TOP_BIT))
+    out.append(TIME + (value // _MICROSECOND + (1 << 79)).to_bytes(10, "big"))
 
 
 def _append_items(value: Iterable[Any], out: list[bytes]) -> None:

@@ -256,7 +256,7 @@ def test_what_is_taken_by_a_claim_comes_back_to_its_place(queueing: Queueing) ->
     assert queueing.item(queueing.take(A, claim=7)) == b"1"
     assert queueing.item(queueing.take(A, claim=8)) == b"2"
     assert queueing.queued() == {
-        "items": 1, "unfinished": 3, "taken": 2, "waiting_to_take": 0, "waiting_to_put": 0,
+        "items": 1, "unfinished": 3, "taken": 2, "takers": 0, "putters": 0,
     }  # fmt: skip
     assert queueing.done(A, 8) is True
     assert queueing.done(A, 8) is False

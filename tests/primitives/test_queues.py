@@ -57,7 +57,7 @@ def about(client: Client, name: str = "q") -> dict[str, int]:
 
 
 def wait_for_takers(client: Client, number: int, name: str = "q") -> None:
-    wait_until(lambda: about(client, name)["waiting_to_take"] == number, f"{number} to wait")
+    wait_until(lambda: about(client, name)["takers"] == number, f"{number} to wait")
 
 
 def drained(client: Client, name: str = "q") -> list[Any]:
@@ -279,7 +279,7 @@ def test_taken_is_done_or_goes_back(client: Client, other: Client) -> None:
     with jobs.get(ack=True) as item:
         assert item == "a"
         assert about(client) == {
-            "items": 0, "unfinished": 1, "taken": 1, "waiting_to_take": 0, "waiting_to_put": 0,
+            "items": 0, "unfinished": 1, "taken": 1, "takers": 0, "putters": 0,
         }  # fmt: skip
     assert about(client)["unfinished"] == 0
     jobs.put("b")
@@ -369,7 +369,7 @@ def test_ctrl_c_at_every_moment(client: Client, bus: BrokerProcess, ack: bool, e
             def put() -> None:
                 if empty:
                     wait_until(
-                        lambda: about(theirs)["waiting_to_take"] == 1 or struck.is_set(),
+                        lambda: about(theirs)["takers"] == 1 or struck.is_set(),
                         "it to wait",
                     )
                 theirs.queue("q").put("first")

@@ -17,7 +17,8 @@ from udsbus.wire import values
 from udsbus.wire.methods import METHODS, TRANSACTION_METHODS, Method, Parameter
 
 WRITES = {"set", "set_many", "delete", "increment", "expire", "persist", "transaction", "publish",
-          "set_schema", "batch", "kick", "acquire", "release", "add_permits"}  # fmt: skip
+          "set_schema", "batch", "kick", "acquire", "release", "add_permits",
+          "put", "take", "done", "give_back"}  # fmt: skip
 
 
 def packed(value: Any) -> bytes:
@@ -56,6 +57,12 @@ GOOD: dict[str, list[tuple[Any, Any]]] = {
     "permits": [(0, 0), (7, 7)],
     "timeout": [(0, 0), (0.5, 0.5), (None, None)],
     "unless_deadlock": [(True, True), (False, False)],
+    "queue": [("a/b", "a/b"), ("", "")],
+    "item": [(b"\x01", b"\x01"), ("text", b"\xa4text")],
+    "order": [(b"\x01", b"\x01"), (b"", b"")],
+    "maxsize": [(0, 0), (7, 7)],
+    "place": [("1", "1"), ("", "")],
+    "last": [(True, True), (False, False)],
     "linger": [(1, 1.0), (0.5, 0.5)],
     "more": [(1, 1), (7, 7)],
     "after_ticket": [(0, 0), (7, 7)],
@@ -112,6 +119,12 @@ WRONG: dict[str, list[Any]] = {
     "permits": NO_INTEGER,
     "timeout": [-1, -0.5, float("nan"), float("inf"), "5", True, [1], {}, b""],
     "unless_deadlock": [None, 0, 1, "true", [], {}],
+    "queue": NO_TEXT,
+    "item": [],
+    "order": [None, 1, "text", [b""], {}],
+    "maxsize": NO_INTEGER,
+    "place": NO_TEXT,
+    "last": [None, 0, 1, "true", [], {}],
     "linger": NO_SECONDS,
     "more": [*NO_INTEGER, 0],
     "after_ticket": NO_INTEGER,

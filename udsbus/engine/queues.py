@@ -313,8 +313,8 @@ class Queues:
             "items": found.length,
             "unfinished": found.unfinished,
             "taken": len(found.taken),
-            "waiting_to_take": len(found.takers),
-            "waiting_to_put": len(found.putters),
+            "takers": len(found.takers),
+            "putters": len(found.putters),
         }
 
     # --- inside -----------------------------------------------------------------------------

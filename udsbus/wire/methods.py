@@ -438,7 +438,7 @@ _ROWS = (
             Parameter("order", _bytes, "before all items of a higher order, bytes compared"),
             Parameter("maxsize", _integer, "wait while there are so many items; 0: never wait"),
             _WAIT,
-            Parameter("place", _optional_text, "where it was when it was taken without a claim"),
+            Parameter("place", _text, "where it was when it was taken without a claim"),
         ),
         plain=2,
     ),
@@ -447,7 +447,7 @@ _ROWS = (
         "[place, item]; nil: there was none in time", (_QUEUE,),
         (
             Parameter(
-                "claim", _optional_integer,
+                "claim", _integer,
                 "it comes back when the session ends before `done`; a number that this session "
                 "gives to no other attempt",
             ),
@@ -459,7 +459,7 @@ _ROWS = (
     Method(
         "done", m.Done, "What was taken is done.",
         "bool: something was taken, by that claim or without one", (_QUEUE,),
-        (Parameter("claim", _optional_integer, "by which it was taken; else one without"),),
+        (Parameter("claim", _integer, "by which it was taken; else one without"),),
         plain=1,
     ),
     Method(
@@ -473,7 +473,7 @@ _ROWS = (
     Method(
         "queue", m.Queued, "What is in a queue, and who waits.",
         "map: `items`, `unfinished` (those and what is taken and not done), `taken` (by claims), "
-        "`waiting_to_take`, `waiting_to_put`",
+        "`takers` and `putters` who wait",
         (_QUEUE,), reads=True, plain=1,
     ),
     Method(

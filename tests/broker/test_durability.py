@@ -452,6 +452,43 @@ def test_a_lock_is_not_passed_on_while_the_disk_is_full(address: str, state: Pat
         assert client.call("release", "a", 1) is True
 
 
+def test_an_item_is_not_passed_on_while_the_disk_is_full(address: str, state: Path) -> None:
+    """Who takes it, and that the next had room, is undone with its turn."""
+    with (
+        keeping(address, state) as broker,
+        broker.connect() as taker,
+        broker.connect() as putter,
+        broker.connect() as hasty,
+    ):
+        for number, client in enumerate((taker, putter, hasty)):
+            client.call("hello", 1, {"session": f"session {number}", "lane": 1, "unanswered": 9})
+        taker.call("put", "q", b"\x01")
+        taker.call("put", "r", b"\x07")
+        putter.send([0, 50, "put", ["q", b"\x02", {"maxsize": 1}]])
+        wait_until(lambda: taker.call("queue", "q")["putters"] == 1, "one that waits")
+        hasty.send([0, 60, "put", ["q", b"\x03", {"maxsize": 1, "timeout": 0.5}]])
+        wait_until(lambda: taker.call("queue", "q")["putters"] == 2, "another that waits")
+        with full_disk(broker, state):
+            for _ in range(2):  # the turn that fails, and one that is refused from the outset
+                for method, *params in (("take", "q"), ("take", "r", {"claim": 1}), ("done", "r")):
+                    assert taker.refused(method, *params)[0] == 12
+            assert hasty.receive() == [1, 60, None, None], "time goes on"
+            about = taker.call("queue", "q")
+            assert (about["items"], about["putters"], about["unfinished"]) == (1, 1, 1)
+            assert taker.call("queue", "r")["taken"] == 0
+        with broker.connect() as probing:
+            wait_until(lambda: writable(probing), "room again")
+        assert taker.call("take", "q")[1] == b"\x01"
+        kind, msgid, error, revision = putter.receive()
+        assert (kind, msgid, error) == (1, 50, None)
+        broker.kill()
+    with keeping(address, state) as broker, broker.connect() as client:
+        client.call("hello", 1, {"session": "session 1", "lane": 1, "unanswered": 9})
+        client.send([0, 50, "put", ["q", b"\x02", {"maxsize": 1}]])
+        assert client.receive() == [1, 50, None, revision], "the answer is kept"
+        assert client.call("take", "q") == [f"{revision:020}", b"\x02"]
+
+
 def test_what_is_due_while_the_disk_is_full_expires_afterwards(address: str, state: Path) -> None:
     with keeping(address, state) as broker, broker.connect() as client, broker.connect() as other:
         client.call("set", "a", b"\x01", {"ttl": 0.3})

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import queue
 import random
 import signal
 import subprocess
@@ -17,7 +18,7 @@ import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import pytest
 
@@ -129,11 +130,24 @@ def is_stopped(pid: int) -> bool:
     return False
 
 
-def work(address: str, number: int, until: float) -> tuple[list[tuple[int, Operation]], int]:
-    """Operations at random, each with the group of keys that it is about; and how often it has
-    counted on under a lock."""
+class Told(NamedTuple):
+    """What a worker was told."""
+
+    operations: list[tuple[int, Operation]]
+    """Each with the group of keys that it is about."""
+    counted: int
+    """How often it has counted on under a lock."""
+    put: list[int]
+    """Into the queue."""
+    got: list[int]
+
+
+def work(address: str, number: int, until: float) -> Told:
+    """Operations at random."""
     draw = random.Random(SEED + number)
     done: list[tuple[int, Operation]] = []
+    put: list[int] = []
+    got: list[int] = []
     unique, counted = number * 10_000_000, 0
     with udsbus.connect(address, timeout=PATIENCE) as client:
         client.set(f"alive/{number}", number, ephemeral=True)
@@ -141,6 +155,8 @@ def work(address: str, number: int, until: float) -> tuple[list[tuple[int, Opera
             if draw.random() < 0.05:
                 count_on(client)
                 counted += 1
+            if draw.random() < 0.2:
+                pass_on(client, draw, unique, put, got)
             group = draw.randrange(GROUPS)
             name = draw.choice(["get", "set", "swap", "entry", "delete", "add", "together"])
             unique += 1
@@ -157,7 +173,29 @@ def work(address: str, number: int, until: float) -> tuple[list[tuple[int, Opera
                 (group, Operation(number, called, time.monotonic(), name, arguments, result))
             )
         assert client.get(f"alive/{number}") == number, "it goes with this process, not before"
-    return done, counted
+    return Told(done, counted, put, got)
+
+
+def pass_on(
+    client: Client, draw: random.Random, unique: int, put: list[int], got: list[int]
+) -> None:
+    """Put something into a queue that has little room, or take something out."""
+    jobs = client.queue("jobs", maxsize=3)
+    wait = draw.choice([0.0, 0.02, 1.0])
+    with contextlib.suppress(queue.Full, queue.Empty):
+        if draw.random() < 0.5:
+            jobs.put(unique, timeout=wait)
+            put.append(unique)
+        elif draw.random() < 0.5:
+            got.append(jobs.get(timeout=wait))
+            jobs.task_done()
+        else:
+            taken = jobs.get(timeout=wait, ack=True)
+            if draw.random() < 0.2:
+                taken.give_back()
+            else:
+                taken.done()
+                got.append(taken.item)
 
 
 def count_on(client: Client) -> None:
@@ -253,18 +291,28 @@ def test_whatever_is_killed(bus: Bus, address: str) -> None:
                         os.kill(pid, signal.SIGKILL if both else number)
                         kills += 1
         results = [child.result() for child in workers]
-        told = [operation for its, _ in results for operation in its]
+        told = [operation for result in results for operation in result.operations]
         wait_until(lambda: not client.keys("alive/*"), "what belonged to the workers to go", 60)
         counted = client.get("counted")[0]
         assert client.locks() == []
+        got = [item for result in results for item in result.got]
+        passed_on = len(got)
+        with contextlib.suppress(queue.Empty):
+            while True:
+                got.append(client.queue("jobs").get_nowait())
+                client.queue("jobs").task_done()
+        assert client.queue("jobs").join(timeout=0)
         client.set("over", True)
         seen, owned, started_over = watcher.result()
-    assert counted == sum(number for _, number in results), "two held the lock at once, or none"
+    assert counted == sum(result.counted for result in results), "two held the lock, or none"
+    put = [item for result in results for item in result.put]
+    assert sorted(got) == sorted(put), "each item was got once"
     deaths = bus.log().count("takes over") + bus.starts - 1
     struck = bus.log().count(STRUCK)
     print(
         f"seed {SEED}: {len(told)} operations, {counted} counted on under a lock, "
-        f"{deaths} deaths of brokers, {kills} kills at random, {struck} at a point of a turn"
+        f"{passed_on} passed on by a queue, {deaths} deaths of brokers, {kills} kills at random, "
+        f"{struck} at a point of a turn"
     )
     assert deaths > SECONDS / 5
     for group in range(GROUPS):

@@ -2,13 +2,29 @@
 
 from __future__ import annotations
 
+import contextlib
+import queue
 import subprocess
+from collections.abc import Iterator
+
+import pytest
 
 import udsbus
 from tests.harness import wait_until
 from udsbus.client import requests
 
 from .support import COMMAND, PATIENCE, Command
+
+
+@pytest.fixture(autouse=True)
+def _emptied(client: udsbus.Client) -> Iterator[None]:
+    """The tests share a bus."""
+    yield
+    jobs = client.queue("jobs")
+    with contextlib.suppress(queue.Empty):
+        while True:
+            jobs.get_nowait()
+            jobs.task_done()
 
 
 def takers(client: udsbus.Client) -> int:

@@ -166,3 +166,14 @@ def test_a_name_has_so_many_segments_and_no_more() -> None:
         assert raised.value.details == {
             "limit": "key_segments", "maximum": KEY_SEGMENTS, "actual": KEY_SEGMENTS + 1,
         }  # fmt: skip
+
+
+def test_what_is_below_a_key_without_itself() -> None:
+    below = matcher("a/b/*/**")
+    for name, expected in (
+        ("a/b/c", True), ("a/b/c/d", True), ("a/b", False), ("a/bc/d", False), ("a/b-c", False),
+    ):  # fmt: skip
+        assert below(name) is expected
+        assert matches("a/b/*/**", name) is expected
+    assert matcher("$sys/*/**")("$sys/a")
+    assert not matcher("*/**")("$sys/a")

@@ -103,6 +103,9 @@ def matcher(pattern: str) -> Callable[[str], bool]:
     if prefix and pattern == prefix + "/**":
         below = prefix + "/"
         return lambda name: name.startswith(below) or name == prefix
+    if prefix and pattern == prefix + "/*/**":  # what is below it, but not itself
+        below = prefix + "/"
+        return lambda name: name.startswith(below)
     segments = pattern.split("/")
     return lambda name: _matches(segments, name.split("/"))
 

@@ -48,6 +48,8 @@ if TYPE_CHECKING:
     from .faults import Fault
     from .primitives.events import Barrier, Condition, Event
     from .primitives.locks import BoundedSemaphore, Lock, RLock, RWLock, Semaphore, SharedLock
+    from .primitives.mapping import Mapping
+    from .primitives.nested import SharedDict, SharedList, SharedSet
     from .primitives.queues import LifoQueue, PriorityQueue, Queue, Taken
 
 _WHERE = {
@@ -73,6 +75,10 @@ _WHERE = {
     "Semaphore": "primitives.locks",
     "SharedLock": "primitives.locks",
     "Taken": "primitives.queues",
+    "Mapping": "primitives.mapping",
+    "SharedDict": "primitives.nested",
+    "SharedList": "primitives.nested",
+    "SharedSet": "primitives.nested",
     "Message": "client.following",
     "PastChange": "client.past",
     "Pipeline": "client.batches",
@@ -134,6 +140,7 @@ __all__ = [
     "LockInfo",
     "LockLost",
     "LockWaiter",
+    "Mapping",
     "Message",
     "MissedChanges",
     "MissingExtra",
@@ -149,7 +156,10 @@ __all__ = [
     "Result",
     "SchemaViolation",
     "Semaphore",
+    "SharedDict",
+    "SharedList",
     "SharedLock",
+    "SharedSet",
     "StorageFailed",
     "Subscription",
     "Taken",

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -28,3 +29,25 @@ def guarded(tmp_path: Path) -> Iterator[Guarded]:
             yield pair, client, other
     finally:
         pair.close()
+
+
+class Asked:
+    """What a client asks for, and what others do right before."""
+
+    def __init__(self, client: udsbus.Client, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.methods: list[str] = []
+        self.before: dict[str, Any] = {}
+        """By method: called once, before the first request of it is sent."""
+        call = client._call
+
+        def told(request: Any) -> Any:
+            self.before.pop(request.method, lambda: None)()
+            self.methods.append(request.method)
+            return call(request)
+
+        monkeypatch.setattr(client, "_call", told)
+
+
+@pytest.fixture
+def asked(client: udsbus.Client, monkeypatch: pytest.MonkeyPatch) -> Asked:
+    return Asked(client, monkeypatch)

@@ -221,9 +221,9 @@ def _read_items(page: Any) -> Page[list[tuple[str, Any]]]:
     return Page([(key, decode(value)) for key, value, _ in page[0]], page[1])
 
 
-def raw_items_page(pattern: str, after: str | None) -> Call[Any]:
-    """A page of (key, encoded value, revision), for watches."""
-    return Call("items", (pattern, *_options(after=after)), as_is)
+def raw_items_page(pattern: str, after: str | None, limit: int | None = None) -> Call[Any]:
+    """A page of (key, encoded value, revision), at most `limit` of them."""
+    return Call("items", (pattern, *_options(after=after, limit=limit)), as_is)
 
 
 def count_page(pattern: str, after: str | None = None) -> Call[Page[int]]:

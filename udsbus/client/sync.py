@@ -35,6 +35,7 @@ if TYPE_CHECKING:
     from ..errors import SchemaViolation
     from ..primitives.events import Barrier, Condition, Event
     from ..primitives.locks import BoundedSemaphore, Lock, RLock, RWLock, Semaphore
+    from ..primitives.mapping import Mapping as SharedMapping
     from ..primitives.queues import LifoQueue, PriorityQueue, Queue
     from .past import PastChange
 
@@ -220,6 +221,16 @@ class Client(Session):
             total += number
             if after is None:
                 return total
+
+    def mapping(self, name: str) -> SharedMapping:
+        """The keys below `NAME/` as a dict, which all clients of the bus share.
+
+        config = client.mapping("config")
+        config["colour"] = "green"
+        """
+        from ..primitives.mapping import Mapping
+
+        return Mapping(self, name)
 
     # --- many at once -----------------------------------------------------------------------
 

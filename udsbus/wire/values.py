@@ -206,6 +206,8 @@ def _advice(value: object) -> str:
         return "send dataclasses.asdict(...) of it"
     if hasattr(value, "model_dump"):
         return "send its .model_dump()"
+    if hasattr(value, "plain"):
+        return "send its .plain()"
     if hasattr(value, "tolist"):
         return "send its .tolist() or .tobytes()"
     return "send plain data (docs/values.md lists the types)"

@@ -46,6 +46,7 @@ if TYPE_CHECKING:
         UnsupportedValue,
     )
     from .faults import Fault
+    from .primitives.counter import Counter
     from .primitives.events import Barrier, Condition, Event
     from .primitives.locks import BoundedSemaphore, Lock, RLock, RWLock, Semaphore, SharedLock
     from .primitives.mapping import Mapping
@@ -61,6 +62,7 @@ _WHERE = {
     "Barrier": "primitives.events",
     "BoundedSemaphore": "primitives.locks",
     "Condition": "primitives.events",
+    "Counter": "primitives.counter",
     "Event": "primitives.events",
     "LifoQueue": "primitives.queues",
     "LocalBroker": "client.spawning",
@@ -124,6 +126,7 @@ __all__ = [
     "ClientInfo",
     "Condition",
     "Conflict",
+    "Counter",
     "Deadlock",
     "Entry",
     "Error",

@@ -33,6 +33,7 @@ if TYPE_CHECKING:
     from datetime import datetime
 
     from ..errors import SchemaViolation
+    from ..primitives.counter import Counter
     from ..primitives.events import Barrier, Condition, Event
     from ..primitives.locks import BoundedSemaphore, Lock, RLock, RWLock, Semaphore
     from ..primitives.mapping import Mapping as SharedMapping
@@ -469,6 +470,12 @@ class Client(Session):
         from ..primitives.events import Barrier
 
         return Barrier(self, name, parties, action, timeout)
+
+    def counter(self, name: str) -> Counter:
+        """A number that all count on together: `counter += 1` is one step."""
+        from ..primitives.counter import Counter
+
+        return Counter(self, name)
 
     # --- queues -----------------------------------------------------------------------------
 

@@ -47,7 +47,9 @@ if TYPE_CHECKING:
     )
     from .faults import Fault
     from .primitives.counter import Counter
+    from .primitives.election import Election, Leader, Leaders
     from .primitives.events import Barrier, Condition, Event
+    from .primitives.limiter import RateLimiter
     from .primitives.locks import BoundedSemaphore, Lock, RLock, RWLock, Semaphore, SharedLock
     from .primitives.mapping import Mapping
     from .primitives.nested import SharedDict, SharedList, SharedSet
@@ -63,7 +65,10 @@ _WHERE = {
     "BoundedSemaphore": "primitives.locks",
     "Condition": "primitives.events",
     "Counter": "primitives.counter",
+    "Election": "primitives.election",
     "Event": "primitives.events",
+    "Leader": "primitives.election",
+    "Leaders": "primitives.election",
     "LifoQueue": "primitives.queues",
     "LocalBroker": "client.spawning",
     "Lock": "primitives.locks",
@@ -73,6 +78,7 @@ _WHERE = {
     "PriorityQueue": "primitives.queues",
     "Queue": "primitives.queues",
     "RLock": "primitives.locks",
+    "RateLimiter": "primitives.limiter",
     "RWLock": "primitives.locks",
     "Semaphore": "primitives.locks",
     "SharedLock": "primitives.locks",
@@ -128,6 +134,7 @@ __all__ = [
     "Conflict",
     "Counter",
     "Deadlock",
+    "Election",
     "Entry",
     "Error",
     "Event",
@@ -135,6 +142,8 @@ __all__ = [
     "InternalError",
     "InvalidRequest",
     "JournalDamaged",
+    "Leader",
+    "Leaders",
     "LifoQueue",
     "LimitExceeded",
     "LocalBroker",
@@ -155,6 +164,7 @@ __all__ = [
     "Queue",
     "RLock",
     "RWLock",
+    "RateLimiter",
     "RequestTimeout",
     "Result",
     "SchemaViolation",

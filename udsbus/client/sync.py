@@ -34,7 +34,9 @@ if TYPE_CHECKING:
 
     from ..errors import SchemaViolation
     from ..primitives.counter import Counter
+    from ..primitives.election import Election
     from ..primitives.events import Barrier, Condition, Event
+    from ..primitives.limiter import RateLimiter
     from ..primitives.locks import BoundedSemaphore, Lock, RLock, RWLock, Semaphore
     from ..primitives.mapping import Mapping as SharedMapping
     from ..primitives.queues import LifoQueue, PriorityQueue, Queue
@@ -476,6 +478,18 @@ class Client(Session):
         from ..primitives.counter import Counter
 
         return Counter(self, name)
+
+    def election(self, name: str) -> Election:
+        """Of the clients that campaign one leads, and all know who."""
+        from ..primitives.election import Election
+
+        return Election(self, name)
+
+    def rate_limiter(self, name: str, rate: float, burst: float | None = None) -> RateLimiter:
+        """`rate` permits a second for all together, and up to `burst` at once: a token bucket."""
+        from ..primitives.limiter import RateLimiter
+
+        return RateLimiter(self, name, rate, burst)
 
     # --- queues -----------------------------------------------------------------------------
 

@@ -17,9 +17,9 @@ from ..client.holding import is_refusal
 from ..client.requests import Call
 from ..client.session import Attempt
 from ..errors import Conflict, InvalidRequest
-from ..limits import TIMEOUT_MOST
 from ..wire.values import decode, encode
 from .ordering import order_of
+from .timeouts import seconds_at_most
 
 if TYPE_CHECKING:
     from ..client.sync import Client
@@ -150,7 +150,7 @@ class Queue:
         """Wait until all items that were put in are done, at most `timeout` seconds. False: they
         are not. An item that a process has got is not waited for when that is gone, unless it was
         got with `ack`: then it is in the queue again."""
-        wait = _seconds(True, timeout)
+        wait = seconds_at_most(timeout)
         joined = self._client._call_waiting(lambda left: requests.join(self.name, left), wait)
         return joined is not None
 
@@ -246,11 +246,5 @@ class Taken:
 
 
 def _seconds(block: bool, timeout: float | None) -> float | None:
-    """As `queue` understands its arguments; None: for as long as it takes."""
-    if not block:
-        return 0.0
-    if timeout is None:
-        return None
-    if type(timeout) not in (int, float) or not timeout >= 0:
-        raise InvalidRequest(f"timeout must be a number of seconds from 0, not {timeout!r}")
-    return None if timeout > TIMEOUT_MOST else float(timeout)
+    """What `put` and `get` are given, in seconds; None: for as long as it takes."""
+    return seconds_at_most(timeout) if block else 0.0

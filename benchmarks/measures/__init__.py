@@ -14,6 +14,7 @@ from . import (
     interest,
     latency,
     locks,
+    primitives,
     pubsub,
     recovery,
     startup,
@@ -37,6 +38,8 @@ MEASURES: dict[str, Measure] = {
     "locks": locks.measure,
     "handover": locks.measure_handover,
     "sessions": locks.measure_sessions,
+    "queue": primitives.measure_queue,
+    "mapping": primitives.measure_mapping,
     "interest": interest.measure,
     "floor": floor.measure,
 }

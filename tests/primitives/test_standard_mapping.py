@@ -1,6 +1,6 @@
 """The tests that CPython has for what is like dict, list and set, with ours in their place.
 
-docs/primitives.md lists what is not as in `dict`.
+docs/mapping.md lists what is not as in `dict`.
 """
 
 from __future__ import annotations

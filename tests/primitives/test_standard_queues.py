@@ -1,6 +1,6 @@
 """The tests that CPython has for its queues, with ours in their place.
 
-docs/primitives.md lists what is not as in `queue`.
+docs/queues.md lists what is not as in `queue`.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """Queues: those of the module `queue`, between processes.
 
 What is in a queue are keys of the bus below `$sys/queues/NAME/`: a queue outlives all who use it,
-and the broker. docs/primitives.md tells what is not as in `queue`.
+and the broker. docs/queues.md tells what is not as in `queue`.
 """
 
 from __future__ import annotations

@@ -48,6 +48,10 @@ commands = st.one_of(
     st.builds(m.Transaction, st.just([]), st.lists(deletes, max_size=3), st.none()),
     st.builds(m.Acquire, keys, st.integers(1, 3), st.just(7), st.booleans(), st.none()),
     st.builds(m.Release, keys, st.integers(1, 3)),
+    st.builds(m.Put, keys, st.just(value(3)), st.sampled_from([b"", b"a"])),
+    st.builds(m.Take, keys, st.sampled_from([None, 1, 2]), st.booleans(), st.just(0.0)),
+    st.builds(m.Done, keys, st.sampled_from([None, 1, 2])),
+    st.builds(m.GiveBack, keys, st.integers(1, 2)),
 )
 
 
@@ -95,6 +99,10 @@ def state_of(engine: Engine) -> Any:
         dict(engine.keyspace.entries),
         dict(engine.owners.sessions),
         dict(engine.locks.tokens),
+        {
+            name: (list(queue.items.after("")), queue.length, queue.taken, queue.in_hand)
+            for name, queue in engine.queues._queues.items()
+        },
         engine.keyspace.page("**", None, None, 0.0, sized=False),
         [change[:4] for change in logged],
         log.forgotten,

@@ -320,6 +320,19 @@ def test_locks_do_not_displace_the_history(bus: Bus, monkeypatch: pytest.MonkeyP
     assert log.since(revision - 25, matcher("**")) is None
 
 
+def test_items_of_queues_do_not_either(bus: Bus, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("udsbus.journal.folding.CHANGE_LOG_CHANGES", 5)
+    for command in (m.Take("q"), m.Take("q", 1)):
+        bus.do(m.Set("a", value(1)))
+        bus.do(m.Put("q", value(2)), command, m.Done("q", command.claim))
+    for number in range(5):
+        bus.do(m.Set("a", value(number)))
+    bus.restart()
+    fold(str(bus.path))
+    assert rows(bus.path, "select count(*) from changes where key like '$sys/%'") == [(0,)]
+    assert rows(bus.path, "select count(*) from changes") == [(7,)]
+
+
 def test_only_so_many_changes_are_taken_into_the_log(bus: Bus) -> None:
     for number in range(0, CHANGE_LOG_CHANGES + 100, 100):
         bus.do(m.SetMany({f"k/{number + n}": value(n) for n in range(100)}))

@@ -150,7 +150,7 @@ ACCEPTS_PER_TURN: Final = 64
 """Connections accepted in one turn, so that an accept storm does not stop requests."""
 EXPIRIES_PER_TURN: Final = 1_000
 """Keys that expire in one turn; the rest follow in the next."""
-RELEASES_PER_TURN: Final = 500
+RELEASES_PER_TURN: Final = 300
 """Keys of sessions that have ended which are removed in one turn; the rest follow in the next."""
 GRANTS_PER_TURN: Final = 500
 """Locks given at once to those who waited; the rest follow in the next turn."""

@@ -7,6 +7,7 @@ different classes with equal fields compare equal; nothing here relies on compar
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from enum import Enum
 from typing import Any, Final, NamedTuple
 
@@ -244,6 +245,8 @@ class Later(NamedTuple):
     """In the place of a result: it will come under this number."""
 
     ticket: int
+    to_native: Callable[[Any], Any] | None = None
+    """What the peer wants to be made of it."""
 
 
 # --- effects: what carrying out commands has caused -----------------------------------------

@@ -13,6 +13,7 @@ from typing import Any
 
 import pytest
 
+import udsbus
 from tests.harness import BrokerProcess, RawClient, running_broker, wait_until
 from udsbus.errors import BrokerUnavailable
 from udsbus.journal import Recovery, StateDirectory
@@ -487,6 +488,53 @@ def test_an_item_is_not_passed_on_while_the_disk_is_full(address: str, state: Pa
         client.send([0, 50, "put", ["q", b"\x02", {"maxsize": 1}]])
         assert client.receive() == [1, 50, None, revision], "the answer is kept"
         assert client.call("take", "q") == [f"{revision:020}", b"\x02"]
+
+
+def test_an_interrupted_get_is_put_right_when_there_is_room(address: str, state: Path) -> None:
+    """It was answered, and before it could be put back the disk was full."""
+    with keeping(address, state) as broker, udsbus.connect(address) as client:
+        client.queue("q").put("item")
+        client._stay()
+        with contextlib.ExitStack() as stack:
+
+            def fill(taken: bytes) -> None:
+                stack.enter_context(full_disk(broker, state))
+                raise KeyboardInterrupt
+
+            with pytest.MonkeyPatch.context() as patch:
+                patch.setattr("udsbus.primitives.queues.decode", fill)
+                with pytest.raises(KeyboardInterrupt):
+                    client.queue("q").get()
+            with broker.connect() as probing:
+                assert not writable(probing)
+                assert client.queue("q").qsize() == 0
+        wait_until(lambda: client.queue("q").qsize() == 1, "it to be in the queue again", 60)
+        assert client.queue("q").get() == "item"
+
+
+def test_who_is_gone_in_the_turn_that_has_served_him_is_answered_by_the_next_broker(
+    address: str, state: Path
+) -> None:
+    """The answer is in the journal, under his lane, though his connection is there no more."""
+    lane = {"session": "taker", "lane": 1, "unanswered": 2}
+    with keeping(address, state) as broker, broker.connect() as taker, broker.connect() as putter:
+        taker.call("hello", 1, lane)
+        taker.send([0, 70, "take", ["q"]])
+        wait_until(lambda: putter.call("queue", "q")["takers"] == 1, "it to wait")
+        os.kill(broker.pid, signal.SIGSTOP)
+        putter.send([0, 71, "put", ["q", b"\x07"]])
+        taker.socket.close()
+        os.kill(broker.pid, signal.SIGCONT)
+        assert putter.receive()[:3] == [1, 71, None]
+        served = putter.call("queue", "q")["items"] == 0
+        broker.kill()
+    with keeping(address, state) as broker, broker.connect() as taker:
+        taker.call("hello", 1, lane)
+        taker.send([0, 70, "take", ["q", {"timeout": 0}]])
+        answer = taker.receive()
+        assert answer[:3] == [1, 70, None]
+        assert answer[3] is not None
+        assert answer[3][1] == b"\x07", served
 
 
 def test_what_is_due_while_the_disk_is_full_expires_afterwards(address: str, state: Path) -> None:

@@ -12,7 +12,7 @@ from udsbus import messages as m
 from udsbus.engine import Engine
 from udsbus.engine.waiting import NOBODY
 from udsbus.errors import AccessDenied, Error, InvalidRequest, LimitExceeded
-from udsbus.limits import ORDER_BYTES, WAITS_PER_CONNECTION
+from udsbus.limits import GRANTS_PER_TURN, ORDER_BYTES, PAGE_BYTES, WAITS_PER_CONNECTION
 from udsbus.patterns import IN_HAND_KEYS, QUEUE_KEYS, TAKEN_KEYS
 
 from .support import examples, steps
@@ -318,6 +318,18 @@ def test_what_is_put_back(queueing: Queueing) -> None:
     assert [queueing.item(queueing.take(B)) for _ in range(2)] == [b"1", b"2"]
 
 
+def test_what_is_put_back_ends_nothing_of_others(queueing: Queueing) -> None:
+    """Its session has ended meanwhile, say, and what it had in hand is forgotten."""
+    queueing.put(b"1")
+    queueing.put(b"2")
+    place, item = queueing.result(queueing.take(A))
+    queueing.take(B)
+    queueing.engine.release("a", 10, queueing.now)
+    queueing.put(item, A, place=place)
+    assert queueing.queued()["unfinished"] == 2
+    assert queueing.done(B) is True
+
+
 def test_what_comes_back_displaces_nothing(queueing: Queueing) -> None:
     queueing.put(b"1", order=b"a")
     place, _ = queueing.result(queueing.take(A, claim=1))
@@ -462,6 +474,9 @@ def test_a_replica_knows_what_is_in_them(history: Any) -> None:
     entries = dict(sorted(engine.keyspace.entries.items()))
     loaded.load(entries, engine.owners.sessions.items(), engine.revision, [], 0)
     assert content(replica) == content(loaded) == content(engine)
+    for other in (replica, loaded):
+        assert all(queue.used for queue in other.queues._queues.values()), "it remembers no other"
+        assert other.queues.due() is None or other.queues._queues
 
 
 @given(st.lists(acts, max_size=30))
@@ -487,6 +502,52 @@ def test_nothing_is_lost_and_nothing_doubled(history: Any) -> None:
     gone = {result[1] for result in queueing._results if isinstance(result, tuple)}
     assert len(inside) == len(set(inside)), "nothing is there twice"
     assert set(inside) | gone == put
+
+
+# --- how much in one turn -------------------------------------------------------------------------
+
+
+def test_many_are_served_in_turns(queueing: Queueing) -> None:
+    """And nobody overtakes those that are to come."""
+    for _ in range(2):
+        queueing.put(b"1")
+    queueing.put(b"small", A, maxsize=1, timeout=1.0)
+    waits = [
+        queueing.put(b"%d" % number, B, maxsize=10_000) for number in range(GRANTS_PER_TURN + 10)
+    ]
+    queueing.tend(1.0)
+    served = [queueing.result(each) != "waits" for each in waits]
+    assert served == [True] * GRANTS_PER_TURN + [False] * 10
+    late = queueing.put(b"late", C, maxsize=10_000)
+    assert queueing.engine.next_deadline() == 0.0
+    queueing.tend()
+    assert all(queueing.result(each) < queueing.result(late) for each in waits)
+
+
+def test_takers_are_not_overtaken_either(queueing: Queueing) -> None:
+    number = GRANTS_PER_TURN + 10
+    for claim in range(number):
+        queueing.put(b"%d" % claim)
+        queueing.take(A, claim=claim)
+    waits = [queueing.take(B) for _ in range(number)]
+    queueing.engine.release("a", number, queueing.now)
+    queueing.tell()
+    late = queueing.take(C)
+    queueing.put(b"late")
+    for _ in range(2):
+        queueing.tend()
+    assert [queueing.item(each) for each in waits] == [b"%d" % claim for claim in range(number)]
+    assert queueing.item(late) == b"late"
+
+
+def test_large_items_come_back_in_turns(queueing: Queueing) -> None:
+    """A turn writes all of them into the journal."""
+    large = bytes(PAGE_BYTES // 2)
+    for claim in range(10):
+        queueing.put(large)
+        queueing.take(A, claim=claim)
+    assert queueing.engine.release("a", 500, queueing.now) == 3
+    assert queueing.engine.release("a", 500, queueing.now) == 3
 
 
 # --- how much it costs ----------------------------------------------------------------------------

@@ -6,6 +6,8 @@ import datetime
 import os
 import queue
 import signal
+import subprocess
+import sys
 import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -394,6 +396,110 @@ def test_ctrl_c_at_every_moment(client: Client, bus: BrokerProcess, ack: bool, e
             return moment
 
     assert in_child(work) > 20
+
+
+@pytest.mark.parametrize("program", ["plain", "with", "fork"])
+def test_a_worker_that_is_stopped_by_ctrl_c(
+    client: Client, bus: BrokerProcess, program: str
+) -> None:
+    """It has written down all that it was given, and the rest is in the queue."""
+    source = {
+        "plain": "work(udsbus.connect(sys.argv[1]))",
+        "with": "with udsbus.connect(sys.argv[1]) as client: work(client)",
+        "fork": "process = multiprocessing.get_context('fork').Process(target=in_child);"
+        "process.start(); process.join()",
+    }[program]
+    source = f"""
+import multiprocessing, os, signal, sys, threading, udsbus
+got = []
+def work(client):
+    jobs = client.queue("q")
+    strike = os.getpid(), signal.SIGINT
+    threading.Timer(0.05, os.kill, strike).start()
+    while True:
+        got.append(jobs.get())
+def in_child():
+    try:
+        work(udsbus.connect(sys.argv[1]))
+    except KeyboardInterrupt:
+        print(*got)
+try:
+    {source}
+except KeyboardInterrupt:
+    print(*got)
+"""
+    jobs = client.queue("q")
+    for _ in range(5):
+        for number in range(2_000):
+            client._call(requests.put("q", b"\xcd" + number.to_bytes(2, "big")))
+        done = subprocess.run(
+            [sys.executable, "-c", source, bus.address],
+            capture_output=True, text=True, timeout=PATIENCE,
+        )  # fmt: skip
+        got = [int(number) for number in done.stdout.split()]
+        rest = drained(client)
+        assert sorted(got + rest) == list(range(2_000)), done.stderr
+        assert rest == sorted(rest), "each in its place"
+        while about(client)["unfinished"]:
+            jobs.task_done()
+
+
+def test_a_client_that_is_closed_after_an_interrupt(client: Client, bus: BrokerProcess) -> None:
+    """As at the end of a `with` block that Ctrl-C has ended."""
+
+    def work() -> int:
+        clients: list[Client] = []
+        got: list[Any] = []
+        client.ping()  # this child is a client of its own
+        before = len(client.clients())
+
+        def interrupt() -> None:
+            raise KeyboardInterrupt
+
+        def prepare() -> None:
+            got.clear()
+            client.queue("q").put("item")
+            clients.append(udsbus.connect(bus.address, timeout=PATIENCE))
+            clients[-1]._stay()
+
+        def action() -> None:
+            got.append(clients[-1].queue("q").get())
+
+        for moment in at_every_moment(action, interrupt, prepare):
+            clients.pop().close()
+            wait_until(lambda: not making_sure(), "what was interrupted to be put right")
+            wait_until(lambda: len(client.clients()) == before, "nobody else to be left")
+            assert drained(client) == ([] if got else ["item"]), f"moment {moment}"
+            while about(client)["unfinished"]:
+                client.queue("q").task_done()
+        return moment
+
+    assert in_child(work) > 5
+
+
+def test_who_is_kicked_while_it_waits_goes_on(client: Client, other: Client) -> None:
+    """As a new client, and at the end of the line."""
+    client.queue("full", maxsize=1).put(1)
+    tasks = [
+        Task(other.queue("q").get),
+        Task(lambda: other.queue("q").get(ack=True).item),
+        Task(lambda: other.queue("full", maxsize=1).put(2)),
+        Task(lambda: other.queue("full").join(timeout=PATIENCE)),
+    ]
+    wait_until(lambda: client.info()["waiting"] == 4, "all to wait")
+    session = other.session
+    client.kick(session)
+    wait_until(lambda: client.info()["waiting"] == 4, "all to wait again")
+    assert not any(task.done() for task in tasks)
+    for item in ("a", "b"):
+        client.queue("q").put(item)
+    assert {tasks[0].result(), tasks[1].result()} == {"a", "b"}
+    assert client.queue("full").get() == 1
+    tasks[2].result()
+    assert client.queue("full").get() == 2
+    client.queue("full").task_done()
+    client.queue("full").task_done()
+    assert tasks[3].result() is True
 
 
 # --- the broker ends --------------------------------------------------------------------------

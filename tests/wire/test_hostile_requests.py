@@ -7,7 +7,7 @@ from typing import Any
 import msgpack
 import pytest
 
-from ..harness import BrokerProcess, RawClient
+from ..harness import BrokerProcess, RawClient, wait_until
 
 
 def nested(depth: int) -> bytes:
@@ -72,6 +72,22 @@ def test_a_native_value_of_arrays_in_arrays(raw: RawClient) -> None:
             assert raw.call("get", "k") == nested(depth)
             response = raw.request("get", "k", {"native": True})
         assert response[2] is None or response[3]["error"] != "internal"
+
+
+def test_a_native_item_that_was_waited_for(raw: RawClient, broker: BrokerProcess) -> None:
+    """An item is given in any case: it is out of its queue."""
+    raw.call("hello", 1, {"session": "me"})
+    for number, (item, given) in enumerate(
+        ((b"\xa1a", "a"), (b"\xc1", b"\xc1"), (b"\x93\x01", b"\x93\x01"))
+    ):
+        raw.send([0, 50 + number, "take", ["q", {"native": True}]])
+        with broker.connect() as other:
+            wait_until(lambda: other.call("queue", "q")["takers"] == 1, "it to wait")
+            other.call("put", "q", item)
+        kind, msgid, error, (_, got) = raw.receive()
+        assert (kind, msgid, error, got) == (1, 50 + number, None, given)
+        raw.call("put", "q", item)
+        assert raw.call("take", "q", {"native": True})[1] == given
 
 
 @pytest.mark.parametrize(("method", "argument"), [

@@ -21,7 +21,7 @@ from ..errors import (
     UnsupportedValue,
 )
 from ..limits import FRAME_BYTES, KEPT_BYTES, PAGE_BYTES, SHARE_SECONDS
-from ..messages import WRITES, Batch, Command, Get, Transaction
+from ..messages import WRITES, Batch, Command, Get, Later, Transaction
 from ..wire.encoding import encode_result, forget_buffer, refusal
 from ..wire.methods import BATCHED, METHODS, Method
 from .statistics import Statistics
@@ -84,6 +84,8 @@ class Answering:
         command, native = method.parse(params)
         result = handler(number, now, *command)
         if native and method.to_native is not None:
+            if type(result) is Later:
+                return result._replace(to_native=method.to_native)
             result = method.to_native(result)
             _check_size(result)
         return result

@@ -27,6 +27,7 @@ from typing import Any
 import msgpack
 
 from ..engine import Engine
+from ..engine.waiting import NOBODY
 from ..errors import Conflict, InvalidRequest, UnsupportedValue
 from ..limits import GRACE_SECONDS, RELEASES_PER_TURN
 from ..messages import CloseReason
@@ -206,7 +207,8 @@ class Sessions:
             self._engine.linger(name, now)
         for connection in sorted(session.connections):
             del self._engine.sessions[connection]
-            self._engine.waiting.forget(connection, None)
+            # Whoever comes back asks again; only who said goodbye hears of it here.
+            self._engine.waiting.forget(connection, None if connection == keep else NOBODY)
             if connection != keep:
                 self._end_connection(connection, reason, why)
         if session.fd >= 0:
@@ -243,6 +245,8 @@ class Sessions:
                 del self._ending[name]
             elif left:
                 left -= self._engine.release(name, left, now)
+                if self._engine.owners.of(name):
+                    left = 0  # there were too many, or too large ones, for one turn
         self.plan(now)
 
     def plan(self, now: float) -> None:

@@ -93,7 +93,7 @@ class Turn:
         self.sessions = Sessions(engine, hub, self._end_number)
         self._lanes = lanes
         self._answers = Answers(journal.durable)
-        self._later: dict[int, tuple[Connection, Any]] = {}
+        self._later: dict[int, tuple[Connection, Any, Later]] = {}
         """Ticket → the connection and the msgid of a request whose result is still to come."""
         self._come: list[int] = []
         """The tickets of those whose result has come in this turn."""
@@ -278,7 +278,9 @@ class Turn:
             self._come.append(ticket)
             if waited is None or result is NOBODY:
                 continue
-            connection, msgid = waited
+            connection, msgid, later = waited
+            if later.to_native is not None:
+                result = later.to_native(result)
             reply = encode_result(msgid, result)
             if connection.lane is not None:
                 self._answers.add(connection.lane, connection.number, msgid, reply)
@@ -319,7 +321,9 @@ class Turn:
         """Who the connection is that has asked for a change in this turn; None: the broker."""
         connection = self.connections.get(origin)
         if connection is None:  # gone within the turn
-            connection = next((one for one, _ in self._executed if one.number == origin), None)
+            asked = [one for one, _ in self._executed]
+            answered = [self._later[ticket][0] for ticket in self._come if ticket in self._later]
+            connection = next((one for one in asked + answered if one.number == origin), None)
         if connection is None:
             return None
         session, lane = (None, 0) if connection.lane is None else connection.lane.key
@@ -422,7 +426,7 @@ class Turn:
                     try:
                         result = answering.answer(routes, number, now, name, params)
                         if type(result) is Later:
-                            self._later[result.ticket] = connection, msgid
+                            self._later[result.ticket] = connection, msgid, result
                             reply = b""
                         else:
                             reply = encode_result(msgid, result)

@@ -13,7 +13,6 @@ import itertools
 import os
 import threading
 import time
-import weakref
 from collections.abc import Callable
 from typing import Any, TypeVar
 
@@ -23,7 +22,6 @@ from ..errors import (
     Conflict,
     Error,
     InvalidRequest,
-    ProtocolError,
     RequestTimeout,
 )
 from ..limits import RECONNECT_FIRST, RECONNECT_MOST, RESUME_SECONDS, TIMEOUT_MOST
@@ -34,6 +32,7 @@ from . import requests
 from .connecting import jittered, open_socket
 from .connection import Connection, ConnectionEnded, Many
 from .forks import FORKS, Members
+from .insisting import make_sure, put_right
 from .requests import Call
 
 T = TypeVar("T")
@@ -325,26 +324,27 @@ class Session:
                 connection = self._connect(None, closing=True)
             connection.request(requests.goodbye(), min(self.timeout, GOODBYE_SECONDS))
 
-    def _make_sure(
+    def _make_sure(self, call: Call[Any]) -> None:
+        """Have something carried out, however long it takes, by a thread that no signal interrupts;
+        after whatever this thread has sent, and does not know the fate of."""
+        connection = getattr(self._own, "connection", None)
+        self._own.connection = None
+        make_sure(self, connection, call)
+
+    def _put_right(
         self,
         call: Call[Any],
         attempt: Attempt | None = None,
         then: Callable[[Any], Call[Any] | None] | None = None,
     ) -> None:
-        """Have something carried out, however long it takes, by a thread that no signal interrupts;
-        after whatever this thread has sent, and does not know the fate of. Or, with `attempt`, in
-        its place; and `then` what its result asks for."""
+        """The same, also when this client is closed meanwhile, or the program ends. With `attempt`,
+        `call` is sent in its place; and `then` makes of its result what is to be sent after it."""
         connection = getattr(self._own, "connection", None)
         if attempt is None or attempt.connection in (None, connection):
             self._own.connection = None
         else:
             connection = attempt.connection
-        threading.Thread(
-            target=_insist,
-            args=(weakref.ref(self), connection, call, attempt.msgid if attempt else 0, then),
-            name="udsbus-make-sure",
-            daemon=True,
-        ).start()
+        put_right(self, connection, call, 0 if attempt is None else attempt.msgid, then)
 
     def _interrupt(self) -> None:
         """End all that is under way, in any thread."""
@@ -366,33 +366,3 @@ class Session:
 
 def _uncertain_timeout(error: RequestTimeout) -> RequestTimeout:
     return RequestTimeout(f"{error}; nobody knows whether the request was carried out")
-
-
-def _insist(
-    reference: weakref.ref[Session],
-    lost: Connection | None,
-    call: Call[Any],
-    again: int,
-    then: Callable[[Any], Call[Any] | None] | None,
-) -> None:
-    """Until the broker has answered, whatever; or nobody holds the client any more."""
-    while (session := reference()) is not None and not session._closed:
-        try:
-            # In the lane of what was lost, of which the broker then reads nothing more.
-            lost = session._reconnect(lost)
-            again = again or lost.next_msgid()
-            try:
-                result = call.read(lost.request(call, session.timeout, again))
-            finally:
-                lost.close()
-            following = None if then is None else then(result)
-            if following is None:
-                return
-            call, again, then = following, 0, None
-            continue
-        except (BrokerUnavailable, RequestTimeout, ProtocolError, ConnectionEnded):
-            pass
-        except Error:
-            return  # it was never granted, for the same reason
-        del session
-        time.sleep(RECONNECT_MOST)

@@ -21,7 +21,7 @@ from typing import Any
 
 from .. import messages as m
 from ..errors import AccessDenied, Error, InvalidRequest, LockLost
-from ..limits import EXPIRIES_PER_TURN, VALUE_BYTES
+from ..limits import EXPIRIES_PER_TURN, PAGE_BYTES, VALUE_BYTES
 from ..patterns import (
     CLIENT_KEYS,
     IN_HAND_KEYS,
@@ -651,12 +651,16 @@ class Engine:
         keys = list(islice((key for key in self.owners.of(session) if key != own), most))
         if len(keys) < most and own in self._owned:
             keys.append(own)
+        size = removed = 0
         for key in keys:
-            self.queues.come_back(key)
+            size += self.queues.come_back(key)
             self._remove(key, m.RELEASED, 0)
+            removed += 1
+            if size > PAGE_BYTES:  # which the turn has to write
+                break
         self.locks.grant(now)
         self.queues.settle()
-        return len(keys)
+        return removed
 
     # --- who wants to know ------------------------------------------------------------------
 

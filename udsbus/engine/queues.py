@@ -26,7 +26,7 @@ from typing import Any, NamedTuple, Protocol
 
 from .. import messages as m
 from ..errors import InvalidRequest, LimitExceeded
-from ..limits import ORDER_BYTES, SESSION_BYTES
+from ..limits import GRANTS_PER_TURN, ORDER_BYTES, SESSION_BYTES
 from ..patterns import (
     IN_HAND_KEYS,
     QUEUE_KEYS,
@@ -87,7 +87,10 @@ class Joining(NamedTuple):
 class Queue:
     """One that has items, or that somebody waits at."""
 
-    __slots__ = ("in_hand", "items", "joiners", "length", "name", "putters", "taken", "takers")
+    __slots__ = (
+        "all_in_hand", "in_hand", "items", "joiners", "length", "name", "putters", "taken",
+        "takers",
+    )  # fmt: skip
 
     def __init__(self, name: str) -> None:
         self.name = name
@@ -98,6 +101,8 @@ class Queue:
         """`SESSION.CLAIM` → the key of what was taken by it."""
         self.in_hand: dict[str, int] = {}
         """Session → how many items it has taken otherwise that are not done."""
+        self.all_in_hand = 0
+        """Of all sessions together."""
         self.takers: OrderedDict[int, Waiter] = OrderedDict()
         self.putters: OrderedDict[int, Waiter] = OrderedDict()
         self.joiners: OrderedDict[int, Waiter] = OrderedDict()
@@ -105,7 +110,13 @@ class Queue:
     @property
     def unfinished(self) -> int:
         """How many items were put that are not done."""
-        return self.length + len(self.taken) + sum(self.in_hand.values())
+        return self.length + len(self.taken) + self.all_in_hand
+
+    def count_in_hand(self, session: str, number: int) -> None:
+        """So many has a session in hand now."""
+        self.all_in_hand += number - self.in_hand.pop(session, 0)
+        if number:
+            self.in_hand[session] = number
 
     @property
     def used(self) -> bool:
@@ -139,8 +150,9 @@ class Queues:
     def note(self, key: str, was_there: bool, value: bytes | None) -> None:
         """A key has this value now; None: it is gone."""
         if value is None:
-            if was_there:
-                self.dropped(key)
+            queue = self.dropped(key) if was_there else None
+            if queue is not None and not queue.used:
+                self._forget(queue)
         elif key.startswith(QUEUE_KEYS):
             if not was_there:
                 self._came(self._queue(_name(key, QUEUE_KEYS)), key)
@@ -149,10 +161,10 @@ class Queues:
             self._queue(_name(key, TAKEN_KEYS)).taken[claim] = key
         elif key.startswith(IN_HAND_KEYS):
             queue = self._queue(_name(key, IN_HAND_KEYS))
-            queue.in_hand[key.rpartition("/")[2]] = self._codec.decode(value)
+            queue.count_in_hand(key.rpartition("/")[2], self._codec.decode(value))
 
-    def dropped(self, key: str) -> None:
-        """A key is gone. See `settle`."""
+    def dropped(self, key: str) -> Queue | None:
+        """A key is gone. Returns its queue, if it is of one; see `settle`."""
         if key.startswith(QUEUE_KEYS):
             queue = self._queues[_name(key, QUEUE_KEYS)]
             queue.items.remove(key)
@@ -162,33 +174,38 @@ class Queues:
             del queue.taken[_claim_and_place(key)[0]]
         elif key.startswith(IN_HAND_KEYS):
             queue = self._queues[_name(key, IN_HAND_KEYS)]
-            del queue.in_hand[key.rpartition("/")[2]]
+            queue.count_in_hand(key.rpartition("/")[2], 0)
         else:
-            return
+            return None
         self._unsettled[queue.name] = None
+        return queue
 
-    def come_back(self, key: str) -> None:
-        """The session ends that has taken the item of this key: put it where it was."""
-        if key.startswith(TAKEN_KEYS):
-            entry = self._keys.entry(key)
-            assert entry is not None
-            queue = self._queues[_name(key, TAKEN_KEYS)]
-            place = _claim_and_place(key)[1]
-            if self._keys.entry(f"{QUEUE_KEYS}{queue.name}/{place}") is not None:
-                # Somebody has put another there, who took it for that of what he had taken.
-                place = self._next_place(bytes.fromhex(place.rpartition("-")[0]))
-            self._add(queue, entry[0], place, 0)
+    def come_back(self, key: str) -> int:
+        """The session ends that has taken the item of this key, if it is one: put it where it was.
+        Returns its size."""
+        if not key.startswith(TAKEN_KEYS):
+            return 0
+        entry = self._keys.entry(key)
+        assert entry is not None
+        queue = self._queues[_name(key, TAKEN_KEYS)]
+        place = _claim_and_place(key)[1]
+        if self._keys.entry(f"{QUEUE_KEYS}{queue.name}/{place}") is not None:
+            # Somebody has put another there, who took it for that of what he had taken.
+            place = self._next_place(bytes.fromhex(place.rpartition("-")[0]))
+        self._add(queue, entry[0], place, 0)
+        return len(entry[0])
 
     def due(self) -> float | None:
         """When `settle` wants to be called next."""
         return 0.0 if self._unsettled else None
 
     def settle(self) -> None:
-        """Answer those whose waiting is over."""
-        while self._unsettled:
-            name, _ = self._unsettled.popitem()
+        """Answer those whose waiting is over, or some of them: see `_serve`."""
+        for name in list(self._unsettled):
             queue = self._queues.get(name)
-            if queue is not None:
+            if queue is None:
+                del self._unsettled[name]
+            else:
                 self._serve(queue)
 
     # --- commands ---------------------------------------------------------------------------
@@ -235,7 +252,9 @@ class Queues:
             return entry[1]
         queue = self._queue(name)
         revision = self._add(queue, item, place, origin)
-        self._finish_one(queue, origin)
+        session = self._keys.sessions.get(origin, "")
+        if session in queue.in_hand:
+            self._set_in_hand(queue, session, queue.in_hand[session] - 1, origin)
         self._serve(queue)
         return revision
 
@@ -256,7 +275,7 @@ class Queues:
         found = self._queues.get(queue)
         if found is not None:
             item = self._taken_before(found, wanted)
-            if item is None and found.length:
+            if item is None and found.length and not found.takers:
                 item = self._hand_over(found, wanted, origin)
                 self._serve(found)
             if item is not None:
@@ -391,26 +410,31 @@ class Queues:
         key = f"{IN_HAND_KEYS}{queue.name}/{session}"
         if number:
             self._keys.hold(key, self._codec.encode(number), session, origin)
-            queue.in_hand[session] = number
+            queue.count_in_hand(session, number)
         else:
             self._keys.let_go(key, origin, m.DELETED)
 
     def _serve(self, queue: Queue) -> None:
-        """Answer those whose waiting is over, and forget a queue of which nothing is left."""
-        while True:
-            if queue.length and queue.takers:
-                self._serve_taker(queue, next(iter(queue.takers.values())))
-                continue
-            putter = next(iter(queue.putters.values()), None)
-            if putter is None or queue.length >= putter.wanted.maxsize:
-                break
-            self._serve_putter(queue, putter)
-        if queue.joiners and not queue.unfinished:
-            for joiner in list(queue.joiners.values()):
-                self._waiting.answer(joiner, True)
+        """Answer those whose waiting is over, at most GRANTS_PER_TURN; `due` says that there are
+        more. Forget a queue of which nothing is left."""
         self._unsettled.pop(queue.name, None)
-        if not queue.used:
-            self._queues.pop(queue.name, None)
+        for _ in range(GRANTS_PER_TURN):
+            if queue.length and queue.takers:
+                self._serve_taker(queue, _first(queue.takers))
+            elif queue.putters and queue.length < _first(queue.putters).wanted.maxsize:
+                self._serve_putter(queue, _first(queue.putters))
+            elif queue.joiners and not queue.unfinished:
+                self._waiting.answer(_first(queue.joiners), True)
+            else:
+                self._unsettled.pop(queue.name, None)
+                if not queue.used:
+                    self._forget(queue)
+                return
+        self._unsettled[queue.name] = None
+
+    def _forget(self, queue: Queue) -> None:
+        self._queues.pop(queue.name, None)
+        self._unsettled.pop(queue.name, None)
 
     def _serve_taker(self, queue: Queue, taker: Waiter) -> None:
         result: Any = NOBODY
@@ -444,6 +468,10 @@ class Queues:
         queue = self._queues[waiter.wanted.queue]
         if queue.putters or not queue.used:
             self._unsettled[queue.name] = None
+
+
+def _first(line: OrderedDict[int, Waiter]) -> Waiter:
+    return next(iter(line.values()))
 
 
 def _name(key: str, below: str) -> str:

@@ -100,11 +100,11 @@ class Queue:
                 return decode(taken[1])
         except BaseException as error:
             if taken is not None:
-                self._client._make_sure(self._put_back(taken))
+                self._client._put_right(self._put_back(taken))
             elif attempt.msgid and not is_refusal(error):
                 # Ask what it would have been, and put that back.
                 again = requests.take(self.name, 0.0, self._last)
-                self._client._make_sure(
+                self._client._put_right(
                     again, attempt, lambda taken: None if taken is None else self._put_back(taken)
                 )
             raise

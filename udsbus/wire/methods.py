@@ -19,7 +19,7 @@ import msgpack
 
 from .. import messages as m
 from ..errors import InvalidRequest, LimitExceeded, UnsupportedValue
-from ..limits import KEYS_PER_REQUEST, REQUESTS_PER_BATCH
+from ..limits import KEYS_PER_REQUEST, REQUESTS_PER_BATCH, VALUE_BYTES
 
 # --- kinds of arguments: each checks one and returns it as the command holds it ---------------
 
@@ -183,7 +183,16 @@ def _native_entry(entry: Any) -> Any:
 
 
 def _native_item(item: Any) -> Any:
-    return None if item is None else (item[0], _native(item[1]))
+    """It is out of its queue already, so it is given in any case: as it is, if it must be."""
+    if item is None:
+        return None
+    place, packed = item
+    try:
+        value = _native(packed)
+        fits = len(msgpack.packb(value)) <= VALUE_BYTES
+    except Exception:  # msgpack raises many kinds
+        fits = False
+    return (place, value) if fits else item
 
 
 def _native_list(values: list[bytes | None]) -> Any:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import multiprocessing
 import os
+import pickle
 from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor
 
@@ -72,3 +73,17 @@ def test_it_has_the_same_name_and_metadata(mine: Client) -> None:
             assert pool.apply(names, (worker,)) == {"parent", "worker"}
             workers = [each for each in mine.clients() if each.name == "worker"]
             assert [each.metadata for each in workers] == [{"room": 7}] * 2
+
+
+def back(lock: Lock) -> tuple[Lock, bool]:
+    """Also whether it is of the same client here after another pickle."""
+    return lock, pickle.loads(pickle.dumps(lock))._client is lock._client
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_what_comes_back_is_of_the_client_that_went(mine: Client, method: str) -> None:
+    """And not of one more for each process that it comes from."""
+    with multiprocessing.get_context(method).Pool(1) as pool:
+        lock, same = pool.apply(back, (mine.lock("there"),))
+    assert lock._client is mine
+    assert same

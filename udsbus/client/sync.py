@@ -103,7 +103,9 @@ class Client(Session):
         """The locks that are held; for `udsbus.primitives`."""
         self._begin()
         told.add(self)
-        unpickling.known[self._session] = self
+        self.origin = self._session
+        """The session of the client that this one stands for in its process; for `unpickling`."""
+        unpickling.known[self.origin] = self
 
     # --- values -----------------------------------------------------------------------------
 
@@ -597,7 +599,7 @@ class Client(Session):
     def __reduce__(self) -> Any:
         """In another process it is a client of its own, of the same bus and by the same name; all
         that comes from one client is one client there."""
-        return unpickling.client_like, (self.session, self.address, self._options())
+        return unpickling.client_like, (self.origin, self.address, self._options())
 
     def __repr__(self) -> str:
         state = "closed" if self._closed else "open"

@@ -2,7 +2,8 @@
 
 A connection cannot go along, so there is a client of its own there. What was one client is one
 client, however many objects came with it, and however often: a lock and an event that belong
-together stay so, and the tasks of a pool share one for each process.
+together stay so, and the tasks of a pool share one for each process. What comes back belongs to
+the one that went.
 """
 
 from __future__ import annotations
@@ -39,4 +40,5 @@ def client_like(session: str, address: str, options: dict[str, Any]) -> Client:
         client = known.get(session)
         if client is None or client._closed:
             client = known[session] = _made[session] = Client(address, **options)
+            client.origin = session
         return client

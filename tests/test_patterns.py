@@ -23,8 +23,9 @@ def test_a_name_has_no_empty_segment(name: str) -> None:
     for check in (check_name, check_writable):
         with pytest.raises(InvalidRequest) as caught:
             check(name)
-        assert str(caught.value) == f"key {name!r} is empty or has an empty segment"
-    with pytest.raises(InvalidRequest, match=r"^pattern .* is empty or has an empty segment$"):
+        why = f"key {name!r} has an empty segment: something must stand on both sides of "
+        assert str(caught.value) == (f"{why}each slash" if name else "the key is empty")
+    with pytest.raises(InvalidRequest, match=r"pattern .* has an empty|pattern is empty$"):
         check_pattern(name)
 
 
@@ -79,7 +80,7 @@ def test_the_brokers_own_names_are_not_for_writing() -> None:
 
 
 def test_a_message_says_what_the_name_is_for() -> None:
-    with pytest.raises(InvalidRequest, match=r"^topic '/' is empty"):
+    with pytest.raises(InvalidRequest, match=r"^topic '/' has an empty segment"):
         check_name("/", "topic")
     with pytest.raises(AccessDenied, match=r"^topic '\$a' begins with"):
         check_writable("$a", "topic")

@@ -40,6 +40,8 @@ class Set(NamedTuple):
     """The key belongs to the session that writes it, and goes with it."""
     fence: int | None = None
     """Only while the lock with this token is held."""
+    keep: bool = False
+    """When the key expires, and whose it is, stays as it is."""
 
 
 class SetMany(NamedTuple):

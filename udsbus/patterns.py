@@ -77,8 +77,13 @@ def _check_segments(name: str, what: str) -> None:
             f"{what} of {segments} segments; the limit is {KEY_SEGMENTS}: {shown(name)}",
             limit="key_segments", maximum=KEY_SEGMENTS, actual=segments,
         )  # fmt: skip
-    if not name or name[0] == "/" or name[-1] == "/" or "//" in name:
-        raise InvalidRequest(f"{what} {shown(name)} is empty or has an empty segment")
+    if not name:
+        raise InvalidRequest(f"the {what} is empty")
+    if name[0] == "/" or name[-1] == "/" or "//" in name:
+        raise InvalidRequest(
+            f"{what} {shown(name)} has an empty segment: something must stand on both sides of "
+            "each slash"
+        )
 
 
 def literal_prefix(pattern: str) -> str:

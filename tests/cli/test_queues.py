@@ -82,7 +82,7 @@ def test_no_room(command: Command, client: udsbus.Client) -> None:
     client.queue("jobs").put(1)
     for options in (["--no-wait"], ["--timeout", "0.05"]):
         code, out, err = command("queue", "put", "jobs", "2", "--maxsize", "1", *options)
-        assert (code, out, err) == (4, "", "udsbus: there are 1 items in jobs already\n")
+        assert (code, out, err) == (4, "", "udsbus: there is no room in jobs: --maxsize is 1\n")
     assert command("queue", "put", "jobs", "2", "--maxsize", "2")[0] == 0
     assert command("queue", "put", "jobs", "2", "--maxsize", "0")[0] == 2
     assert command.lines("queue", "len", "jobs") == ["2"]
@@ -106,3 +106,5 @@ def test_what_is_wrong(command: Command) -> None:
     assert code == 2
     assert "Usage: udsbus queue" in err
     assert command("queue", "put", "jobs/", "1")[0] == 3
+    for which in (["put", "jobs", "1"], ["get", "jobs"]):
+        assert command("queue", *which, "--no-wait", "--timeout", "1")[0] == 2

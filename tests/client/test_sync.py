@@ -209,6 +209,33 @@ def test_update_keeps_the_time_to_live(client: Client) -> None:
     assert 900 < left <= 1_000
 
 
+def test_update_keeps_what_others_say_of_its_time_to_live(
+    client: Client, bus: BrokerProcess
+) -> None:
+    """Also what they say while the function is called."""
+    client.set("a", 1, ttl=1_000)
+
+    def look(expire: Callable[[], object], value: int) -> int:
+        expire()
+        return value + 1
+
+    client.update("a", lambda value: look(lambda: client.persist("a"), value))
+    assert client.ttl("a") is None
+    client.update("a", lambda value: look(lambda: client.expire("a", 500), value))
+    left = client.ttl("a")
+    assert left is not None
+    assert left < 501
+    assert client.get("a") == 3
+
+
+def test_update_leaves_an_ephemeral_key_to_its_client(client: Client, bus: BrokerProcess) -> None:
+    with udsbus.connect(bus.address) as other:
+        other.set("theirs", 1, ephemeral=True)
+        client.update("theirs", lambda value: value + 1)
+        assert client.get("theirs") == 2
+    assert not client.exists("theirs")
+
+
 @pytest.mark.parametrize("meanwhile", [None, 10])
 def test_update_starts_again_when_somebody_was_quicker(
     client: Client, meanwhile: int | None

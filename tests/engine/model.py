@@ -278,6 +278,8 @@ class Model:
             if operation.if_changed and row and row.value == operation.value:
                 return row.revision
             deadline = None if operation.ttl is None else now + operation.ttl
+            if operation.keep and row:
+                deadline = row.deadline
             rows[key] = Row(operation.value, revision, deadline)
             return revision
         if isinstance(operation, m.Delete):

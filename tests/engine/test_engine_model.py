@@ -49,7 +49,9 @@ expected = st.sampled_from([None] * 9 + [CURRENT] * 4 + [0, 1, 5])
 amounts = st.sampled_from([1, 1, -3, 0.5, 10 ** (NUMBER_BYTES - 2), 10**NUMBER_BYTES])
 
 gets = st.builds(m.Get, keys)
-sets = st.builds(m.Set, keys, values, ttls, expected, st.booleans(), st.just(False), st.none())
+sets = st.builds(
+    m.Set, keys, values, ttls, expected, st.booleans(), st.just(False), st.none(), st.booleans()
+)
 deletes = st.builds(m.Delete, keys, expected, st.none())
 increments = st.builds(m.Increment, keys, amounts)
 checks = st.tuples(keys, st.sampled_from([CURRENT] * 9 + [0, 1, 3]))

@@ -192,6 +192,7 @@ def test_what_is_refused(queueing: Queueing) -> None:
         (LimitExceeded, m.Put("q", b"1", order=b"x" * (ORDER_BYTES + 1))),
         (InvalidRequest, m.Put("q", b"1", place="../x")),
         (InvalidRequest, m.Put("q", b"1", place="1")),
+        (InvalidRequest, m.Put("q", b"1", place=f"{1:020}")),
         (AccessDenied, m.Take("$q")),
         (AccessDenied, m.Join("$q")),
         (AccessDenied, m.Done("$q")),

@@ -20,7 +20,7 @@ SESSIONS = {1: "one", 2: "two"}
 keys = st.sampled_from(["a", "b", "c/d"])
 sets = st.builds(
     m.Set, keys, st.sampled_from([b"1", b"2"]), st.sampled_from([None, 5.0]), st.none(),
-    st.booleans(), st.booleans(), st.none(),
+    st.booleans(), st.booleans(), st.none(), st.booleans(),
 )  # fmt: skip
 deletes = st.builds(m.Delete, keys, st.none(), st.none())
 commands = st.one_of(
@@ -103,3 +103,31 @@ def test_nobody_owns_what_a_connection_without_a_session_writes() -> None:
     with pytest.raises(InvalidRequest, match="session"):
         engine.execute(3, m.Set("a", b"1", ephemeral=True), 0.0)
     assert engine.keyspace.entries == {}
+
+
+@pytest.mark.parametrize("together", [False, True])
+def test_whose_it_is_and_when_it_expires_can_be_kept(together: bool) -> None:
+    engine = new_engine()
+    engine.sessions.update(SESSIONS)
+
+    def write(origin: int, **options: Any) -> None:
+        command = m.Set("a", b"1", **options)
+        if together:
+            engine.execute(origin, m.Transaction([], [command]), 1.0)
+        else:
+            engine.execute(origin, command, 1.0)
+
+    write(1, ephemeral=True, ttl=5.0)
+    for options in ({}, {"ttl": 9.0}, {"ephemeral": True}):
+        write(2, keep=True, **options)
+        assert engine.owners.sessions == {"a": "one"}
+        assert engine.keyspace.entries["a"][2] == 6.0
+    write(2)
+    assert engine.owners.sessions == {}
+    assert engine.keyspace.entries["a"][2] is None
+    write(2, keep=True, ephemeral=True, ttl=2.0)
+    assert engine.owners.sessions == {}, "as it is"
+    engine.execute(1, m.Delete("a"), 1.0)
+    write(2, keep=True, ephemeral=True, ttl=2.0)
+    assert engine.owners.sessions == {"a": "two"}, "there was nothing to keep"
+    assert engine.keyspace.entries["a"][2] == 3.0

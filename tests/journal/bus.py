@@ -40,6 +40,7 @@ commands = st.one_of(
         st.booleans(),
         st.booleans(),
         st.none(),
+        st.booleans(),
     ),
     deletes,
     st.builds(m.Expire, keys, st.just(6e8)),

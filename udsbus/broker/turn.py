@@ -444,7 +444,7 @@ class Turn:
                 try:
                     result = answering.answer(routes, number, now, name, params)
                     if type(result) is Later:  # nobody could be told when it comes
-                        self._engine.waiting.forget(number, ticket=result.ticket)
+                        self._engine.waiting.forget_one(result.ticket)
                 except Exception as failure:
                     answering.refused(number, name, failure)
             done += 1

@@ -36,6 +36,11 @@ def wait_options(what: str) -> Callable[[F], F]:
     return add
 
 
+def _check_wait(seconds: float | None, no_wait: bool) -> None:
+    if no_wait and seconds is not None:
+        raise click.UsageError("--no-wait and --timeout exclude each other")
+
+
 def _client() -> Client:
     from ..client.sync import Client
 
@@ -58,7 +63,7 @@ def queue_command(ctx: click.Context) -> int | None:
 @value_options
 @click.option(
     "--priority", is_flag=True,
-    help="Behind all that are lower, by the values: a number, or a list that begins with one.",
+    help="Behind all that are lower, by the values: numbers, texts, or lists that begin with such.",
 )  # fmt: skip
 @click.option(
     "--maxsize", metavar="N", type=click.IntRange(min=1),
@@ -81,13 +86,14 @@ def put_command(
     VALUE is read as `udsbus set` reads it; "-" reads it from stdin. Exit code 4 if there was no
     room in time.
     """
+    _check_wait(seconds, no_wait)
     item = read_value(value, as_json=as_json, raw=raw)
     client = _client()
     jobs = (client.priority_queue if priority else client.queue)(name, maxsize or 0)
     try:
         jobs.put(item, not no_wait, seconds)
     except queue.Full:
-        complain(f"there are {maxsize} items in {shown(name)} already")
+        complain(f"there is no room in {shown(name)}: --maxsize is {maxsize}")
         return TIMED_OUT
     client.close()
     return DONE
@@ -105,6 +111,7 @@ def get_command(name: str, last: bool, raw: bool, seconds: float | None, no_wait
     Waits until there is one. It is gone from the queue when it has been printed; what cannot be
     printed stays. Exit code 4 if there was none in time, 1 with --no-wait.
     """
+    _check_wait(seconds, no_wait)
     client = _client()
     jobs = (client.lifo_queue if last else client.queue)(name)
     try:

@@ -154,8 +154,16 @@ def set(  # noqa: A001  (named like the method that it describes)
     if_changed: bool = False,
     ephemeral: bool = False,
     fence: int | None = None,
+    keep: bool = False,
 ) -> Call[int]:
-    if ttl is None and if_revision is None and not if_changed and not ephemeral and fence is None:
+    if (
+        ttl is None
+        and if_revision is None
+        and not if_changed
+        and not ephemeral
+        and fence is None
+        and not keep
+    ):
         call: Call[int] = _call(Call, ("set", (key, encode(value)), as_is))
         return call
     _check_seconds(ttl)
@@ -165,6 +173,7 @@ def set(  # noqa: A001  (named like the method that it describes)
         if_changed=if_changed or None,
         ephemeral=ephemeral or None,
         fence=fence,
+        keep=keep or None,
     )
     return Call("set", (key, encode(value), *options), as_is)
 

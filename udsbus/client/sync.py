@@ -187,9 +187,9 @@ class Client(Session):
         """Replace the value of `key` by `function` of it, never losing another's update.
 
         `function` gets `default` if the key is absent. It is called again when somebody else was
-        quicker, so it should do nothing but compute. A time to live is kept as it is. Returns the
-        new value. Raises RequestTimeout, and has changed nothing, when somebody else was quicker
-        each time until the time-out.
+        quicker, so it should do nothing but compute. A time to live is kept as it is, and an
+        ephemeral key stays its client's. Returns the new value. Raises RequestTimeout, and has
+        changed nothing, when somebody else was quicker each time until the time-out.
         """
         if not callable(function):
             raise InvalidRequest(f"update calls a function, not {type(function).__name__}")
@@ -197,9 +197,9 @@ class Client(Session):
         while True:
             entry = self.entry(key)
             value = function(default if entry is None else entry.value)
-            revision, ttl = (0, None) if entry is None else (entry.revision, entry.ttl)
+            revision = 0 if entry is None else entry.revision
             with contextlib.suppress(Conflict):
-                self.set(key, value, if_revision=revision, ttl=ttl)
+                self._call(requests.set(key, value, if_revision=revision, keep=True))
                 return value
             if time.monotonic() > until:
                 raise RequestTimeout(

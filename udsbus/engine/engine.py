@@ -45,7 +45,7 @@ from .registrations import Registrations
 from .rules import Codec, check_reply, check_revision, check_value, incremented
 from .schemas import Compile, Schemas, cannot_compile
 from .transactions import plan
-from .waiting import Waiting
+from .waiting import WaitingList
 
 NOTED = LOCK_KEYS, QUEUE_KEYS, TAKEN_KEYS, IN_HAND_KEYS
 """Below these, keys that the locks and the queues have an index of."""
@@ -74,7 +74,7 @@ class Engine:
         self.sessions: dict[int, str] = {}
         """Connection → its session, of those that have one."""
         self._owned = self.owners.sessions
-        self.waiting = Waiting(self)
+        self.waiting = WaitingList(self)
         self.locks = Locks(self, codec, self.waiting)
         self._held = self.locks.tokens
         self.queues = Queues(self, codec, self.waiting)
@@ -422,6 +422,7 @@ class Engine:
         if_changed: bool = False,
         ephemeral: bool = False,
         fence: int | None = None,
+        keep: bool = False,
     ) -> int:
         if not 0 < len(value) <= VALUE_BYTES:
             check_value(key, value)
@@ -452,11 +453,14 @@ class Engine:
         if fence is not None:
             self._check_fence(fence)
         owner = self.session_of(origin, "an ephemeral key") if ephemeral else None
+        deadline = None if ttl is None else now + ttl
+        if keep and entry is not None:
+            owner, deadline = self._owned.get(key), entry[2]
         unchanged = entry is not None and entry[0] == value and self._owned.get(key) == owner
         if if_changed and entry is not None and unchanged:
             return entry[1]
         revision = self.revision + 1
-        self._write(key, value, None if ttl is None else now + ttl, revision, origin)
+        self._write(key, value, deadline, revision, origin)
         self._own(key, owner)
         return revision
 

@@ -29,7 +29,7 @@ from ..limits import GRANTS_PER_TURN, LINGER_SECONDS, PAGE_KEYS, SESSION_BYTES
 from ..patterns import LOCK_KEYS, check_name, check_writable, shown
 from .deadlines import Deadlines
 from .rules import Codec
-from .waiting import NOBODY, Waiter, Waiting
+from .waiting import NOBODY, Waiter, WaitingList
 
 PERMITS = "permits"
 """The last segment of the key that says how many permits were added to a semaphore. Those of
@@ -105,7 +105,7 @@ class Lock:
 
 
 class Locks:
-    def __init__(self, keys: Keys, codec: Codec, waiting: Waiting) -> None:
+    def __init__(self, keys: Keys, codec: Codec, waiting: WaitingList) -> None:
         self.tokens: dict[int, Claim] = {}
         """What is held now, by fencing token."""
         self.handlers: dict[type, Callable[..., Any]] = {
@@ -289,7 +289,7 @@ class Locks:
     ) -> tuple[list[tuple[int, str, str, int, bool, float]], int | None]:
         rows: list[tuple[int, str, str, int, bool, float]] = []
         for ticket, waiter in self._waiting.waiters.items():
-            if ticket > after_ticket and waiter.place is self:
+            if ticket > after_ticket and waiter.host is self:
                 _, name, session, owner, shared, _, _ = waiter.wanted
                 rows.append((ticket, name, session, owner, shared, now - waiter.since))
                 if len(rows) == PAGE_KEYS:
@@ -344,7 +344,7 @@ class Locks:
         self.tokens[token] = claim
         self._lock(claim.name).holders[claim.key] = claim
 
-    # --- a place to wait --------------------------------------------------------------------
+    # --- the host of those who wait ---------------------------------------------------------
 
     def line(self, wanted: Claim) -> OrderedDict[int, Waiter]:
         """Those who wait for the same lock."""

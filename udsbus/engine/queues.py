@@ -38,7 +38,7 @@ from ..patterns import (
 from .keyspace import Entry
 from .rules import Codec, check_value
 from .sortedkeys import SortedKeys
-from .waiting import NOBODY, Waiter, Waiting
+from .waiting import NOBODY, Waiter, WaitingList
 
 PLACE = re.compile(rf"(?:(?:[0-9a-f]{{2}}){{1,{ORDER_BYTES}}}-)?[0-9]{{20}}")
 LONGEST = "x" * SESSION_BYTES + f".{2**64}." + "ff" * ORDER_BYTES + "-" + "0" * 20
@@ -127,7 +127,7 @@ class Queue:
 
 
 class Queues:
-    def __init__(self, keys: Keys, codec: Codec, waiting: Waiting) -> None:
+    def __init__(self, keys: Keys, codec: Codec, waiting: WaitingList) -> None:
         self.handlers: dict[type, Callable[..., Any]] = {
             m.Put: self._put,
             m.Take: self._take,
@@ -245,7 +245,7 @@ class Queues:
 
     def _put_back(self, name: str, item: bytes, place: str, origin: int) -> int:
         """What was taken without a claim goes back to where it was."""
-        if PLACE.fullmatch(place) is None:
+        if PLACE.fullmatch(place) is None or int(place[-20:]) > self._keys.revision:
             raise InvalidRequest(f"{shown(place)} is no place of an item, as `take` tells it")
         entry = self._keys.entry(f"{QUEUE_KEYS}{name}/{place}")
         if entry is not None:
@@ -451,7 +451,7 @@ class Queues:
             result = self._add(queue, putting.item, place, putter.origin)
         self._waiting.answer(putter, result)
 
-    # --- a place to wait --------------------------------------------------------------------
+    # --- the host of those who wait ---------------------------------------------------------
 
     def line(self, wanted: Putting | Taking | Joining) -> OrderedDict[int, Waiter]:
         """Those who wait for the same."""

@@ -54,6 +54,8 @@ def plan(
         owner_after = owner
         if isinstance(operation, Set):
             owner_after = session if operation.ephemeral else None
+            if operation.keep and before is not None:
+                owner_after = owner
             if after == before and owner_after != owner:  # `if_changed`: the value is not all
                 after, result = _carry_out(
                     operation._replace(if_changed=False), before, codec, check, revision, now
@@ -77,13 +79,14 @@ def _carry_out(
     now: float,
 ) -> tuple[Entry | None, Any]:
     if isinstance(operation, Set):
-        key, value, ttl, if_revision, if_changed, _, _ = operation
+        key, value, ttl, if_revision, if_changed, _, _, keep = operation
         check(key, value)
         if if_revision is not None:
             check_revision(key, if_revision, before)
         if if_changed and before is not None and before[0] == value:
             return before, before[1]
-        return (value, revision, None if ttl is None else now + ttl), revision
+        deadline = None if ttl is None else now + ttl
+        return (value, revision, before[2] if keep and before is not None else deadline), revision
     if isinstance(operation, Delete):
         if operation.if_revision is not None:
             check_revision(operation.key, operation.if_revision, before)

@@ -3,7 +3,7 @@
 A command that cannot be answered yet returns `Later`, with a *ticket*; the answer comes in
 `answers` under that number, perhaps many turns later. Who waits for the same thing stands in one
 *line*, in the order of their tickets. What they wait for, and when they have it, is known to the
-*place* where they wait: `Locks` or `Queues`.
+*host*, with which they wait: `Locks` or `Queues`.
 
 Nobody journals who waits: that would cost a write for each who does. Who waits when a broker dies
 asks the next one again.
@@ -24,7 +24,7 @@ NOBODY = object()
 """In the place of an answer: the connection that waited for it is gone."""
 
 
-class Place(Protocol):
+class Host(Protocol):
     """Where one waits."""
 
     def line(self, wanted: Any) -> OrderedDict[int, Waiter]:
@@ -51,11 +51,11 @@ class Sessions(Protocol):
 class Waiter:
     """Somebody who waits."""
 
-    __slots__ = ("deadline", "origin", "place", "session", "since", "ticket", "wanted")
+    __slots__ = ("deadline", "host", "origin", "session", "since", "ticket", "wanted")
 
     def __init__(
         self,
-        place: Place,
+        host: Host,
         wanted: Any,
         session: str,
         ticket: int,
@@ -63,7 +63,7 @@ class Waiter:
         since: float,
         deadline: float | None,
     ) -> None:
-        self.place = place
+        self.host = host
         self.wanted = wanted
         self.session = session
         self.ticket = ticket
@@ -74,7 +74,7 @@ class Waiter:
         self.deadline = deadline
 
 
-class Waiting:
+class WaitingList:
     """All who wait, whatever for."""
 
     def __init__(self, sessions: Sessions) -> None:
@@ -91,7 +91,7 @@ class Waiting:
         self._next_ticket = 1
 
     def wait(
-        self, place: Place, wanted: Any, origin: int, now: float, timeout: float | None, what: str
+        self, host: Host, wanted: Any, origin: int, now: float, timeout: float | None, what: str
     ) -> Later:
         """Let a connection wait, at most `timeout` seconds (None: for as long as it takes); then
         its answer is None. Raises InvalidRequest if it has no session, LimitExceeded."""
@@ -104,7 +104,7 @@ class Waiting:
                 limit="waits_per_connection", maximum=WAITS_PER_CONNECTION, actual=number,
             )  # fmt: skip
         deadline = None if timeout is None else now + timeout
-        waiter = Waiter(place, wanted, session, self._next_ticket, origin, now, deadline)
+        waiter = Waiter(host, wanted, session, self._next_ticket, origin, now, deadline)
         self._next_ticket += 1
         self._enter(waiter)
         self._sessions.to_undo(lambda: self._take_back(waiter))
@@ -120,12 +120,14 @@ class Waiting:
         self._remove(waiter)
         self._sessions.to_undo(lambda: self._enter_again(waiter))
 
-    def forget(self, origin: int, result: Any = NOBODY, ticket: int | None = None) -> None:
-        """A connection is gone, or has no session any more, and does not wait; or only its request
-        with that ticket."""
+    def forget(self, origin: int, result: Any = NOBODY) -> None:
+        """A connection is gone, or has no session any more, and does not wait."""
         for waiter in list(self._of_origin.get(origin, {}).values()):
-            if ticket is None or waiter.ticket == ticket:
-                self.answer(waiter, result)
+            self.answer(waiter, result)
+
+    def forget_one(self, ticket: int) -> None:
+        """Nobody could be told when it comes."""
+        self.answer(self.waiters[ticket], NOBODY)
 
     def waits(self, origin: int) -> bool:
         """Whether a connection waits for anything."""
@@ -147,7 +149,7 @@ class Waiting:
         self.answers.clear()
         if self._put_back:
             waiting = (one for one in self._put_back if one.ticket in self.waiters)
-            lines = [one.place.line(one.wanted) for one in waiting]
+            lines = [one.host.line(one.wanted) for one in waiting]
             for line in {id(line): line for line in lines}.values():
                 in_order = sorted(line.items())
                 line.clear()
@@ -157,16 +159,16 @@ class Waiting:
 
     def _enter(self, waiter: Waiter, again: bool = False) -> None:
         ticket = waiter.ticket
-        waiter.place.line(waiter.wanted)[ticket] = waiter
+        waiter.host.line(waiter.wanted)[ticket] = waiter
         self.waiters[ticket] = waiter
         self._of_origin.setdefault(waiter.origin, {})[ticket] = waiter
         if waiter.deadline is not None:
             self._deadlines.schedule(ticket, waiter.deadline)
-        waiter.place.came(waiter, again)
+        waiter.host.came(waiter, again)
 
     def _remove(self, waiter: Waiter) -> None:
         ticket = waiter.ticket
-        del waiter.place.line(waiter.wanted)[ticket]
+        del waiter.host.line(waiter.wanted)[ticket]
         del self.waiters[ticket]
         of_origin = self._of_origin[waiter.origin]
         del of_origin[ticket]
@@ -174,7 +176,7 @@ class Waiting:
             del self._of_origin[waiter.origin]
         if waiter.deadline is not None:
             self._deadlines.forget(ticket)
-        waiter.place.went(waiter)
+        waiter.host.went(waiter)
 
     def _take_back(self, waiter: Waiter) -> None:
         """Nobody asked for this."""

@@ -81,9 +81,8 @@ def _append_bytes(value: bytes, out: list[bytes]) -> None:
 def _append_time(value: Any, out: list[bytes]) -> None:
     """In microseconds; one with a time zone by when it is."""
     if isinstance(value, datetime.datetime):
-        if value.tzinfo is not None:
-            value = value.astimezone(datetime.UTC).replace(tzinfo=None)
-        value -= _EPOCH
+        offset = value.utcoffset() or datetime.timedelta()
+        value = value.replace(tzinfo=None) - _EPOCH - offset
     elif isinstance(value, datetime.date):
         value = datetime.datetime(value.year, value.month, value.day) - _EPOCH
     out.append(TIME + (value // _MICROSECOND + (1 << 79)).to_bytes(10, "big"))

@@ -347,6 +347,7 @@ _ROWS = (
             Parameter("if_changed", _flag, "write and tell nothing if the bytes are the same"),
             Parameter("ephemeral", _flag, "the key goes when the session that writes it ends"),
             _FENCE,
+            Parameter("keep", _flag, "when it expires and whose it is stays, if the key is there"),
         ),
         plain=2,
     ),

@@ -43,11 +43,16 @@ def measure_queue(bench: Bench) -> Table:
                     halves, _ = run_together(
                         [Job(_ping, (one, two, count)), Job(_pong, (one, two, count))]
                     )
-                    for what, figures in (("one each 2 ms", ages), ("back and forth", halves)):
+                    (alone,) = run_together([Job(_put_and_get, (one, bench.scale.seconds))])
+                    for what, figures in (
+                        ("one each 2 ms", ages),
+                        ("back and forth", halves),
+                        ("put and get, one process", alone),
+                    ):
                         for name, microseconds in percentiles([figures]).items():
                             if name == "p99.9":  # there are too few for that
                                 continue
-                            goal = QUEUE if name == "p50" and figures is ages else None
+                            goal = QUEUE if name == "p50" and figures is not halves else None
                             row = table.row(f"against {other}: {what}", name, "µs", goal)
                             row.add(side, microseconds)
     return table
@@ -144,6 +149,21 @@ def _pong(ready: Callable[[], object], there: Any, back: Any, count: int) -> Non
     ready()
     for _ in range(count):
         homeward.put(outward.get())
+
+
+def _put_and_get(ready: Callable[[], object], target: Any, seconds: float) -> array[int]:
+    """Both, by one process: nobody has to be woken."""
+    queue = _queue(target, f"{NAME}/alone")
+    ready()
+    both = array("q")
+    end = monotonic_ns() + int(seconds * 1e9)
+    start = 0
+    while start < end:
+        start = monotonic_ns()
+        queue.put(VALUE)
+        queue.get()
+        both.append(monotonic_ns() - start)
+    return both
 
 
 def _items(

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import signal
 from pathlib import Path
 from typing import Any
 
@@ -319,3 +321,30 @@ def test_so_many_lanes_are_kept_and_no_more() -> None:
     for number in range(50):
         lanes.restore(("t", number), 1, b"", 0.0)
     assert len(lanes) == LANES_KEPT
+
+
+@pytest.mark.parametrize("put_first", [True, False])
+def test_who_waits_and_comes_back_in_the_turn_that_serves_him(
+    broker: BrokerProcess, put_first: bool
+) -> None:
+    """Over another connection, in the same turn as the item: it goes to him, and to him only."""
+    with broker.connect() as lost, broker.connect() as back, broker.connect() as putter:
+        hello = {"session": "taker", "lane": 1, "unanswered": 2}
+        lost.call("hello", 1, hello)
+        lost.send([0, 70, "take", ["q"]])
+        wait_until(lambda: putter.call("queue", "q")["takers"] == 1, "it to wait")
+        back.call("ping")
+        os.kill(broker.pid, signal.SIGSTOP)
+        if put_first:
+            putter.send([0, 71, "put", ["q", b"\x07"]])
+        back.send([0, 69, "hello", [1, hello]], [0, 70, "take", ["q"]])
+        if not put_first:
+            putter.send([0, 71, "put", ["q", b"\x07"]])
+        os.kill(broker.pid, signal.SIGCONT)
+        assert putter.receive()[:3] == [1, 71, None]
+        assert back.receive()[:3] == [1, 69, None]
+        answer = back.receive()
+        assert answer[:3] == [1, 70, None]
+        assert answer[3][1] == b"\x07"
+        about = putter.call("queue", "q")
+        assert (about["items"], about["takers"]) == (0, 0)

@@ -5,48 +5,15 @@ docs/mapping.md lists what is not as in `dict`.
 
 from __future__ import annotations
 
-import itertools
-import os
-import unittest
 from typing import Any
 
-import pytest
+from udsbus import Mapping, SharedDict, SharedList, SharedSet
 
-import udsbus
-from udsbus import LocalBroker, Mapping, SharedDict, SharedList, SharedSet
+from .standard import OnABus, of_cpython
 
-try:
-    from test import list_tests, mapping_tests, test_set  # type: ignore[import-not-found]
-except ImportError:  # Debian has it in a package of its own
-    if os.environ.get("CI") == "true":
-        raise
-    pytest.skip(
-        "this Python comes without its own tests (Debian: apt install libpython3-testsuite)",
-        allow_module_level=True,
-    )
-
-
-class OnABus(unittest.TestCase):
-    """Each object that a test makes has a name of its own."""
-
-    broker: LocalBroker
-    client: udsbus.Client
-    names = itertools.count()
-
-    @classmethod
-    def setUpClass(cls) -> None:
-        cls.broker = LocalBroker()
-        cls.broker.__enter__()
-        OnABus.client = cls.broker.connect()
-
-    @classmethod
-    def tearDownClass(cls) -> None:
-        cls.client.close()
-        cls.broker.__exit__(None, None, None)
-
-    @classmethod
-    def name(cls) -> str:
-        return f"mapping/{next(cls.names)}"
+list_tests: Any = of_cpython("list_tests")
+mapping_tests: Any = of_cpython("mapping_tests")
+test_set: Any = of_cpython("test_set")
 
 
 class Shared(Mapping):

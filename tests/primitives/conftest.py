@@ -9,11 +9,19 @@ import pytest
 import udsbus
 from tests.client.conftest import bus, client
 from tests.client.support import PATIENCE
+from tests.harness import BrokerProcess
 from tests.pairs import Pair
 
 __all__ = ["bus", "client"]
 
 Guarded = tuple[Pair, udsbus.Client, udsbus.Client]
+
+
+@pytest.fixture
+def other(bus: BrokerProcess) -> Iterator[udsbus.Client]:
+    """Another client of the same bus."""
+    with udsbus.connect(bus.address, timeout=PATIENCE) as other:
+        yield other
 
 
 @pytest.fixture

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import signal
-from collections.abc import Iterator
 
 import pytest
 
@@ -14,12 +13,6 @@ from tests.harness import BrokerProcess, wait_until
 from udsbus import Client, InvalidRequest, Leader, LockLost, NotHeld, UnsupportedValue
 
 from .conftest import Guarded
-
-
-@pytest.fixture
-def other(bus: BrokerProcess) -> Iterator[Client]:
-    with udsbus.connect(bus.address, timeout=PATIENCE) as other:
-        yield other
 
 
 def wait_for_candidates(client: Client, number: int) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import signal
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import TypeVar
 
 import pytest
@@ -18,12 +18,6 @@ from udsbus import Client, InvalidRequest, NotHeld
 from .conftest import Guarded
 
 T = TypeVar("T")
-
-
-@pytest.fixture
-def other(bus: BrokerProcess) -> Iterator[Client]:
-    with udsbus.connect(bus.address, timeout=PATIENCE) as other:
-        yield other
 
 
 def in_process(address: str, function: Callable[[Client], T]) -> Child[T]:

@@ -6,7 +6,7 @@ import os
 import signal
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -28,12 +28,6 @@ from udsbus import (
 from udsbus.client import requests
 
 from .conftest import Guarded
-
-
-@pytest.fixture
-def other(bus: BrokerProcess) -> Iterator[Client]:
-    with udsbus.connect(bus.address, timeout=PATIENCE) as other:
-        yield other
 
 
 def waiting(client: Client, lock: str) -> list[LockWaiter]:

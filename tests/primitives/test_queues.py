@@ -37,12 +37,6 @@ from udsbus.primitives.ordering import order_of
 from .conftest import Guarded
 
 
-@pytest.fixture
-def other(bus: BrokerProcess) -> Iterator[Client]:
-    with udsbus.connect(bus.address, timeout=PATIENCE) as other:
-        yield other
-
-
 @pytest.fixture(autouse=True)
 def _emptied(bus: BrokerProcess) -> Iterator[None]:
     """The tests share a bus."""

@@ -17,13 +17,20 @@ from typing import TYPE_CHECKING
 from .version import __version__ as __version__
 
 if TYPE_CHECKING:
-    from .client.batches import Pipeline, Result, Transaction
+    from .client.aio.batches import AsyncPipeline as AsyncPipeline
+    from .client.aio.batches import AsyncTransaction as AsyncTransaction
+    from .client.aio.client import AsyncClient as AsyncClient
+    from .client.aio.following import AsyncSubscription as AsyncSubscription
+    from .client.aio.following import AsyncWatch as AsyncWatch
+    from .client.batches import Pipeline, Transaction
     from .client.following import Change, Message, Subscription, Watch
     from .client.locks import LockHolder, LockInfo, LockWaiter
+    from .client.opening import connect, connect_async
     from .client.past import PastChange
     from .client.requests import ClientInfo, Entry
+    from .client.results import Result
     from .client.spawning import LocalBroker
-    from .client.sync import Client, connect
+    from .client.sync import Client
     from .errors import (
         AccessDenied,
         BrokerUnavailable,
@@ -46,9 +53,40 @@ if TYPE_CHECKING:
         UnsupportedValue,
     )
     from .faults import Fault
+    from .primitives.aio.counter import AsyncCounter as AsyncCounter
+    from .primitives.aio.election import AsyncElection as AsyncElection
+    from .primitives.aio.election import AsyncLeaders as AsyncLeaders
+    from .primitives.aio.events import AsyncBarrier as AsyncBarrier
+    from .primitives.aio.events import AsyncCondition as AsyncCondition
+    from .primitives.aio.events import AsyncEvent as AsyncEvent
+    from .primitives.aio.limiter import AsyncRateLimiter as AsyncRateLimiter
+    from .primitives.aio.locks import (
+        AsyncBoundedSemaphore as AsyncBoundedSemaphore,
+    )
+    from .primitives.aio.locks import (
+        AsyncLock as AsyncLock,
+    )
+    from .primitives.aio.locks import (
+        AsyncRLock as AsyncRLock,
+    )
+    from .primitives.aio.locks import (
+        AsyncRWLock as AsyncRWLock,
+    )
+    from .primitives.aio.locks import (
+        AsyncSemaphore as AsyncSemaphore,
+    )
+    from .primitives.aio.locks import (
+        AsyncSharedLock as AsyncSharedLock,
+    )
+    from .primitives.aio.mapping import AsyncMapping as AsyncMapping
+    from .primitives.aio.queues import AsyncLifoQueue as AsyncLifoQueue
+    from .primitives.aio.queues import AsyncPriorityQueue as AsyncPriorityQueue
+    from .primitives.aio.queues import AsyncQueue as AsyncQueue
+    from .primitives.aio.queues import AsyncTaken as AsyncTaken
     from .primitives.counter import Counter
-    from .primitives.election import Election, Leader, Leaders
+    from .primitives.election import Election, Leaders
     from .primitives.events import Barrier, Condition, Event
+    from .primitives.leading import Leader
     from .primitives.limiter import RateLimiter
     from .primitives.locks import BoundedSemaphore, Lock, RLock, RWLock, Semaphore, SharedLock
     from .primitives.mapping import Mapping
@@ -56,6 +94,30 @@ if TYPE_CHECKING:
     from .primitives.queues import LifoQueue, PriorityQueue, Queue, Taken
 
 _WHERE = {
+    "AsyncBarrier": "primitives.aio.events",
+    "AsyncBoundedSemaphore": "primitives.aio.locks",
+    "AsyncClient": "client.aio.client",
+    "AsyncCondition": "primitives.aio.events",
+    "AsyncCounter": "primitives.aio.counter",
+    "AsyncElection": "primitives.aio.election",
+    "AsyncEvent": "primitives.aio.events",
+    "AsyncLeaders": "primitives.aio.election",
+    "AsyncLifoQueue": "primitives.aio.queues",
+    "AsyncLock": "primitives.aio.locks",
+    "AsyncMapping": "primitives.aio.mapping",
+    "AsyncPipeline": "client.aio.batches",
+    "AsyncPriorityQueue": "primitives.aio.queues",
+    "AsyncQueue": "primitives.aio.queues",
+    "AsyncRLock": "primitives.aio.locks",
+    "AsyncRWLock": "primitives.aio.locks",
+    "AsyncRateLimiter": "primitives.aio.limiter",
+    "AsyncSemaphore": "primitives.aio.locks",
+    "AsyncSharedLock": "primitives.aio.locks",
+    "AsyncSubscription": "client.aio.following",
+    "AsyncTaken": "primitives.aio.queues",
+    "AsyncTransaction": "client.aio.batches",
+    "AsyncWatch": "client.aio.following",
+    "connect_async": "client.opening",
     "Change": "client.following",
     "Client": "client.sync",
     "ClientInfo": "client.requests",
@@ -67,7 +129,7 @@ _WHERE = {
     "Counter": "primitives.counter",
     "Election": "primitives.election",
     "Event": "primitives.events",
-    "Leader": "primitives.election",
+    "Leader": "primitives.leading",
     "Leaders": "primitives.election",
     "LifoQueue": "primitives.queues",
     "LocalBroker": "client.spawning",
@@ -90,11 +152,11 @@ _WHERE = {
     "Message": "client.following",
     "PastChange": "client.past",
     "Pipeline": "client.batches",
-    "Result": "client.batches",
+    "Result": "client.results",
     "Subscription": "client.following",
     "Transaction": "client.batches",
     "Watch": "client.following",
-    "connect": "client.sync",
+    "connect": "client.opening",
 } | dict.fromkeys(
     (
         "AccessDenied",
@@ -122,6 +184,7 @@ _WHERE = {
 """Public name → the module that has it, imported at the first use: the broker and the command
 need little of the client, and a program that imports udsbus may never use it."""
 
+# Without the async classes: `from udsbus import *` would bring an event loop with it.
 __all__ = [
     "AccessDenied",
     "Barrier",
@@ -181,6 +244,7 @@ __all__ = [
     "UnsupportedValue",
     "Watch",
     "connect",
+    "connect_async",
 ]
 
 
@@ -196,4 +260,4 @@ def __getattr__(name: str) -> object:
 
 
 def __dir__() -> list[str]:
-    return sorted({*globals(), *__all__})
+    return sorted({*globals(), *_WHERE})

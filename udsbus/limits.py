@@ -91,9 +91,11 @@ METADATA_BYTES: Final = _limit(
     "everybody who looks who is there",
 )  # fmt: skip
 UNANSWERED_MOST: Final = _limit(
-    "unanswered_most", 64, "requests",
-    "so many answers are kept for a lane, in case that they are asked for again",
+    "unanswered_most", 16_384, "requests",
+    "so many answers are kept at most for a lane, in case that they are asked for again",
 )  # fmt: skip
+ANSWERS_RESTORED: Final = 1_024
+"""So many answers of a lane a broker takes over from the one before it."""
 SCHEMAS: Final = _limit(
     "schemas", 1_000, "patterns with a schema", "each is compiled when a broker starts"
 )

@@ -211,6 +211,15 @@ class Hello(NamedTuple):
     metadata: bytes | None = None
 
 
+class Received(NamedTuple):
+    up_to: int
+    missing: list[int]
+
+
+class Cancel(NamedTuple):
+    msgid: int
+
+
 class Goodbye(NamedTuple):
     pass
 
@@ -235,7 +244,7 @@ EngineCommand = (
     | Waiting | Put | Take | Done | GiveBack | Join | Queued | Watch | Unwatch | Subscribe
     | Unsubscribe | Publish
 )  # fmt: skip
-Command = EngineCommand | Batch | Hello | Goodbye | Kick | Ping | Info
+Command = EngineCommand | Batch | Hello | Received | Cancel | Goodbye | Kick | Ping | Info
 WRITES: Final = (
     Set, SetMany, Delete, Increment, Expire, Persist, Transaction, SetSchema, Acquire, Release,
     AddPermits, Put, Take, Done, GiveBack, Kick,

@@ -7,6 +7,9 @@ the broker keeps the answers to the last few that may have changed something. Wh
 by the same msgid, it answers from there. The journal holds these answers beside the changes, so
 this outlives the broker too.
 
+How many answers it keeps is up to the client, which knows how many requests it may have on their
+way. One that has many says now and then which answers have come, and those are forgotten.
+
 The idea is that of RIFL (Lee and others, SOSP 2015): the result of an operation is stored
 atomically with its effect, under an identity that the client gives it.
 """
@@ -17,7 +20,7 @@ from collections import OrderedDict, deque
 from collections.abc import Iterable
 from typing import Any
 
-from ..limits import LANES_KEPT, RESUME_SECONDS, UNANSWERED_MOST
+from ..limits import ANSWERS_RESTORED, LANES_KEPT, RESUME_SECONDS
 from ..messages import Answered
 from ..wire.framing import MSGID_MOST
 
@@ -28,7 +31,7 @@ Key = tuple[str, int]
 
 
 class Lane:
-    __slots__ = ("answers", "connection", "key", "newest", "resuming", "unkept")
+    __slots__ = ("answers", "connection", "key", "known", "newest", "resuming", "unkept")
 
     def __init__(self, key: Key, unanswered: int) -> None:
         self.key = key
@@ -38,6 +41,8 @@ class Lane:
         """The connection that it goes over now."""
         self.resuming = False
         """Whether what comes in may have been answered before."""
+        self.known: dict[int, bytes] = {}
+        """Those of `answers` by msgid, while it is resuming."""
         self.newest = 0
         """The last msgid that was answered when the connection began."""
         self.unkept: list[tuple[int, bytes]] = []
@@ -49,13 +54,26 @@ class Lane:
         """The response that was given before, if `msgid` was answered before."""
         if _is_newer(msgid, self.newest):  # beyond what is known: all is new
             self.resuming = False
+            self.known = {}
             return None
-        return next((response for known, response in self.answers if known == msgid), None)
+        return self.known.get(msgid)
+
+    def received(self, up_to: int, missing: set[int]) -> None:
+        """The client has all answers up to that msgid, but for some."""
+        self.answers = deque(_outstanding(self.answers, up_to, missing), self.answers.maxlen)
+        if self.unkept:
+            self.unkept = _outstanding(self.unkept, up_to, missing)
 
 
 def _is_newer(msgid: int, than: int) -> bool:
     """They begin again at the end of their range."""
     return 0 < (msgid - than) & MSGID_MOST <= MSGID_MOST // 2
+
+
+def _outstanding(
+    answers: Iterable[tuple[int, bytes]], up_to: int, missing: set[int]
+) -> list[tuple[int, bytes]]:
+    return [each for each in answers if each[0] in missing or _is_newer(each[0], up_to)]
 
 
 def _newest(answers: Iterable[tuple[int, bytes]]) -> int:
@@ -149,6 +167,7 @@ class Lanes:
         before, lane.connection = lane.connection or 0, connection
         if lane.answers:
             lane.resuming, lane.newest = True, _newest(lane.answers)
+            lane.known = dict(lane.answers)
         return lane, before
 
     def leave(self, lane: Lane, connection: int, now: float) -> None:
@@ -162,7 +181,7 @@ class Lanes:
         """Keep an answer that a broker before this one has given."""
         lane = self._lanes.get(key)
         if lane is None:
-            lane = self._lanes[key] = Lane(key, UNANSWERED_MOST)
+            lane = self._lanes[key] = Lane(key, ANSWERS_RESTORED)
             self._left[key] = now + RESUME_SECONDS
             self._forget(now)
         lane.answers.append((msgid, response))

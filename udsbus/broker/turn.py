@@ -39,7 +39,18 @@ from ..limits import (
     SHARE_SECONDS,
     SPIN_SECONDS,
 )
-from ..messages import Change, CloseReason, Command, Effect, Later, Message, Watch, Writer
+from ..messages import (
+    Cancel,
+    Change,
+    CloseReason,
+    Command,
+    Effect,
+    Later,
+    Message,
+    Received,
+    Watch,
+    Writer,
+)
 from ..spinning import Spinning
 from ..wire.encoding import (
     encode_change,
@@ -83,7 +94,8 @@ class Turn:
         self._journal = journal
         self._listener = listener
         self._hub = hub
-        handlers = engine.handlers | own_commands | {Watch: self._watch}
+        handlers = engine.handlers | own_commands
+        handlers |= {Watch: self._watch, Received: self._received, Cancel: self._cancel}
         self._answering = Answering(handlers, statistics)
         self._fanned_out: list[Effect] = []
         """Effects of this turn that are queued for their watchers but not in the journal yet."""
@@ -95,6 +107,8 @@ class Turn:
         self._answers = Answers(journal.durable)
         self._later: dict[int, tuple[Connection, Any, Later]] = {}
         """Ticket → the connection and the msgid of a request whose result is still to come."""
+        self._tickets: dict[tuple[int, Any], int] = {}
+        """The number of the connection and the msgid → the ticket of such a request."""
         self._come: list[int] = []
         """The tickets of those whose result has come in this turn."""
         self._refusing = False
@@ -262,7 +276,9 @@ class Turn:
             touched.clear()
         if self._come:
             for ticket in self._come:
-                self._later.pop(ticket, None)
+                waited = self._later.pop(ticket, None)
+                if waited is not None:
+                    self._tickets.pop((waited[0].number, waited[1]), None)
             self._come.clear()
         # Nobody waits for these any more.
         self._engine.settle()
@@ -309,6 +325,7 @@ class Turn:
         self._executed = []
         waiters = self._engine.waiting.waiters
         self._later = {ticket: of for ticket, of in self._later.items() if ticket in waiters}
+        self._tickets = {(of[0].number, of[1]): ticket for ticket, of in self._later.items()}
         for connection, messages in executed:
             self._statistics.requests -= len(messages)
             if connection.ended is None and connection.number in self.connections:
@@ -427,6 +444,7 @@ class Turn:
                         result = answering.answer(routes, number, now, name, params)
                         if type(result) is Later:
                             self._later[result.ticket] = connection, msgid, result
+                            self._tickets[number, msgid] = result.ticket
                             reply = b""
                         else:
                             reply = encode_result(msgid, result)
@@ -472,6 +490,20 @@ class Turn:
         self._fan_out(effects)
         self._fanned_out += effects
         return self._engine.handlers[Watch](number, now, pattern, from_revision)
+
+    def _received(self, number: int, now: float, up_to: int, missing: list[int]) -> bool:
+        lane = self.connections[number].lane
+        if lane is not None:
+            lane.received(up_to, set(missing))
+        return lane is not None
+
+    def _cancel(self, number: int, now: float, msgid: int) -> bool:
+        """Nobody waits any more for the answer to a request: it is told that its time is over."""
+        waiter = self._engine.waiting.waiters.get(self._tickets.get((number, msgid), 0))
+        if waiter is None:
+            return False
+        self._engine.waiting.answer(waiter, None)
+        return True
 
     def _go_on(self, connection: Connection, now: float) -> None:
         """Carry out what is left over, unless the peer must first take the replies it has."""

@@ -14,7 +14,42 @@ import struct
 from time import monotonic, time_ns
 
 from ..errors import AccessDenied, BrokerUnavailable, Error
+from ..messages import CloseReason
 from ..peers import peer_credentials
+
+
+class Vanished(BrokerUnavailable):
+    """The broker was there, and died before it had greeted us: another may come at once."""
+
+
+def not_greeted(address: str, told: tuple[str, str] | None) -> Error:
+    """For a connection that ended before the broker had greeted us. `told`: (reason, message)."""
+    reason, why = (None, "the connection ended") if told is None else told
+    error: type[Error] = BrokerUnavailable
+    if reason == CloseReason.WRONG_USER.value:
+        error = AccessDenied
+    elif reason in (None, CloseReason.TAKEOVER.value):
+        error = Vanished
+    return error(f"{address}: {why}")
+
+
+def open_at_once(address: str) -> socket.socket | None:
+    """The same as `open_socket`, without waiting; None: the listen queue is full."""
+    sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+    try:
+        sock.setblocking(False)
+        sock.connect(address)
+        _check_owner(address, sock)
+    except BlockingIOError:
+        sock.close()
+        return None
+    except OSError as error:
+        sock.close()
+        raise (error if isinstance(error, Error) else unavailable(address, error)) from None
+    except BaseException:
+        sock.close()
+        raise
+    return sock
 
 
 def open_socket(address: str, timeout: float) -> socket.socket:

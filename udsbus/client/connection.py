@@ -6,7 +6,6 @@ import contextlib
 import select
 import socket
 import sys
-from collections import deque
 from time import monotonic
 from typing import Any
 
@@ -17,7 +16,7 @@ from ..limits import KEPT_BYTES, RECEIVE_BYTES, REPLY_SPIN_SECONDS
 from ..spinning import Spinning
 from ..wire.framing import MSGID_MOST, NOTIFICATION, RESPONSE, Decoder
 from .forks import FORKS
-from .requests import Call, cannot_be_sent, check_frame, error_from
+from .requests import Call, Many, cannot_be_sent, check_frame, error_from, read_batch
 
 SEND_CHUNK = 256 * 1024
 """Bytes of a long request handed to the kernel at a time."""
@@ -33,31 +32,6 @@ class ConnectionEnded(Exception):
         self.told = told
         self.msgid = 0
         """By which the same request may be sent again."""
-
-
-class Many:
-    """The requests of a pipeline, and how far they are: what another connection needs to go on."""
-
-    def __init__(
-        self,
-        requests: list[bytes],
-        together: int,
-        ahead: int,
-        results: list[Any],
-        refusals: dict[int, Any],
-    ) -> None:
-        """`requests` are packed [method, params]; up to `together` of them travel in one frame, and
-        up to `ahead` frames are on their way at once. Fills in `results`, and `refusals` by index:
-        [error, details]."""
-        self.requests = requests
-        self.together = together
-        self.ahead = ahead
-        self.results = results
-        self.refusals = refusals
-        self.begun = 0
-        """Requests that are sent, or will be next."""
-        self.frames: deque[tuple[int, int, int]] = deque()
-        """Of each frame on its way: its msgid, and the part that it holds of `requests`."""
 
 
 class Connection:
@@ -151,7 +125,7 @@ class Connection:
                         raise _out_of_step(response[1], expected)
                     frames.popleft()
                     done = len(results)
-                    _read_batch(response, results, many.refusals)
+                    read_batch(response[2], response[3], results, many.refusals)
                     if len(results) != end:  # large results fill a response: ask for the others
                         if frames or len(results) == done:
                             raise ProtocolError("the broker left out a part of a batch")
@@ -287,17 +261,3 @@ class Connection:
 def _out_of_step(msgid: int, expected: int | None) -> ProtocolError:
     """A signal handler may have used this connection in the middle of an exchange."""
     return ProtocolError(f"the answer is to request {msgid!r}, not {expected}")
-
-
-def _read_batch(response: list[Any], results: list[Any], refusals: dict[int, Any]) -> None:
-    """Append what a response to `batch` holds."""
-    _, _, error, answer = response
-    if error is not None:
-        raise error_from(error, answer)
-    try:
-        some_results, some_refusals = answer
-        refused = {len(results) + index: refusal for index, refusal in some_refusals.items()}
-        results += some_results
-        refusals |= refused
-    except (TypeError, ValueError, AttributeError):
-        raise ProtocolError("the answer to a batch has another form") from None

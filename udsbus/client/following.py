@@ -185,6 +185,11 @@ class Subscription(Follower):
         return self._backlog.closed
 
     @property
+    def waiting(self) -> int:
+        """How many messages have come and were not taken yet."""
+        return len(self._backlog)
+
+    @property
     def dropped(self) -> int:
         """How many messages were dropped because they were not taken in time."""
         return self._backlog.skipped

@@ -1,8 +1,10 @@
+# Made from udsbus/client/aio/holding.py by tools/twins.py. Change that one.
 """What a client holds: which locks, by which claims, so that it can give them back.
 
 It is the client that holds a lock, not a thread of it or an object: any of its threads may release
 it, as with `threading.Lock`, by any object of the same name. But a thread that has acquired it
-releases what it has acquired: what it holds may be lost, and another thread have it since.
+releases what it has acquired: what it holds may be lost, and another thread have it since. With
+the async client it is a task, wherever this says thread.
 """
 
 from __future__ import annotations
@@ -10,39 +12,19 @@ from __future__ import annotations
 import itertools
 import threading
 import weakref
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING
 
-from ..errors import BrokerUnavailable, Error, LockLost, NotHeld, ProtocolError, RequestTimeout
+from ..errors import LockLost, NotHeld
 from ..patterns import LOCK_KEYS
 from . import requests
-from .requests import Call, Claim
+from .requests import Call, Claim, Held, is_refusal
 
 if TYPE_CHECKING:
-    from .sync import Client
-
-
-def is_refusal(error: BaseException) -> bool:
-    """Whether this says that a request was not carried out. After others nobody knows."""
-    uncertain = BrokerUnavailable, RequestTimeout, ProtocolError
-    return isinstance(error, Error) and not isinstance(error, uncertain)
-
-
-class Held(NamedTuple):
-    claim: Claim
-    token: int
-
-
-def _newest(held: list[Held]) -> int:
-    """Where the newest of this thread is, else of any."""
-    thread = threading.get_native_id()
-    for place in range(len(held) - 1, -1, -1):
-        if held[place].claim.owner == thread:
-            return place
-    return -1
+    from .base import Base
 
 
 class Holdings:
-    def __init__(self, client: Client) -> None:
+    def __init__(self, client: Base) -> None:
         self._reference = weakref.ref(client)  # else only the collector would find it, once dropped
         self.forget()
 
@@ -69,8 +51,8 @@ class Holdings:
         client = self._client()
         if not client._stays:
             client._stay()
-        thread = threading.get_native_id()
-        claim = Claim(lock, next(self._numbers), thread, shared, permits, unless_deadlock, linger)
+        owner = client._owner()
+        claim = Claim(lock, next(self._numbers), owner, shared, permits, unless_deadlock, linger)
         held: Held | None = None
         asked = False
 
@@ -118,7 +100,7 @@ class Holdings:
         """What `release` would give back."""
         with self._lock:
             held = self._held.get((lock, shared))
-            return held[_newest(held)] if held else None
+            return held[self._newest(held)] if held else None
 
     def holds(self, held: Held) -> bool:
         """Whether this very holding has not been given back."""
@@ -150,12 +132,19 @@ class Holdings:
         assert held is not None
         return f"{LOCK_KEYS}{lock}/{self._client().session}.{held.claim.number}"
 
-    def _client(self) -> Client:
+    def _client(self) -> Base:
         client = self._reference()
         assert client is not None, "whoever uses this holds the client"
-        if client.inherited:
-            client.after_fork_in_child()
+        client._notice_fork()
         return client
+
+    def _newest(self, held: list[Held]) -> int:
+        """Where the newest of this thread is, else of any."""
+        owner = self._client()._owner()
+        for place in range(len(held) - 1, -1, -1):
+            if held[place].claim.owner == owner:
+                return place
+        return -1
 
     def _put(self, held: Held) -> None:
         with self._lock:
@@ -167,7 +156,7 @@ class Holdings:
         with self._lock:
             held = self._held.get((lock, shared))
             if held:
-                place = _newest(held)
+                place = self._newest(held)
                 into.append(held[place])
                 held.pop(place)
                 if not held:

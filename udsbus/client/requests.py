@@ -6,10 +6,19 @@ the `Call` it gets from here.
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any, Generic, NamedTuple, TypeVar
 
-from ..errors import ERRORS, Error, InvalidRequest, LimitExceeded
+from ..errors import (
+    ERRORS,
+    BrokerUnavailable,
+    Error,
+    InvalidRequest,
+    LimitExceeded,
+    ProtocolError,
+    RequestTimeout,
+)
 from ..limits import FRAME_BYTES
 from ..version import PROTOCOL_VERSION
 from ..wire.values import decode, encode
@@ -37,6 +46,44 @@ class Call(NamedTuple, Generic[T]):
 
 _call: Any = tuple.__new__
 """Makes a `Call` in half the time, for the two methods that are called most."""
+
+
+class Attempt:
+    """A request that has to be carried out once, and whose answer may have to be asked for by
+    somebody else: what that takes."""
+
+    __slots__ = ("connection", "msgid")
+
+    def __init__(self) -> None:
+        self.connection: Any = None
+        """Over which it was sent last."""
+        self.msgid = 0
+        """0: it was not sent."""
+
+
+class Many:
+    """The requests of a pipeline, and how far they are: what another connection needs to go on."""
+
+    def __init__(
+        self,
+        requests: list[bytes],
+        together: int,
+        ahead: int,
+        results: list[Any],
+        refusals: dict[int, Any],
+    ) -> None:
+        """`requests` are packed [method, params]; up to `together` of them travel in one frame, and
+        up to `ahead` frames are on their way at once. Fills in `results`, and `refusals` by index:
+        [error, details]."""
+        self.requests = requests
+        self.together = together
+        self.ahead = ahead
+        self.results = results
+        self.refusals = refusals
+        self.begun = 0
+        """Requests that are sent, or will be next."""
+        self.frames: deque[tuple[int, int, int]] = deque()
+        """Of each frame on its way: its msgid, and the part that it holds of `requests`."""
 
 
 class Entry(NamedTuple):
@@ -77,6 +124,25 @@ def error_from(error: Any, details: Any) -> Error:
     if isinstance(details, dict):
         raised.details.update({key: value for key, value in details.items() if key != "error"})
     return raised
+
+
+def read_batch(error: Any, answer: Any, results: list[Any], refusals: dict[int, Any]) -> None:
+    """Append what a response to `batch` holds."""
+    if error is not None:
+        raise error_from(error, answer)
+    try:
+        some_results, some_refusals = answer
+        refused = {len(results) + index: refusal for index, refusal in some_refusals.items()}
+        results += some_results
+        refusals |= refused
+    except (TypeError, ValueError, AttributeError):
+        raise ProtocolError("the answer to a batch has another form") from None
+
+
+def is_refusal(error: BaseException) -> bool:
+    """Whether this says that a request was not carried out. After others nobody knows."""
+    uncertain = BrokerUnavailable, RequestTimeout, ProtocolError
+    return isinstance(error, Error) and not isinstance(error, uncertain)
 
 
 def cannot_be_sent(method: str, error: Exception) -> InvalidRequest:
@@ -259,11 +325,18 @@ class Claim(NamedTuple):
     lock: str
     number: int
     owner: int
-    """The thread that it is for."""
+    """The thread or task that it is for."""
     shared: bool = False
     permits: int | None = None
     unless_deadlock: bool = False
     linger: float = 0.0
+
+
+class Held(NamedTuple):
+    """An attempt that was granted."""
+
+    claim: Claim
+    token: int
 
 
 def acquire(claim: Claim, timeout: float | None) -> Call[int | None]:
@@ -377,12 +450,24 @@ def hello(
     session: str | None = None,
     lane: int | None = None,
     metadata: bytes | None = None,
+    unanswered: int = AHEAD,
 ) -> Call[dict[str, Any]]:
-    unanswered = None if session is None else AHEAD
     options = _options(
-        name=name, session=session, lane=lane, unanswered=unanswered, metadata=metadata
+        name=name,
+        session=session,
+        lane=lane,
+        unanswered=None if session is None else unanswered,
+        metadata=metadata,
     )
     return Call("hello", (PROTOCOL_VERSION, *options), as_is)
+
+
+def received(up_to: int, missing: list[int]) -> Call[bool]:
+    return Call("received", (up_to, missing), as_is)
+
+
+def cancel(msgid: int) -> Call[bool]:
+    return Call("cancel", (msgid,), as_is)
 
 
 def goodbye() -> Call[bool]:

@@ -17,7 +17,6 @@ from collections.abc import Callable
 from typing import Any, TypeVar
 
 from ..errors import (
-    AccessDenied,
     BrokerUnavailable,
     Conflict,
     Error,
@@ -25,15 +24,14 @@ from ..errors import (
     RequestTimeout,
 )
 from ..limits import RECONNECT_FIRST, RECONNECT_MOST, RESUME_SECONDS, TIMEOUT_MOST
-from ..messages import CloseReason
 from ..paths import resolve_address
 from ..wire.values import decode, encode
 from . import requests
-from .connecting import jittered, open_socket
-from .connection import Connection, ConnectionEnded, Many
+from .connecting import Vanished, jittered, not_greeted, open_socket
+from .connection import Connection, ConnectionEnded
 from .forks import FORKS, Members
 from .insisting import make_sure, put_right
-from .requests import Call
+from .requests import Attempt, Call, Many
 
 T = TypeVar("T")
 
@@ -45,23 +43,6 @@ that it is the request which kills the broker."""
 LASTED_SECONDS = 1.0
 """A connection that has been lost after so long was not lost because of the request."""
 GOODBYE_SECONDS = 1.0
-
-
-class Attempt:
-    """A request that has to be carried out once, and whose answer may have to be asked for by
-    somebody else: what that takes."""
-
-    __slots__ = ("connection", "msgid")
-
-    def __init__(self) -> None:
-        self.connection: Connection | None = None
-        """Over which it was sent last."""
-        self.msgid = 0
-        """0: it was not sent."""
-
-
-class Vanished(BrokerUnavailable):
-    """The broker was there, and died before it had greeted us: another may come at once."""
 
 
 class Session:
@@ -232,6 +213,29 @@ class Session:
             )
         return connection
 
+    # --- what the async client does otherwise ---------------------------------------------------
+
+    def _notice_fork(self) -> None:
+        """In a child after a fork, be a client of its own."""
+        if self.inherited:
+            self.after_fork_in_child()
+
+    def _stay(self) -> None:
+        """Keep a connection, also while nothing is asked: something is to go when none is left."""
+        self._stays = True
+
+    def _owner(self) -> int:
+        """Who holds a lock, in this client: the thread."""
+        return threading.get_native_id()
+
+    def _in_thread(self, function: Callable[..., T], *args: Any) -> T:
+        """What reads files, and takes a while: here it is a call like any other."""
+        return function(*args)
+
+    def _undisturbed(self) -> contextlib.AbstractContextManager[object]:
+        """What must be done although this is being ended."""
+        return contextlib.nullcontext()
+
     # --- connections ------------------------------------------------------------------------
 
     def _usable(self, connection: Connection | None) -> Connection:
@@ -262,13 +266,7 @@ class Session:
             answer = connection.request(self._hello(connection.lane), self.timeout)
             connection.bus = answer["bus"], answer["epoch"]
         except ConnectionEnded as ended:
-            told = None if ended.told is None else ended.told[0]
-            error: type[Error] = BrokerUnavailable
-            if told == CloseReason.WRONG_USER.value:
-                error = AccessDenied
-            elif told in (None, CloseReason.TAKEOVER.value):
-                error = Vanished
-            raise error(f"{self.address}: {ended}") from None
+            raise not_greeted(self.address, ended.told) from None
         except Conflict as conflict:  # it was kicked, and what belonged to it is being removed
             connection.close()
             raise Vanished(f"{self.address}: {conflict}") from None

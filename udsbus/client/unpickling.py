@@ -14,11 +14,11 @@ import weakref
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from .sync import Client
+    from .base import Base
 
-known: weakref.WeakValueDictionary[str, Client] = weakref.WeakValueDictionary()
+known: weakref.WeakValueDictionary[str, Base] = weakref.WeakValueDictionary()
 """Session → the client of this process that has it, or that was made for one that has it."""
-_made: dict[str, Client] = {}
+_made: dict[str, Base] = {}
 """Those that were made, so that they stay: each task of a pool brings its own pickle."""
 _one_at_a_time = threading.Lock()
 
@@ -32,7 +32,7 @@ def _anew() -> None:
 os.register_at_fork(after_in_child=_anew)
 
 
-def client_like(session: str, address: str, options: dict[str, Any]) -> Client:
+def client_like(session: str, address: str, options: dict[str, Any]) -> Base:
     """The client that a pickle tells of."""
     from .sync import Client
 

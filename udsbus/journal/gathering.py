@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator
 from itertools import chain
 from typing import NamedTuple
 
-from ..limits import UNANSWERED_MOST
+from ..limits import ANSWERS_RESTORED
 from ..messages import DeadlineMoved, Owned, Writer
 from .records import Turn
 
@@ -114,5 +114,5 @@ class Gathering:
                 lane = who.session, who.lane
                 answers = self._answers.get(lane)
                 if answers is None:
-                    answers = self._answers[lane] = deque(maxlen=UNANSWERED_MOST)
+                    answers = self._answers[lane] = deque(maxlen=ANSWERS_RESTORED)
                 answers.append(KeptAnswer(*lane, msgid, response, turn.time))

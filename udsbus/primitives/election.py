@@ -1,3 +1,4 @@
+# Made from udsbus/primitives/aio/election.py by tools/twins.py. Change that one.
 """Elections: of those who campaign one leads, and all know who."""
 
 from __future__ import annotations
@@ -6,26 +7,16 @@ import contextlib
 from collections.abc import Iterator
 from time import monotonic
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
-from ..client.following import Change
-from ..errors import LockLost, NotHeld
+from ..errors import Error, LockLost
+from .leading import Leader, leader, leader_after
 from .timeouts import seconds_at_most
 
 if TYPE_CHECKING:
+    from ..client.following import Watch
     from ..client.requests import Entry
     from ..client.sync import Client
-
-
-class Leader(NamedTuple):
-    """Who leads."""
-
-    session: str
-    """The client, see `Client.clients`."""
-    value: Any
-    """What it has told of itself: its address, say."""
-    token: int
-    """The fencing token: each leader has a higher one than those before."""
 
 
 class Election:
@@ -56,8 +47,8 @@ class Election:
         try:
             self._tell(value)
         except BaseException:
-            with contextlib.suppress(LockLost, NotHeld):
-                self._lock.release()
+            with self._client._undisturbed(), contextlib.suppress(Error):
+                self.resign()
             raise
         return True
 
@@ -89,16 +80,22 @@ class Election:
 
     def leader(self) -> Leader | None:
         """Who leads now."""
-        return _leader(self._client.entry(self.key))
+        return leader(self._client.entry(self.key))
 
     def is_leader(self) -> bool:
         """Whether this client leads now; asks the broker."""
-        leader = self.leader()
-        return leader is not None and leader.session == self._client.session
+        found = self.leader()
+        return found is not None and found.session == self._client.session
 
     def observe(self) -> Leaders:
         """Who leads now, and from then on each who does, None for nobody: to be iterated over."""
-        return Leaders(self._client, self.key)
+        watch = self._client.watch(self.key, conflate=True)
+        try:
+            entry = self._client.entry(self.key)
+        except BaseException:
+            watch.close()
+            raise
+        return Leaders(watch, entry)
 
     def __reduce__(self) -> Any:
         return type(self), (self._client, self.name)
@@ -110,15 +107,10 @@ class Election:
 class Leaders:
     """Who leads, one after the other. Who is slow sees the newest, and not all between."""
 
-    def __init__(self, client: Client, key: str) -> None:
-        self._watch = client.watch(key, conflate=True)
-        try:
-            entry = client.entry(key)
-        except BaseException:
-            self._watch.close()
-            raise
+    def __init__(self, watch: Watch, entry: Entry | None) -> None:
+        self._watch = watch
         self._seen = 0 if entry is None else entry.revision
-        self._first: list[Leader | None] = [_leader(entry)]
+        self._first: list[Leader | None] = [leader(entry)]
         self._last: Leader | None = None
 
     def get(self, timeout: float | None = None) -> Leader | None:
@@ -136,10 +128,10 @@ class Leaders:
                 if until is not None and monotonic() >= until:
                     raise TimeoutError(f"nothing has changed within {timeout} s")
                 raise EOFError("it was closed")
-            leader = _leader_after(change)
-            if change.revision > self._seen and leader != self._last:
-                self._last = leader
-                return leader
+            leads = leader_after(change)
+            if change.revision > self._seen and leads != self._last:
+                self._last = leads
+                return leads
 
     def close(self) -> None:
         self._watch.close()
@@ -159,11 +151,3 @@ class Leaders:
         traceback: TracebackType | None,
     ) -> None:
         self.close()
-
-
-def _leader(entry: Entry | None) -> Leader | None:
-    return None if entry is None else Leader(**entry.value)
-
-
-def _leader_after(change: Change) -> Leader | None:
-    return None if change.value is None else Leader(**change.value)

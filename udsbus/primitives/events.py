@@ -1,3 +1,4 @@
+# Made from udsbus/primitives/aio/events.py by tools/twins.py. Change that one.
 """Events, conditions and barriers: those of `threading`, between processes.
 
 What they are made of are keys of the bus, which anybody may look at; docs/primitives.md names them.
@@ -13,6 +14,7 @@ from time import monotonic, monotonic_ns
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, TypeVar
 
+from ..client import requests
 from ..errors import InvalidRequest, NotHeld
 from ..messages import GONE
 from .locks import Lock, RLock
@@ -51,9 +53,8 @@ class Event:
             return True
         with self._client.watch(self.key, initial=True) as watch:
             # Whoever clears it right after it was set does not take it back for those who waited.
-            return (
-                _first(watch, lambda change: change.kind not in GONE or None, timeout) is not None
-            )
+            found = _first(watch, lambda change: change.kind not in GONE or None, timeout)
+            return found is not None
 
     def __reduce__(self) -> Any:
         return type(self), (self._client, self.name)
@@ -92,10 +93,12 @@ class Condition:
                 try:
                     _first(watch, lambda change: change.kind in GONE or None, timeout)
                 finally:
-                    self._lock._acquire_restore(saved)
+                    with self._client._undisturbed():
+                        self._lock._acquire_restore(saved)
             finally:
                 # Under the lock, so nobody notifies now: if it is not there, somebody has.
-                notified = not self._client.delete(key)
+                with self._client._undisturbed():
+                    notified = not self._client.delete(key)
             return notified
 
     def wait_for(self, predicate: Callable[[], T], timeout: float | None = None) -> T:
@@ -112,7 +115,7 @@ class Condition:
         """Wake those `n` who have waited longest, if there are so many. Raises NotHeld without the
         lock."""
         self._check_owned("notify")
-        for key in self._waiting()[:n]:
+        for key in (self._waiting())[:n]:
             self._client.delete(key)
 
     def notify_all(self) -> None:
@@ -191,14 +194,19 @@ class Barrier:
                     self._complete(ended)
                     return arrived
                 mine = f"{self.key}/{self._client.session}.{next(_numbers)}"
-                self._client.set(mine, True, ephemeral=True)
-            state = None
+                try:
+                    self._client.set(mine, True, ephemeral=True)
+                except BaseException:
+                    self._client._make_sure(requests.delete(mine))
+                    raise
+            state: tuple[int, str] | None = None
             try:
                 # What happened before we had the lock is of earlier rounds.
                 state = _first(watch, lambda change: _later(change.value, ended), timeout)
             finally:
                 if state is None:
-                    state = self._break(ended)
+                    with self._client._undisturbed():
+                        state = self._break(ended)
             if state[1] != PASSED:
                 raise BrokenBarrierError
             return arrived
@@ -229,7 +237,7 @@ class Barrier:
 
     @property
     def broken(self) -> bool:
-        return self._state()[1] == BROKEN
+        return (self._state())[1] == BROKEN
 
     def _complete(self, ended: int) -> None:
         try:

@@ -1,3 +1,4 @@
+# Made from udsbus/primitives/aio/limiter.py by tools/twins.py. Change that one.
 """Rate limiters: a token bucket that processes share."""
 
 from __future__ import annotations
@@ -51,7 +52,7 @@ class RateLimiter:
             try:
                 sleep(wait)
             except BaseException:
-                with contextlib.suppress(Error):
+                with self._client._undisturbed(), contextlib.suppress(Error):
                     self._take(-n, None)  # they are not used
                 raise
         return True

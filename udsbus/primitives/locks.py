@@ -1,3 +1,4 @@
+# Made from udsbus/primitives/aio/locks.py by tools/twins.py. Change that one.
 """Locks and semaphores: the methods and the meaning of those in `threading`, between processes.
 
 Whoever comes first gets a lock first. A process that dies, and a client that is closed, has let go
@@ -6,13 +7,12 @@ of all its locks. docs/locks.md tells what else is not as in `threading`.
 
 from __future__ import annotations
 
-import threading
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
-from ..client.holding import Held, is_refusal
+from ..client.requests import Held, is_refusal
 from ..errors import InvalidRequest, LockLost, NotHeld
-from ..limits import TIMEOUT_MOST
+from .timeouts import seconds_to_wait
 
 if TYPE_CHECKING:
     from ..client.locks import LockHolder
@@ -159,7 +159,7 @@ class RLock(Lock):
             self._release_save()
 
     def _key(self) -> tuple[str, int]:
-        return self.name, threading.get_ident()
+        return self.name, self._client._owner()
 
     def _mine(self) -> tuple[Held, int] | None:
         """By what this thread holds it, and how often it has acquired it."""
@@ -280,18 +280,3 @@ class BoundedSemaphore(Semaphore):
             raise InvalidRequest(f"{self.name!r} would be released too often")
         if self._give_back(n):  # another thread was quicker
             raise InvalidRequest(f"{self.name!r} was released too often")
-
-
-def seconds_to_wait(blocking: bool, timeout: float) -> float | None:
-    """As `threading` understands its arguments; None: for as long as it takes."""
-    if type(timeout) not in (int, float):
-        raise InvalidRequest(f"timeout must be a number of seconds, not {timeout!r}")
-    if not blocking:
-        if timeout != -1:
-            raise InvalidRequest("a call that does not block takes no timeout")
-        return 0.0
-    if timeout < 0 and timeout != -1:
-        raise InvalidRequest(f"timeout must be a number of seconds from 0, not {timeout!r}")
-    if timeout > threading.TIMEOUT_MAX:
-        raise OverflowError("timeout value is too large")
-    return None if timeout == -1 or timeout > TIMEOUT_MOST else float(timeout)

@@ -1,3 +1,4 @@
+# Made from udsbus/primitives/aio/queues.py by tools/twins.py. Change that one.
 """Queues: those of the module `queue`, between processes.
 
 What is in a queue are keys of the bus below `$sys/queues/NAME/`: a queue outlives all who use it,
@@ -8,14 +9,11 @@ from __future__ import annotations
 
 import itertools
 import queue
-import threading
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Literal, overload
 
 from ..client import requests
-from ..client.holding import is_refusal
-from ..client.requests import Call
-from ..client.session import Attempt
+from ..client.requests import Attempt, Call, is_refusal
 from ..errors import Conflict, InvalidRequest
 from ..wire.values import decode, encode
 from .ordering import order_of
@@ -159,7 +157,7 @@ class Queue:
 
     def qsize(self) -> int:
         """How many items there are now."""
-        return self._client._call(requests.queue(self.name))["items"]
+        return (self._client._call(requests.queue(self.name)))["items"]
 
     def empty(self) -> bool:
         """Whether there is none now."""
@@ -207,8 +205,8 @@ class Taken:
         self._queue = of
         self._claim = claim
         self._session = of._client.session
-        self._lock = threading.Lock()
-        self._settled = False
+        self._unsettled = [claim]
+        """Empty once it is settled. A list, since of two threads one gets what is in it."""
 
     def done(self) -> None:
         """It is done, and does not go back. Raises Conflict if it has gone back already, since this
@@ -220,14 +218,18 @@ class Taken:
         self._settle(requests.give_back(self._queue.name, self._claim))
 
     def _settle(self, call: Call[bool]) -> None:
-        with self._lock:
-            if self._settled:
-                raise InvalidRequest(f"this item of {self._queue.name!r} was settled before")
-            client = self._queue._client
-            if client.session != self._session:
-                raise InvalidRequest("it is the parent's, which has taken it, not this child's")
+        client = self._queue._client
+        if client.session != self._session:
+            raise InvalidRequest("it is the parent's, which has taken it, not this child's")
+        try:
+            claim = self._unsettled.pop()
+        except IndexError:
+            raise InvalidRequest(f"this item of {self._queue.name!r} was settled before") from None
+        try:
             settled = client._call(call)
-            self._settled = True
+        except BaseException:
+            self._unsettled.append(claim)
+            raise
         if not settled:
             raise Conflict(
                 f"this item of {self._queue.name!r} is not held any more: it has gone back"
@@ -242,14 +244,17 @@ class Taken:
         error: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
-        if not self._settled:
+        if self._unsettled:
             if error is None:
                 self.done()
             else:
                 self.give_back()
 
+    def __reduce__(self) -> Any:
+        raise TypeError("cannot pickle what was taken from a queue: it is this client's")
+
     def __repr__(self) -> str:
-        return f"<udsbus.Taken from {self._queue.name!r}>"
+        return f"<udsbus.{type(self).__name__} from {self._queue.name!r}>"
 
 
 def _seconds(block: bool, timeout: float | None) -> float | None:

@@ -98,6 +98,12 @@ def _texts(name: str, value: Any) -> Any:
     return value
 
 
+def _integers(name: str, value: Any) -> Any:
+    for item in _list(name, value):
+        _integer(f"each of {name}", item)
+    return value
+
+
 def _values(name: str, value: Any) -> Any:
     if type(value) is not dict:
         raise InvalidRequest(f"{name} must be a map of key to value, not {_shown(value)}")
@@ -307,6 +313,23 @@ _ROWS = (
             Parameter("metadata", _optional_value, "what to tell the others of this client"),
         ),
         reads=True,
+    ),
+    Method(
+        "received", m.Received,
+        "Say which answers have come, so that the broker need not keep them for its lane.",
+        "bool: this connection has a lane",
+        (
+            Parameter("up_to", _integer, "the answers to all requests up to this msgid"),
+            Parameter("missing", _integers, "but not to these"),
+        ),
+        reads=True,
+    ),
+    Method(
+        "cancel", m.Cancel,
+        "Do not wait any longer: a request of this connection that waits is answered now, as if "
+        "its time were over.",
+        "bool: it did wait",
+        (Parameter("msgid", _integer, "that of the request"),), reads=True,
     ),
     Method(
         "goodbye", m.Goodbye,

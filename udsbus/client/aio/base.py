@@ -1,0 +1,297 @@
+"""How an async client begins, follows what happens, and ends."""
+
+from __future__ import annotations
+
+import logging
+import os
+import weakref
+from collections import deque
+from collections.abc import Awaitable, Callable
+from inspect import isawaitable
+from types import TracebackType
+from typing import TYPE_CHECKING, Any, TypeVar, overload
+
+import anyio
+
+from ...errors import Error, InvalidRequest, RequestTimeout
+from ...limits import REQUEST_TIMEOUT
+from ..following import Change
+from ..requests import Call
+from ..watching import WatchCore
+from .asked import NEVER
+from .connected import AsyncConnected
+from .following import AsyncFollower, AsyncSubscription, AsyncWatch
+from .holding import AsyncHoldings
+from .methods import AsyncMethods
+
+if TYPE_CHECKING:
+    from typing import Self
+
+log = logging.getLogger("udsbus.client")
+
+Function = Callable[[Change], Awaitable[object] | object]
+Called = TypeVar("Called", bound=Callable[[Change], Awaitable[object] | object])
+Kicked = TypeVar("Kicked", bound=Callable[[], object])
+
+
+class AsyncBase(AsyncConnected, AsyncMethods):
+    """What `AsyncClient` builds on. Used with `async with`, by any number of tasks of one event
+    loop; no task of it is left when the block has ended."""
+
+    def __init__(
+        self,
+        address: str | os.PathLike[str] | None = None,
+        *,
+        name: str | None = None,
+        timeout: float = REQUEST_TIMEOUT,
+        autostart: bool = False,
+        metadata: Any = None,
+    ) -> None:
+        super().__init__(address, name, timeout, autostart, metadata)
+        self.holdings = AsyncHoldings(self)
+        """The locks that are held; for `udsbus.primitives`."""
+        self._followers: dict[int, weakref.ref[AsyncFollower[Any, Any]]] = {}
+        """By serial number. Weak: a watch that nobody holds any more is over."""
+        self._told_of: dict[int, Callable[[], Call[Any] | None]] = {}
+        """What the broker was asked for on this very connection, by serial number, and how to tell
+        it that it is over."""
+        self._dropped: deque[int] = deque()
+        """The serial numbers of those that nobody holds any more."""
+        self._when_kicked: list[Callable[[], object]] = []
+
+    # --- what happens -----------------------------------------------------------------------
+
+    def watch(
+        self,
+        pattern: str,
+        *,
+        from_revision: int | None = None,
+        initial: bool = False,
+        conflate: bool = False,
+    ) -> AsyncWatch:
+        """Follow the changes of the keys that match, from now on; or from after `from_revision`.
+
+        It begins with `async with`, or when it is awaited. `initial`: first tell what is there
+        (`kind == "present"`), then what changes, without a gap or a double. `conflate`: of changes
+        not taken yet, only the newest of each key.
+        """
+        self._check_open()
+        if from_revision is not None and (type(from_revision) is not int or from_revision < 0):
+            raise InvalidRequest(
+                f"from_revision must be a whole number from 0, not {from_revision!r}"
+            )
+        if initial and from_revision is not None:
+            raise InvalidRequest("a watch begins with the initial state or from a revision")
+        core = WatchCore(pattern, from_revision=from_revision, initial=initial)
+        return AsyncWatch(self, core, conflate)
+
+    def subscribe(self, *patterns: str) -> AsyncSubscription:
+        """Receive the messages published from now on to the topics that match. It begins with
+        `async with`, or when it is awaited."""
+        self._check_open()
+        return AsyncSubscription(self, patterns)
+
+    @overload
+    def on_change(self, pattern: str, *, initial: bool = ...) -> Callable[[Called], Called]: ...
+    @overload
+    def on_change(self, pattern: str, function: Function, *, initial: bool = ...) -> AsyncWatch: ...
+    def on_change(
+        self, pattern: str, function: Function | None = None, *, initial: bool = False
+    ) -> AsyncWatch | Callable[[Called], Called]:
+        """Call a function, async or not, with each `Change` of the keys that match; a decorator.
+
+            @client.on_change("config/**")
+            async def reload(change): ...
+
+        Each has a task of its own, which ends with the client, and is called for one change after
+        the other. An exception is logged and the watch goes on. With `function` it returns the
+        watch, to close it, or to await until it has begun.
+        """
+        if function is not None:
+            return self._call_for(pattern, function, initial)
+
+        def decorate(function: Called) -> Called:
+            self._call_for(pattern, function, initial)
+            return function
+
+        return decorate
+
+    def _call_for(self, pattern: str, function: Function, initial: bool) -> AsyncWatch:
+        if not callable(function):
+            raise InvalidRequest(f"on_change calls a function, not {type(function).__name__}")
+        self._check_usable()
+        watch = self.watch(pattern, initial=initial)
+        self._tasks.start_soon(self._call_with_changes, watch, function)
+        return watch
+
+    async def _call_with_changes(self, watch: AsyncWatch, function: Function) -> None:
+        while not watch.closed:
+            try:
+                change = await watch.get()
+                if change is not None:
+                    result = function(change)
+                    if isawaitable(result):
+                        await result
+            except Exception:
+                log.exception(
+                    "on_change(%r): the function failed; the watch goes on", watch.pattern
+                )
+
+    def _follow(self, follower: AsyncFollower[Any, Any]) -> None:
+        self._check_usable()
+        serial = follower.serial
+
+        def dropped(_: object) -> None:  # the collector may call this in any thread
+            self._dropped.append(serial)
+
+        self._followers[serial] = weakref.ref(follower, dropped)
+        self._begin_again(follower)
+        self._need_connection()
+
+    def _begin_again(self, follower: AsyncFollower[Any, Any]) -> None:
+        if self._link is not None and self._link.greeted:
+            self._begin_following(follower, True)
+
+    def _leave(self, follower: AsyncFollower[Any, Any]) -> None:
+        self._followers.pop(follower.serial, None)
+        self._let_go(follower.serial)
+        follower.wake()
+
+    def _let_go(self, serial: int) -> None:
+        """Tell the broker that something is not followed, for now or for good."""
+        cease = self._told_of.pop(serial, None)
+        call = None if cease is None else cease()
+        if call is not None:
+            self._notify(call)
+
+    def _follow_again(self, same_bus: bool) -> None:
+        self._told_of.clear()
+        for reference in list(self._followers.values()):
+            follower = reference()
+            if follower is not None:
+                self._begin_following(follower, same_bus)
+
+    def _begin_following(self, follower: AsyncFollower[Any, Any], same_bus: bool) -> None:
+        serial = follower.serial
+        cease = self._told_of[serial] = follower.ceaser()
+        refuse = follower.refuse
+
+        def ask(call: Call[Any], answer: Callable[[Any], None]) -> None:
+            def answered(result: Any) -> None:
+                answer(result)
+                if self._told_of.get(serial) is not cease:  # it was left before it had an answer
+                    over = cease()
+                    if over is not None:
+                        self._notify(over)
+
+            if self._told_of.get(serial) is cease:
+                asked = self._send(call, NEVER, False)
+                asked.reply, asked.refused = answered, refuse
+
+        try:
+            follower.begin(ask, same_bus)
+        except (ValueError, TypeError, OverflowError) as error:
+            follower.refuse(InvalidRequest(f"this cannot be asked for: {error}"))
+
+    def _notified(self, kind: str, params: list[Any]) -> None:
+        super()._notified(kind, params)
+        while self._dropped:
+            serial = self._dropped.popleft()
+            self._followers.pop(serial, None)
+            self._let_go(serial)
+        if kind == "closing":
+            if self._was_kicked:
+                self._tell_kicked()
+            return
+        for reference in list(self._followers.values()):
+            follower = reference()
+            if follower is not None:
+                follower.notified(kind, params)
+
+    def _wanted(self) -> bool:
+        return super()._wanted() or bool(self._followers)
+
+    def _not_in_time(self) -> Error:
+        return self._unreachable or RequestTimeout(
+            f"no answer from the broker within {self.timeout:g} s"
+        )
+
+    # --- begins and ends ----------------------------------------------------------------------
+
+    def on_kick(self, function: Kicked) -> Kicked:
+        """Call a function when this client is kicked; a decorator. At once, in the event loop, so
+        it must not wait for anything."""
+        if not callable(function):
+            raise InvalidRequest(f"on_kick calls a function, not {type(function).__name__}")
+        self._when_kicked.append(function)
+        self._stay()
+        return function
+
+    def _tell_kicked(self) -> None:
+        for function in self._when_kicked:
+            try:
+                function()
+            except Exception:
+                log.exception("%r failed, which was called because of a kick", function)
+
+    async def __aenter__(self) -> Self:
+        if self._thread or self._closed:
+            raise InvalidRequest("this client has begun already; each block needs one of its own")
+        self._begin()
+        self._tasks = anyio.create_task_group()
+        await self._tasks.__aenter__()
+        try:
+            await self._connect_first()
+            self._tasks.start_soon(self._keep_connected)
+            self._tasks.start_soon(self._look_at_deadlines)
+        except BaseException as error:
+            self._closed = True
+            await self._end_tasks(error)
+            raise
+        return self
+
+    async def __aexit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        await self.close()
+        await self._end_tasks(error)
+
+    async def close(self) -> None:
+        """Close the connection and end every watch. May be called twice, and by a task of its own;
+        the end of the `async with` block does it."""
+        if self._closed or not self._thread:
+            self._closed = True
+            return
+        for reference in list(self._followers.values()):
+            follower = reference()
+            if follower is not None:
+                self._leave(follower)
+        with anyio.CancelScope(shield=True):
+            await self._say_goodbye()
+        self._closed = True
+        self._fail_all(InvalidRequest("this client is closed"))
+        self._hang_up()
+
+    async def _end_tasks(self, error: BaseException | None) -> None:
+        """No task is left after this. What the block raised is not put into an exception group, but
+        it is the group's to know whether it was cancelled because one of its tasks failed."""
+        self._hang_up()
+        self._tasks.cancel_scope.cancel()
+        if isinstance(error, anyio.get_cancelled_exc_class()):
+            await self._tasks.__aexit__(type(error), error, error.__traceback__)
+        else:
+            await self._tasks.__aexit__(None, None, None)
+
+    def __reduce__(self) -> Any:
+        raise TypeError("an async client cannot be pickled; the other process needs one of its own")
+
+    def __repr__(self) -> str:
+        state = "closed" if self._closed else "open" if self._thread else "not connected"
+        return f"<udsbus.AsyncClient {self.address} ({state})>"
+
+    def _check_open(self) -> None:
+        if self._closed:
+            raise InvalidRequest("this client is closed")

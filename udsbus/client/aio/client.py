@@ -1,0 +1,177 @@
+"""The client: what people call.
+
+It is made of layers: the way of a request (`session.py`), a method for each request (`methods.py`),
+how a client begins, follows and ends (`base.py`), and here what builds on all of that.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+
+from .. import requests
+from ..locks import LockHolder, LockInfo, Waiting, deadlocks, holders_page, lock_infos
+from .base import AsyncBase
+
+if TYPE_CHECKING:
+    from ...primitives.aio.counter import AsyncCounter
+    from ...primitives.aio.election import AsyncElection
+    from ...primitives.aio.events import AsyncBarrier, AsyncCondition, AsyncEvent
+    from ...primitives.aio.limiter import AsyncRateLimiter
+    from ...primitives.aio.locks import (
+        AsyncBoundedSemaphore,
+        AsyncLock,
+        AsyncRLock,
+        AsyncRWLock,
+        AsyncSemaphore,
+    )
+    from ...primitives.aio.mapping import AsyncMapping as SharedMapping
+    from ...primitives.aio.queues import AsyncLifoQueue, AsyncPriorityQueue, AsyncQueue
+
+
+class AsyncClient(AsyncBase):
+    """A client of one bus.
+
+    What is lost on its way, because the broker ended, is sent again when it is back, and is carried
+    out once. Every method raises BrokerUnavailable when the broker does not come back within the
+    time-out, RequestTimeout when it does not answer, and InvalidRequest, LimitExceeded or
+    AccessDenied when it refuses. Usable as a context manager, which closes it.
+    """
+
+    # --- as in threading ----------------------------------------------------------------------
+
+    def lock(self, name: str) -> AsyncLock:
+        """A lock that all clients of the bus share: a `threading.Lock` for processes.
+
+        async with client.lock("jobs/import"):
+            ...
+        """
+        from ...primitives.aio.locks import AsyncLock
+
+        return AsyncLock(self, name)
+
+    def rlock(self, name: str) -> AsyncRLock:
+        """The same, which the thread that holds it may acquire again."""
+        from ...primitives.aio.locks import AsyncRLock
+
+        return AsyncRLock(self, name)
+
+    def rwlock(self, name: str) -> AsyncRWLock:
+        """A lock of many readers or one writer: two locks, its `read` and its `write`."""
+        from ...primitives.aio.locks import AsyncRWLock
+
+        return AsyncRWLock(self, name)
+
+    def semaphore(self, name: str, value: int = 1) -> AsyncSemaphore:
+        """A lock that up to `value` may hold at once. All clients must say the same `value`."""
+        from ...primitives.aio.locks import AsyncSemaphore
+
+        return AsyncSemaphore(self, name, value)
+
+    def bounded_semaphore(self, name: str, value: int = 1) -> AsyncBoundedSemaphore:
+        """The same, of which nobody can release more than he has acquired."""
+        from ...primitives.aio.locks import AsyncBoundedSemaphore
+
+        return AsyncBoundedSemaphore(self, name, value)
+
+    def event(self, name: str) -> AsyncEvent:
+        """A flag that processes can wait for: a `threading.Event` of the bus."""
+        from ...primitives.aio.events import AsyncEvent
+
+        return AsyncEvent(self, name)
+
+    def condition(self, name: str, lock: AsyncLock | None = None) -> AsyncCondition:
+        """A `threading.Condition` of the bus; `lock` is a `lock` or `rlock` of this client, and
+        without it there is one of its own."""
+        from ...primitives.aio.events import AsyncCondition
+
+        return AsyncCondition(self, name, lock)
+
+    def barrier(
+        self,
+        name: str,
+        parties: int,
+        action: Callable[[], object] | None = None,
+        timeout: float | None = None,
+    ) -> AsyncBarrier:
+        """A place where `parties` threads of any processes wait for one another: a
+        `threading.Barrier` of the bus."""
+        from ...primitives.aio.events import AsyncBarrier
+
+        return AsyncBarrier(self, name, parties, action, timeout)
+
+    def counter(self, name: str) -> AsyncCounter:
+        """A number that all count on together: `counter += 1` is one step."""
+        from ...primitives.aio.counter import AsyncCounter
+
+        return AsyncCounter(self, name)
+
+    def election(self, name: str) -> AsyncElection:
+        """Of the clients that campaign one leads, and all know who."""
+        from ...primitives.aio.election import AsyncElection
+
+        return AsyncElection(self, name)
+
+    def rate_limiter(self, name: str, rate: float, burst: float | None = None) -> AsyncRateLimiter:
+        """`rate` permits a second for all together, and up to `burst` at once: a token bucket."""
+        from ...primitives.aio.limiter import AsyncRateLimiter
+
+        return AsyncRateLimiter(self, name, rate, burst)
+
+    # --- queues -----------------------------------------------------------------------------
+
+    def queue(self, name: str, maxsize: int = 0) -> AsyncQueue:
+        """First in, first out: a `queue.Queue` of the bus, for any number of processes."""
+        from ...primitives.aio.queues import AsyncQueue
+
+        return AsyncQueue(self, name, maxsize)
+
+    def lifo_queue(self, name: str, maxsize: int = 0) -> AsyncLifoQueue:
+        """Last in, first out."""
+        from ...primitives.aio.queues import AsyncLifoQueue
+
+        return AsyncLifoQueue(self, name, maxsize)
+
+    def priority_queue(self, name: str, maxsize: int = 0) -> AsyncPriorityQueue:
+        """The lowest first: numbers, texts, dates, or tuples that begin with such."""
+        from ...primitives.aio.queues import AsyncPriorityQueue
+
+        return AsyncPriorityQueue(self, name, maxsize)
+
+    # --- who holds locks --------------------------------------------------------------------
+
+    async def locks(self, pattern: str = "**") -> list[LockInfo]:
+        """The locks whose names match that somebody holds or waits for, in order of names; fetched
+        like `keys`.
+
+        Who holds them stands below `$sys/locks/`, so `watch("$sys/locks/**")` tells who comes and
+        goes.
+        """
+        holdings = await self._pages(lambda after: holders_page(pattern, after))
+        return lock_infos(pattern, holdings, await self._pages(requests.waiting_page))
+
+    async def lock_holders(self, name: str) -> list[LockHolder]:
+        """Who holds a lock now, who came first first."""
+        holdings = await self._pages(lambda after: holders_page(name, after))
+        return [holder for lock in lock_infos(name, holdings, ()) for holder in lock.holders]
+
+    async def deadlocks(self) -> list[list[Waiting]]:
+        """Threads of clients that wait for one another, so that none of them ever goes on."""
+        # What has been asked for in several steps may show a circle that never was; but one that
+        # was there is there for good.
+        before = deadlocks(await self.locks())
+        if not before:
+            return []
+        return [circle for circle in deadlocks(await self.locks()) if circle in before]
+
+    # --- as in dict -------------------------------------------------------------------------
+
+    def mapping(self, name: str) -> SharedMapping:
+        """The keys below `NAME/` as a dict, which all clients of the bus share.
+
+        config = client.mapping("config")
+        config["colour"] = "green"
+        """
+        from ...primitives.aio.mapping import AsyncMapping
+
+        return AsyncMapping(self, name)

@@ -1,0 +1,219 @@
+"""How an async client gets its connection, and another when that is lost."""
+
+from __future__ import annotations
+
+import logging
+import socket
+from time import monotonic
+from typing import Any
+
+import anyio
+import anyio.abc
+import anyio.to_thread
+import msgpack
+
+from ...errors import BrokerUnavailable, Conflict, Error
+from ...limits import RECONNECT_FIRST, RECONNECT_MOST, UNANSWERED_MOST
+from ...messages import CloseReason
+from .. import requests
+from ..connecting import Vanished, jittered, not_greeted, open_at_once, open_socket
+from ..requests import error_from
+from .asked import wake, waker, woken
+from .link import Link
+from .session import AsyncSession
+
+log = logging.getLogger("udsbus.client")
+
+GOODBYE_SECONDS = 1.0
+LANE = 1
+
+
+class AsyncConnected(AsyncSession):
+    """Connects when there is something to ask, to follow, or to keep, until it is closed."""
+
+    _tasks: anyio.abc.TaskGroup
+
+    def _begin(self) -> None:
+        super()._begin()
+        self._needed = waker(self._loop)
+        """Wakes the task that connects."""
+        self._changed = waker(self._loop)
+        """Wakes it when the broker has greeted us, or the connection is over."""
+        self._bus: tuple[str, int] | None = None
+        """Which state the last connection led to, and its epoch."""
+        self._since = 0.0
+        """When the connection was there, or was lost."""
+        self._told: tuple[str, str] | None = None
+        """Why the broker ends this connection: (reason, message)."""
+        self._refused: Error | None = None
+        """Why it does not greet us."""
+
+    async def _connect_first(self) -> None:
+        """Who cannot connect shall hear of it now; but one that vanishes may have a successor."""
+        until = monotonic() + self.timeout
+        delay = RECONNECT_FIRST
+        while True:
+            try:
+                await self._connect()
+                return
+            except Vanished:
+                if monotonic() > until:
+                    raise
+            await anyio.sleep(jittered(delay))
+            delay = min(2 * delay, RECONNECT_MOST)
+
+    async def _keep_connected(self) -> None:
+        delay = 0.0
+        while True:
+            if self._link is not None:
+                self._changed = waker(self._loop)
+                await woken(self._changed)
+                delay = 0.0
+                continue
+            if not self._wanted():
+                self._needed = waker(self._loop)
+                await woken(self._needed)
+                delay = 0.0
+            try:
+                await self._connect()
+            except Error as error:
+                log.log(
+                    logging.DEBUG if delay else logging.WARNING,
+                    "%s: no connection: %s", self.address, error,
+                )  # fmt: skip
+                self._unreachable = error
+                if not isinstance(error, BrokerUnavailable):
+                    self._fail_all(error)
+                delay = min(max(RECONNECT_FIRST, delay * 2), RECONNECT_MOST)
+                await anyio.sleep(jittered(delay))
+
+    def _wanted(self) -> bool:
+        """Whether a connection is needed now."""
+        return bool(self._asked) or self._stays
+
+    def _need_connection(self) -> None:
+        if self._link is None and self._thread:
+            wake(self._needed)
+
+    async def _connect(self) -> None:
+        """Raises BrokerUnavailable, AccessDenied, or what the broker refuses us with."""
+        if self._autostart:
+            from ..spawning import autostart_broker  # most programs never start one
+
+            await anyio.to_thread.run_sync(autostart_broker, self.address)
+        sock = open_at_once(self.address) or await self._open()
+        self._told = self._refused = None
+        self._changed = waker(self._loop)
+        link = self._link = Link(sock, self._received, self._ended)
+        try:
+            link.start(self._tasks)
+            hello = requests.hello(self.name, self.session, LANE, self._metadata, UNANSWERED_MOST)
+            link.send(msgpack.packb((0, 0, hello.method, hello.params)), True)
+            with anyio.move_on_after(self.timeout):
+                await woken(self._changed)
+        finally:
+            hung = not link.greeted and not link.closed
+            if not link.greeted:
+                link.close()
+                self._link = None
+        if isinstance(self._refused, Conflict):  # it was kicked; what was its is being removed
+            raise Vanished(f"{self.address}: {self._refused}")
+        if self._refused is not None:
+            raise self._refused
+        if hung:
+            raise BrokerUnavailable(
+                f"{self.address}: the broker is there, but did not answer within {self.timeout:g} s"
+            )
+        if not link.greeted:
+            raise not_greeted(self.address, self._told)
+        self._unreachable = None
+
+    async def _open(self) -> socket.socket:
+        """In a thread, because it takes a connect that blocks to wait for room in a listen queue;
+        cancelled or not, its socket is not forgotten."""
+        opened: list[socket.socket] = []
+        given_up = False
+
+        def open_one() -> None:
+            opened.append(open_socket(self.address, self.timeout))
+            if given_up:
+                opened.pop().close()
+
+        try:
+            await anyio.to_thread.run_sync(open_one, abandon_on_cancel=True)
+        except BaseException:
+            given_up = True
+            while opened:
+                opened.pop().close()
+            raise
+        return opened.pop()
+
+    # --- called by the link -------------------------------------------------------------------
+
+    def _greeted(self, error: Any, result: Any) -> None:
+        link = self._link
+        assert link is not None
+        if error is not None:
+            self._refused = error_from(error, result)
+            wake(self._changed)
+            return
+        link.greeted = True
+        before, self._bus = self._bus, (result["bus"], result["epoch"])
+        away, self._since = monotonic() - self._since, monotonic()
+        same_state = before is None or before[0] == self._bus[0]
+        self._send_again(same_state, before == self._bus, away if before else 0.0)
+        self._follow_again(same_state)
+        wake(self._changed)
+
+    def _follow_again(self, same_bus: bool) -> None:
+        """Take up what is followed, on a connection that has just been made."""
+
+    def _ended(self, why: str) -> None:
+        """The connection is lost."""
+        link, self._link = self._link, None
+        if link is not None and link.greeted:
+            lasted, self._since = monotonic() - self._since, monotonic()
+            if self._told is not None:
+                why = self._told[1]
+            log.log(
+                logging.INFO if self._closed else logging.WARNING,
+                "%s: connection lost: %s", self.address, why,
+            )  # fmt: skip
+            self._unreachable = BrokerUnavailable(f"{self.address}: {why}")
+            self._lost(lasted)
+        wake(self._changed)
+
+    def _notified(self, kind: str, params: list[Any]) -> None:
+        if kind == "closing":
+            self._told = params[0], params[1]
+
+    # --- ends ---------------------------------------------------------------------------------
+
+    async def _say_goodbye(self) -> None:
+        """So that what belongs to this client goes at once; after what has to be put right."""
+        link = self._link
+        if link is None and (self._stays or any(not a.abandoned for a in self._asked.values())):
+            with anyio.move_on_after(GOODBYE_SECONDS):
+                while self._link is None:
+                    self._need_connection()
+                    await anyio.sleep(RECONNECT_FIRST)
+        with anyio.move_on_after(self.timeout):
+            while self._link is not None and any(
+                asked.then is not None or asked.insists for asked in self._asked.values()
+            ):
+                await anyio.sleep(RECONNECT_FIRST)
+        if self._link is not None:
+            with anyio.move_on_after(min(self.timeout, GOODBYE_SECONDS)):
+                try:
+                    await self._call(requests.goodbye())
+                except Error as error:
+                    log.debug("%s: no goodbye: %s", self.address, error)
+
+    def _hang_up(self) -> None:
+        link, self._link = self._link, None
+        if link is not None:
+            link.close()
+
+    @property
+    def _was_kicked(self) -> bool:
+        return self._told is not None and self._told[0] == CloseReason.KICKED.value

@@ -1,0 +1,324 @@
+"""What an async client's user holds: watches and subscriptions."""
+
+from __future__ import annotations
+
+import itertools
+import logging
+from collections.abc import Callable, Generator
+from functools import partial
+from typing import TYPE_CHECKING, Any, Generic, TypeVar
+
+import anyio
+
+from ...errors import Error, InvalidRequest
+from ...limits import SUBSCRIPTION_BACKLOG, WATCH_BACKLOG
+from ...patterns import check_pattern, matcher
+from ...wire.values import decode
+from .. import requests
+from ..backlog import Backlog
+from ..following import Change, Message
+from ..requests import Call
+from ..watching import RawChange, Step, WatchCore
+from .asked import Waker, wake, waker, woken
+
+if TYPE_CHECKING:
+    from typing import Self
+
+    from .base import AsyncBase
+
+log = logging.getLogger("udsbus.client")
+
+T = TypeVar("T")
+Item = TypeVar("Item")
+
+_serials = itertools.count(1)
+
+
+class AsyncFollower(Generic[T, Item]):
+    """A watch or a subscription. `T` is what has come in, `Item` what the user gets of it."""
+
+    def __init__(self, client: AsyncBase, backlog: Backlog[T]) -> None:
+        self.serial = next(_serials)
+        self.refusal: Error | None = None
+        self.started = False
+        """The broker has confirmed it, or refused it."""
+        self._client = client  # kept alive for as long as this is followed
+        self._backlog = backlog
+        self._waiters: set[Waker] = set()
+        """Of the tasks that wait until something comes."""
+        self._begun = False
+        self._confirmed = anyio.Event()
+
+    @property
+    def closed(self) -> bool:
+        """Whether it has ended: by `close`, with its client, or refused by the broker."""
+        return self._backlog.closed
+
+    @property
+    def waiting(self) -> int:
+        """How much has come and was not taken yet."""
+        return len(self._backlog)
+
+    async def start(self) -> Self:
+        """Wait until the broker has confirmed it. `async with` does that, and awaiting this.
+
+        Raises what the broker refuses it with, RequestTimeout, BrokerUnavailable.
+        """
+        if not self.started:
+            if not self._begun:
+                self._begun = True
+                self._client._follow(self)
+            try:
+                with anyio.move_on_after(self._client.timeout):
+                    await self._confirmed.wait()
+                if not self.started:
+                    raise self._client._not_in_time()
+            except BaseException:
+                self.close()
+                raise
+        if self.refusal is not None:
+            raise self.refusal
+        return self
+
+    def __await__(self) -> Generator[Any, Any, Self]:
+        return self.start().__await__()
+
+    async def get(self, timeout: float | None = None) -> Item | None:
+        """The next one; None when none comes within `timeout` seconds or it is closed.
+
+        Raises UnsupportedValue for a value that cannot be read; it goes on. When the broker refuses
+        to take it up again after a lost connection, that is raised.
+        """
+        if timeout is not None and type(timeout) not in (int, float):
+            raise InvalidRequest(f"timeout must be a number of seconds, not {timeout!r}")
+        if not self.started:
+            await self.start()
+        item = self._backlog.take()
+        if item is None and not self.closed:
+            with anyio.move_on_after(timeout):
+                while (item := self._backlog.take()) is None and not self.closed:
+                    await self._something()
+        if item is None:
+            if self.closed and self.refusal is not None:
+                raise self.refusal
+            return None
+        self._taken()
+        return self._read(item)
+
+    async def _something(self) -> None:
+        """Wait until something comes."""
+        mine = waker(self._client._loop)
+        self._waiters.add(mine)
+        try:
+            await woken(mine)
+        finally:
+            self._waiters.discard(mine)
+
+    def close(self) -> None:
+        """End it: nobody waits any longer, and the broker sends no more. Does not wait."""
+        self._client._leave(self)
+
+    async def __aenter__(self) -> Self:
+        return await self.start()
+
+    async def __aexit__(self, *_: object) -> None:
+        self.close()
+
+    def __aiter__(self) -> Self:
+        return self
+
+    async def __anext__(self) -> Item:
+        item = await self.get()
+        if item is None:
+            raise StopAsyncIteration
+        return item
+
+    def _read(self, item: T) -> Item:
+        raise NotImplementedError
+
+    def _taken(self) -> None:
+        """An item has been taken."""
+
+    # --- called when something comes in ------------------------------------------------------
+
+    def begin(self, ask: Ask, same_bus: bool) -> None:
+        """On a connection that has just been made: ask for what is followed."""
+        raise NotImplementedError
+
+    def ceaser(self) -> Callable[[], Call[Any] | None]:
+        """What gives the request that tells the broker that this is over, or None when it does not
+        know of it. Does not keep this alive."""
+        raise NotImplementedError
+
+    def notified(self, kind: str, params: list[Any]) -> None:
+        """A notification of the broker, to be taken or ignored."""
+        raise NotImplementedError
+
+    def refuse(self, error: Error) -> None:
+        self.refusal = error
+        if self.started:
+            log.error("a watch or subscription could not be taken up again: %s", error)
+        self.wake()
+
+    def wake(self) -> None:
+        """It is over: nobody shall wait any longer."""
+        self._backlog.close()
+        self._has_started()
+        self._wake_all()
+
+    def _put(self, items: list[T]) -> None:
+        if items:
+            self._backlog.put(items)
+            self._wake_all()
+
+    def _wake_all(self) -> None:
+        for waiter in self._waiters:
+            wake(waiter)
+
+    def _has_started(self) -> None:
+        self.started = True
+        self._confirmed.set()
+
+
+Answer = Callable[[Any], None]
+Ask = Callable[[Call[Any], Answer], None]
+
+
+class AsyncWatch(AsyncFollower[RawChange, Change]):
+    """The changes of the keys that match a pattern, in order, without a gap.
+
+        async with client.watch("config/**") as watch:
+            async for change in watch: ...
+
+    A lost connection is taken up again by itself; when changes were missed meanwhile, the present
+    state follows (`kind == "present"`, and `deleted` for keys that are gone) and `started_over`
+    counts it. When you take changes more slowly than they come, it lets go until you have caught
+    up, and then goes on where it was, or starts over: so it takes no more memory than its backlog.
+    """
+
+    def __init__(self, client: AsyncBase, core: WatchCore, conflate: bool) -> None:
+        backlog = Backlog[RawChange](BACKLOG_MOST, lambda change: change.key, conflate)
+        super().__init__(client, backlog)
+        self._core = core
+        self._next: tuple[Ask, Call[Any]] | None = None
+        """The next page of a list, which waits until there is room for it."""
+        self.let_go = 0
+        """How often it was ahead of you, and has let go."""
+        self._away = False
+
+    @property
+    def pattern(self) -> str:
+        return self._core.pattern
+
+    @property
+    def started_over(self) -> int:
+        """How often changes were missed and the present state was told instead."""
+        return self._core.started_over
+
+    @property
+    def skipped(self) -> int:
+        """How many changes were left out for a newer one of the same key."""
+        return self._backlog.skipped
+
+    def _read(self, item: RawChange) -> Change:
+        revision, kind, key, value = item
+        return Change(revision, kind, key, None if value is None else decode(value))  # type: ignore[arg-type]
+
+    def _taken(self) -> None:
+        if (self._away or self._next is not None) and len(self._backlog) <= WATCH_BACKLOG // 2:
+            if self._next is not None:
+                (ask, call), self._next = self._next, None
+                ask(call, partial(self._go_on, ask, self._core.listed))
+            else:
+                self._away = False
+                self._client._begin_again(self)
+
+    def begin(self, ask: Ask, same_bus: bool) -> None:
+        if self._away:
+            self._missed_bus = self._missed_bus or not same_bus
+            return
+        self._next = None
+        same = same_bus and not self._missed_bus
+        self._missed_bus = False
+        ask(self._core.start(same_bus=same), partial(self._go_on, ask, self._core.started))
+
+    _missed_bus = False
+    """While it was away, the broker has lost the revisions that this has seen."""
+
+    def _go_on(self, ask: Ask, read: Callable[[Any], Step], answer: Any) -> None:
+        step = read(answer)
+        self._put(step.changes)
+        if step.next is not None:
+            if len(self._backlog) > WATCH_BACKLOG:
+                self._next = ask, step.next
+            else:
+                ask(step.next, partial(self._go_on, ask, self._core.listed))
+        elif self._core.live:
+            self._has_started()
+
+    def ceaser(self) -> Callable[[], Call[Any] | None]:
+        core = self._core
+        return lambda: None if core.number is None else requests.unwatch(core.number)
+
+    def notified(self, kind: str, params: list[Any]) -> None:
+        if self._away or kind != "change" or not self._core.matches(params[2]):
+            return
+        self._put(self._core.change(RawChange(*params[:4])))
+        if len(self._backlog) > WATCH_BACKLOG and self._core.live:
+            self._away = True
+            self.let_go += 1
+            self._client._let_go(self.serial)
+
+
+BACKLOG_MOST = 1 << 60
+"""It lets go long before that."""
+
+
+class AsyncSubscription(AsyncFollower[tuple[str, bytes], Message]):
+    """The messages published to the topics that match, from now on.
+
+        async with client.subscribe("news/*") as subscription:
+            async for message in subscription: ...
+
+    Messages are not kept by the broker: what is published while the connection is lost is missed,
+    and `interruptions` counts how often that may have happened. When you take messages more slowly
+    than they come, the oldest are dropped: see `dropped`.
+    """
+
+    def __init__(self, client: AsyncBase, patterns: tuple[str, ...]) -> None:
+        super().__init__(client, Backlog[tuple[str, bytes]](SUBSCRIPTION_BACKLOG))
+        if not patterns:
+            raise InvalidRequest("subscribe to at least one pattern of topics")
+        for pattern in patterns:
+            check_pattern(pattern)
+        self.patterns = patterns
+        self.interruptions = 0
+        self._matchers = [matcher(pattern) for pattern in patterns]
+        self._numbers: list[int] = []
+        """What the broker calls it on this connection; empty when it does not know of it."""
+
+    @property
+    def dropped(self) -> int:
+        """How many messages were dropped because they were not taken in time."""
+        return self._backlog.skipped
+
+    def _read(self, item: tuple[str, bytes]) -> Message:
+        return Message(item[0], decode(item[1]))
+
+    def begin(self, ask: Ask, same_bus: bool) -> None:
+        def answered(number: int) -> None:
+            if self.started:
+                self.interruptions += 1
+            self._numbers.append(number)
+            self._has_started()
+
+        self._numbers.clear()
+        ask(requests.subscribe(self.patterns), answered)
+
+    def ceaser(self) -> Callable[[], Call[Any] | None]:
+        numbers = self._numbers
+        return lambda: requests.unsubscribe(numbers[0]) if numbers else None
+
+    def notified(self, kind: str, params: list[Any]) -> None:
+        if kind == "message" and any(matches(params[0]) for matches in self._matchers):
+            self._put([(params[0], params[1])])

@@ -1,0 +1,184 @@
+"""One connection of an async client: frames go out, messages come in.
+
+On asyncio the event loop itself calls us when the socket is ready, which saves the switch to a task
+and two system calls for each message. Elsewhere tasks wait for the socket.
+"""
+
+from __future__ import annotations
+
+import socket
+from collections.abc import Callable
+from typing import Any
+
+import anyio
+import anyio.abc
+
+from ...limits import RECEIVE_BYTES
+from ...wire.framing import Decoder
+from .asked import running_asyncio
+
+SEND_CHUNK = 256 * 1024
+"""Bytes of what waits that are handed to the kernel at a time."""
+FULL_BYTES = 1024 * 1024
+"""With more than this waiting, whoever wants to send more waits too."""
+
+
+class Link:
+    """Owns its socket. What it is called with happens in the event loop's thread, and its
+    callbacks are called there; neither waits."""
+
+    def __init__(
+        self,
+        sock: socket.socket,
+        received: Callable[[list[Any]], None],
+        ended: Callable[[str], None],
+    ) -> None:
+        """`sock` is connected and non-blocking. `received` gets the messages of a receive; `ended`
+        is called once, with the reason, unless it is closed."""
+        self.greeted = False
+        """The broker has answered `hello` over it."""
+        self.closed = False
+        self._socket = sock
+        self._received = received
+        self._ended = ended
+        self._decoder = Decoder()
+        self._output = bytearray()
+        self._later = False
+        """The output is flushed when the loop has run what is ready."""
+        self._writing = False
+        """Somebody waits until the socket takes more."""
+        self._drained = anyio.Event()
+        self._loop = running_asyncio()
+        self._tasks: anyio.abc.TaskGroup | None = None
+
+    def start(self, tasks: anyio.abc.TaskGroup) -> None:
+        """Read from now on, with a task in `tasks` if it takes one."""
+        self._tasks = tasks
+        if self._loop is not None:
+            self._loop.add_reader(self._socket.fileno(), self._read)
+        else:
+            tasks.start_soon(self._keep_reading)
+
+    def send(self, frame: bytes, alone: bool) -> None:
+        """Send it, as soon as the socket takes it. `alone`: nothing else is under way; otherwise
+        what is sent in one pass of the event loop goes together."""
+        if self._output or self._later:
+            self._output += frame
+        elif self._loop is not None and not alone:
+            self._output += frame
+            self._later = True
+            self._loop.call_soon(self._flush)
+        else:
+            self._send(frame)
+
+    @property
+    def full(self) -> bool:
+        return len(self._output) > FULL_BYTES
+
+    async def room(self) -> None:
+        """Wait until there is room for more, or it is closed."""
+        while self.full and not self.closed:
+            await self._drained.wait()
+
+    def close(self) -> None:
+        if self.closed:
+            return
+        self.closed = True
+        if self._loop is not None:
+            self._loop.remove_reader(self._socket.fileno())
+            self._loop.remove_writer(self._socket.fileno())
+        else:
+            anyio.notify_closing(self._socket)
+        self._socket.close()
+        self._output.clear()
+        self._drained.set()
+
+    # --- out --------------------------------------------------------------------------------
+
+    def _send(self, frame: bytes) -> None:
+        try:
+            sent = self._socket.send(frame)
+        except (BlockingIOError, InterruptedError):
+            sent = 0
+        except OSError as error:
+            # What the broker has said before it went may still be read.
+            self._read()
+            self._end(f"the connection ended: {error.strerror}")
+            return
+        if sent < len(frame):
+            self._output += memoryview(frame)[sent:]
+            self._write_when_ready()
+
+    def _flush(self) -> None:
+        """Send what waits, as far as the socket takes it."""
+        self._later = False
+        while self._output and not self.closed:
+            try:
+                with memoryview(self._output)[:SEND_CHUNK] as chunk:
+                    sent = self._socket.send(chunk)
+            except (BlockingIOError, InterruptedError):
+                self._write_when_ready()
+                return
+            except OSError as error:
+                self._read()
+                self._end(f"the connection ended: {error.strerror}")
+                return
+            del self._output[:sent]
+        if self._writing and self._loop is not None and not self.closed:
+            self._loop.remove_writer(self._socket.fileno())
+        self._writing = False
+        self._drained.set()
+
+    def _write_when_ready(self) -> None:
+        if not self._writing:
+            self._writing = True
+            if self._drained.is_set():
+                self._drained = anyio.Event()
+            if self._loop is not None:
+                self._loop.add_writer(self._socket.fileno(), self._flush)
+            else:
+                assert self._tasks is not None
+                self._tasks.start_soon(self._keep_writing)
+
+    async def _keep_writing(self) -> None:
+        while self._writing and not self.closed:
+            try:
+                await anyio.wait_writable(self._socket)
+            except (anyio.ClosedResourceError, ValueError):  # closed
+                return
+            self._flush()
+
+    # --- in ---------------------------------------------------------------------------------
+
+    def _read(self) -> None:
+        """What has come."""
+        if self.closed:
+            return
+        try:
+            data = self._socket.recv(RECEIVE_BYTES)
+        except (BlockingIOError, InterruptedError):
+            return
+        except OSError as error:
+            self._end(f"the connection ended: {error.strerror}")
+            return
+        if not data:
+            self._end("the connection ended")
+            return
+        messages = self._decoder.feed(data)
+        if messages:
+            self._received(messages)
+        if self._decoder.cause is not None:
+            self._end(f"the broker sent something else: {self._decoder.cause}")
+
+    async def _keep_reading(self) -> None:
+        while not self.closed:
+            try:
+                await anyio.wait_readable(self._socket)
+            except (anyio.ClosedResourceError, ValueError):  # closed
+                return
+            self._read()
+
+    def _end(self, why: str) -> None:
+        if not self.closed:
+            self.close()
+            self._ended(why)

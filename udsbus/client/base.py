@@ -1,0 +1,194 @@
+"""How a sync client begins, follows what happens, survives a fork, and ends.
+
+Watches and subscriptions share a connection of their own and one background thread, which start
+with the first of them (`events.py`).
+"""
+
+from __future__ import annotations
+
+import os
+import weakref
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any, TypeVar, overload
+
+from ..errors import InvalidRequest
+from ..limits import REQUEST_TIMEOUT
+from . import unpickling
+from .callbacks import Callbacks, Function
+from .events import Events
+from .following import Subscription, Watch
+from .forks import told
+from .holding import Holdings
+from .methods import Methods
+from .requests import Call
+from .watching import WatchCore
+
+if TYPE_CHECKING:
+    from typing import Self
+
+Kicked = TypeVar("Kicked", bound=Callable[[], object])
+
+
+class Base(Methods):
+    """What `Client` builds on. May be used by many threads, and after a fork in the child too."""
+
+    def __init__(
+        self,
+        address: str | os.PathLike[str] | None = None,
+        *,
+        name: str | None = None,
+        timeout: float = REQUEST_TIMEOUT,
+        autostart: bool = False,
+        metadata: Any = None,
+    ) -> None:
+        super().__init__(address, name, timeout, autostart, metadata)
+        this = weakref.ref(self)
+
+        def hello() -> Call[dict[str, Any]]:
+            client = this()
+            if client is None:
+                raise InvalidRequest("nobody holds this client any more")
+            return client._hello()
+
+        self._events = Events(self.address, self.timeout, hello)
+        weakref.finalize(self, self._events.abandon).atexit = False
+        self._callbacks = Callbacks()
+        self.holdings = Holdings(self)
+        """The locks that are held; for `udsbus.primitives`."""
+        self._begin()
+        told.add(self)
+        self.origin = self._session
+        """The session of the client that this one stands for in its process; for `unpickling`."""
+        unpickling.known[self.origin] = self
+
+    # --- what happens -----------------------------------------------------------------------
+
+    def watch(
+        self,
+        pattern: str,
+        *,
+        from_revision: int | None = None,
+        initial: bool = False,
+        conflate: bool = False,
+    ) -> Watch:
+        """Follow the changes of the keys that match, from now on; or from after `from_revision`.
+
+        `initial`: first tell what is there (`kind == "present"`), then what changes, without a gap
+        or a double. `conflate`: of changes not taken yet, only the newest of each key.
+        """
+        return self._watch(pattern, from_revision, initial, conflate)
+
+    @overload
+    def on_change(self, pattern: str, *, initial: bool = ...) -> Callable[[Function], Function]: ...
+    @overload
+    def on_change(self, pattern: str, function: Function, *, initial: bool = ...) -> Watch: ...
+    def on_change(
+        self, pattern: str, function: Function | None = None, *, initial: bool = False
+    ) -> Watch | Callable[[Function], Function]:
+        """Call a function with each `Change` of the keys that match; a decorator.
+
+            @client.on_change("config/**")
+            def reload(change): ...
+
+        The functions of a client are called one at a time, in a thread of their own, and may use
+        the client. An exception is logged and the watch goes on. That thread ends with the
+        program: it does not keep it alive. With `function` it returns the Watch, to close it.
+        """
+        if function is not None:
+            return self._watch(pattern, None, initial, False, function)
+
+        def decorate(function: Function) -> Function:
+            self._watch(pattern, None, initial, False, function)
+            return function
+
+        return decorate
+
+    def subscribe(self, *patterns: str) -> Subscription:
+        """Receive the messages published from now on to the topics that match."""
+        self._check_open()
+        subscription = Subscription(self._events, self, patterns)
+        self._events.follow(subscription)
+        return subscription
+
+    # --- ends -------------------------------------------------------------------------------
+
+    def on_kick(self, function: Kicked) -> Kicked:
+        """Call a function when this client is kicked; a decorator. At once, in the thread that
+        reads its events, so it must not wait for anything."""
+        if not callable(function):
+            raise InvalidRequest(f"on_kick calls a function, not {type(function).__name__}")
+        self._events.when_kicked.append(function)
+        self._stay()
+        return function
+
+    def close(self) -> None:
+        """Close every connection and end every watch. May be called twice, and in a callback."""
+        closed, self._closed = self._closed, True
+        self._events.close()  # before the goodbye: nobody shall come back after it
+        if not closed:
+            self._say_goodbye()
+        self._callbacks.close()
+        self._interrupt()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def __reduce__(self) -> Any:
+        """In another process it is a client of its own, of the same bus and by the same name; all
+        that comes from one client is one client there."""
+        return unpickling.client_like, (self.origin, self.address, self._options())
+
+    def __repr__(self) -> str:
+        state = "closed" if self._closed else "open"
+        return f"<udsbus.Client {self.address} ({state})>"
+
+    # --- inside -----------------------------------------------------------------------------
+
+    def _stay(self) -> None:
+        super()._stay()
+        self._events.ensure_running()
+
+    def _watch(
+        self,
+        pattern: str,
+        from_revision: int | None,
+        initial: bool,
+        conflate: bool,
+        function: Function | None = None,
+    ) -> Watch:
+        self._check_open()
+        if from_revision is not None and (type(from_revision) is not int or from_revision < 0):
+            raise InvalidRequest(
+                f"from_revision must be a whole number from 0, not {from_revision!r}"
+            )
+        if initial and from_revision is not None:
+            raise InvalidRequest("a watch begins with the initial state or from a revision")
+        if function is not None and not callable(function):
+            raise InvalidRequest(f"on_change calls a function, not {type(function).__name__}")
+        core = WatchCore(pattern, from_revision=from_revision, initial=initial)
+        told = self._callbacks.changes if function is not None else None
+        watch = Watch(self._events, self, core, conflate, told)
+        if function is not None:
+            self._callbacks.add(watch, function)
+        self._events.follow(watch)
+        return watch
+
+    # --- called at a fork -------------------------------------------------------------------
+
+    def before_fork(self) -> None:
+        self._events.pause()
+
+    def after_fork_in_parent(self) -> None:
+        self._events.go_on()
+
+    def after_fork_in_child(self) -> None:
+        """Leave the parent's connections alone; our own are made when needed."""
+        self._forget_parent()
+        self.holdings.forget()
+        self._events.after_fork()
+        if self._callbacks.after_fork():
+            self._events.ensure_running()
+        super().after_fork_in_child()

@@ -1,0 +1,54 @@
+"""How a program begins: `connect` and `connect_async`."""
+
+from __future__ import annotations
+
+import os
+from typing import TYPE_CHECKING, Any
+
+from ..limits import REQUEST_TIMEOUT
+
+if TYPE_CHECKING:
+    from .aio.client import AsyncClient
+    from .sync import Client
+
+
+def connect(
+    address: str | os.PathLike[str] | None = None,
+    *,
+    name: str | None = None,
+    timeout: float = REQUEST_TIMEOUT,
+    autostart: bool = False,
+    metadata: Any = None,
+) -> Client:
+    """Connect to the bus at `address`, the path of its socket.
+
+    Without `address`: `UDSBUS_SOCKET`, else this user's default bus. `name` and `metadata` tell the
+    others who this is, see `Client.clients`. `timeout` is how many seconds a request may take.
+    `autostart` starts a broker if none serves the address; however many processes do that at
+    once, one broker is started, and it stays when they are gone.
+
+    Raises BrokerUnavailable, AccessDenied.
+    """
+    from .sync import Client
+
+    return Client(address, name=name, timeout=timeout, autostart=autostart, metadata=metadata)
+
+
+def connect_async(
+    address: str | os.PathLike[str] | None = None,
+    *,
+    name: str | None = None,
+    timeout: float = REQUEST_TIMEOUT,
+    autostart: bool = False,
+    metadata: Any = None,
+) -> AsyncClient:
+    """The same for asyncio and trio, to be used with `async with`:
+
+        async with udsbus.connect_async() as client:
+            await client.set("colour", "green")
+
+    It connects when the block begins, and has no task left when it has ended.
+    """
+    from .aio.client import AsyncClient
+
+    return AsyncClient(address, name=name, timeout=timeout, autostart=autostart, metadata=metadata)

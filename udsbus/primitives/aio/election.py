@@ -1,0 +1,152 @@
+"""Elections: of those who campaign one leads, and all know who."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import AsyncIterator
+from time import monotonic
+from types import TracebackType
+from typing import TYPE_CHECKING, Any
+
+from ...errors import Error, LockLost
+from ..leading import Leader, leader, leader_after
+from ..timeouts import seconds_at_most
+
+if TYPE_CHECKING:
+    from ...client.aio.client import AsyncClient
+    from ...client.aio.following import AsyncWatch
+    from ...client.requests import Entry
+
+
+class AsyncElection:
+    """One leader at a time, of all clients that campaign. Who has campaigned longest is next.
+
+    It is a lock, `elections/NAME`, and the ephemeral key `elections/NAME`, in which the leader
+    tells who it is. Both go with its client, so a leader that dies has a successor at once.
+    """
+
+    def __init__(self, client: AsyncClient, name: str) -> None:
+        self.name = name
+        self.key = f"elections/{name}"
+        self._client = client
+        self._lock = client.lock(self.key)
+
+    async def campaign(self, value: Any = None, timeout: float | None = None) -> bool:
+        """Wait until this client leads, at most `timeout` seconds. False: it does not. `value` is
+        what the others are told of it; one that leads already changes that.
+
+        Whatever is raised, it does not lead, unless it did before.
+        """
+        wait = seconds_at_most(timeout)
+        if self._client.holdings.number(self.key, False):
+            await self._tell(value)
+            return True
+        if not await self._lock.acquire(wait != 0, wait or -1):
+            return False
+        try:
+            await self._tell(value)
+        except BaseException:
+            with self._client._undisturbed(), contextlib.suppress(Error):
+                await self.resign()
+            raise
+        return True
+
+    async def _tell(self, value: Any) -> None:
+        about = {"session": self._client.session, "value": value, "token": self._lock.token}
+        await self._client.set(self.key, about, ephemeral=True, fence=self._lock.token)
+
+    async def resign(self) -> None:
+        """Lead no longer. Raises NotHeld if this client does not, LockLost if it did, but has lost
+        that: somebody else may lead already."""
+        with contextlib.suppress(LockLost):  # `release` raises it
+            await self._client.delete(self.key, fence=self._lock.token)
+        await self._lock.release()
+
+    @contextlib.asynccontextmanager
+    async def leading(self, value: Any = None) -> AsyncIterator[Leader]:
+        """Wait until this client leads, and resign at the end of the block."""
+        await self.campaign(value)
+        try:
+            yield Leader(self._client.session, value, self._lock.token)
+        finally:
+            await self.resign()
+
+    @property
+    def token(self) -> int:
+        """The fencing token of this client, which leads: `set(…, fence=election.token)` is refused
+        when it leads no longer. Raises NotHeld if it does not lead."""
+        return self._lock.token
+
+    async def leader(self) -> Leader | None:
+        """Who leads now."""
+        return leader(await self._client.entry(self.key))
+
+    async def is_leader(self) -> bool:
+        """Whether this client leads now; asks the broker."""
+        found = await self.leader()
+        return found is not None and found.session == self._client.session
+
+    async def observe(self) -> AsyncLeaders:
+        """Who leads now, and from then on each who does, None for nobody: to be iterated over."""
+        watch = await self._client.watch(self.key, conflate=True)
+        try:
+            entry = await self._client.entry(self.key)
+        except BaseException:
+            watch.close()
+            raise
+        return AsyncLeaders(watch, entry)
+
+    def __reduce__(self) -> Any:
+        return type(self), (self._client, self.name)
+
+    def __repr__(self) -> str:
+        return f"<udsbus.Election {self.name!r} on {self._client.address}>"
+
+
+class AsyncLeaders:
+    """Who leads, one after the other. Who is slow sees the newest, and not all between."""
+
+    def __init__(self, watch: AsyncWatch, entry: Entry | None) -> None:
+        self._watch = watch
+        self._seen = 0 if entry is None else entry.revision
+        self._first: list[Leader | None] = [leader(entry)]
+        self._last: Leader | None = None
+
+    async def get(self, timeout: float | None = None) -> Leader | None:
+        """The next. Raises TimeoutError when there is none within `timeout` seconds, EOFError when
+        this, or the client, was closed."""
+        if self._first:
+            self._last = self._first.pop()
+            return self._last
+        wait = seconds_at_most(timeout)
+        until = None if wait is None else monotonic() + wait
+        while True:
+            left = None if until is None else max(0.0, until - monotonic())
+            change = await self._watch.get(timeout=left)
+            if change is None:
+                if until is not None and monotonic() >= until:
+                    raise TimeoutError(f"nothing has changed within {timeout} s")
+                raise EOFError("it was closed")
+            leads = leader_after(change)
+            if change.revision > self._seen and leads != self._last:
+                self._last = leads
+                return leads
+
+    def close(self) -> None:
+        self._watch.close()
+
+    async def __aiter__(self) -> AsyncIterator[Leader | None]:
+        with contextlib.suppress(EOFError):
+            while True:
+                yield await self.get()
+
+    async def __aenter__(self) -> AsyncLeaders:
+        return self
+
+    async def __aexit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self.close()

@@ -1,0 +1,287 @@
+"""Events, conditions and barriers: those of `threading`, between processes.
+
+What they are made of are keys of the bus, which anybody may look at; docs/primitives.md names them.
+What a client has put there belongs to it and goes with it, so that nobody waits for the dead.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Callable
+from threading import BrokenBarrierError
+from time import monotonic, monotonic_ns
+from types import TracebackType
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from ...client import requests
+from ...errors import InvalidRequest, NotHeld
+from ...messages import GONE
+from .locks import AsyncLock, AsyncRLock
+
+if TYPE_CHECKING:
+    from ...client.aio.client import AsyncClient
+
+T = TypeVar("T")
+
+PASSED, RESET, BROKEN = "passed", "reset", "broken"
+_numbers = itertools.count(1)
+"""For keys that only one object of this process has."""
+
+
+class AsyncEvent:
+    """A flag that is set or not, and that can be waited for: the key `events/NAME`, if it is."""
+
+    def __init__(self, client: AsyncClient, name: str) -> None:
+        self.name = name
+        self.key = f"events/{name}"
+        self._client = client
+
+    async def is_set(self) -> bool:
+        return await self._client.exists(self.key)
+
+    async def set(self) -> None:
+        """Set it, and wake all who wait for it."""
+        await self._client.set(self.key, True)
+
+    async def clear(self) -> None:
+        await self._client.delete(self.key)
+
+    async def wait(self, timeout: float | None = None) -> bool:
+        """Wait until it is set. False if it is not within `timeout` seconds."""
+        if await self.is_set():
+            return True
+        async with self._client.watch(self.key, initial=True) as watch:
+            # Whoever clears it right after it was set does not take it back for those who waited.
+            found = await _first(watch, lambda change: change.kind not in GONE or None, timeout)
+            return found is not None
+
+    def __reduce__(self) -> Any:
+        return type(self), (self._client, self.name)
+
+    def __repr__(self) -> str:
+        return f"<udsbus.Event {self.name!r} on {self._client.address}>"
+
+
+class AsyncCondition:
+    """Threads of any process that wait until another tells them that something has changed.
+
+    `lock` is a `Lock` or an `RLock` of the bus; without, it is an `RLock` named
+    `conditions/NAME`. Each who waits has an ephemeral key below `conditions/NAME/`, which `notify`
+    deletes.
+    """
+
+    def __init__(self, client: AsyncClient, name: str, lock: AsyncLock | None = None) -> None:
+        self.name = name
+        self._client = client
+        self._lock = AsyncRLock(client, f"conditions/{name}") if lock is None else lock
+        self.acquire = self._lock.acquire
+        self.release = self._lock.release
+
+    async def wait(self, timeout: float | None = None) -> bool:
+        """Release the lock, wait until somebody notifies, and acquire it again. False if nobody did
+        within `timeout` seconds. Raises NotHeld (a RuntimeError) without the lock."""
+        self._check_owned("wait")
+        # In the order of coming, by the clock that all processes of the machine share.
+        came = f"{monotonic_ns():020}.{self._client.session}.{next(_numbers)}"
+        key = f"conditions/{self.name}/{came}"
+        async with self._client.watch(key) as watch:
+            notified = False
+            try:
+                await self._client.set(key, True, ephemeral=True)
+                saved = await self._lock._release_save()
+                try:
+                    await _first(watch, lambda change: change.kind in GONE or None, timeout)
+                finally:
+                    with self._client._undisturbed():
+                        await self._lock._acquire_restore(saved)
+            finally:
+                # Under the lock, so nobody notifies now: if it is not there, somebody has.
+                with self._client._undisturbed():
+                    notified = not await self._client.delete(key)
+            return notified
+
+    async def wait_for(self, predicate: Callable[[], T], timeout: float | None = None) -> T:
+        """Wait until `predicate()` is true, and return what it returned last."""
+        until = None if timeout is None else monotonic() + timeout
+        while not (result := predicate()):
+            left = None if until is None else until - monotonic()
+            if left is not None and left <= 0:
+                break
+            await self.wait(left)
+        return result
+
+    async def notify(self, n: int = 1) -> None:
+        """Wake those `n` who have waited longest, if there are so many. Raises NotHeld without the
+        lock."""
+        self._check_owned("notify")
+        for key in (await self._waiting())[:n]:
+            await self._client.delete(key)
+
+    async def notify_all(self) -> None:
+        """Wake all who wait."""
+        self._check_owned("notify")
+        for key in await self._waiting():
+            await self._client.delete(key)
+
+    async def _waiting(self) -> list[str]:
+        """The keys of those who wait, who came first first."""
+        return await self._client.keys(f"conditions/{self.name}/*")
+
+    def _check_owned(self, what: str) -> None:
+        if not self._lock._is_owned():
+            raise NotHeld(f"{what} on {self.name!r} without its lock")
+
+    async def __aenter__(self) -> bool:
+        return await self._lock.__aenter__()
+
+    async def __aexit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        await self._lock.__aexit__(kind, error, traceback)
+
+    def __reduce__(self) -> Any:
+        return type(self), (self._client, self.name, self._lock)
+
+    def __repr__(self) -> str:
+        return f"<udsbus.Condition {self.name!r} on {self._client.address}>"
+
+
+class AsyncBarrier:
+    """A place where `parties` threads wait for one another, and go on together, again and again.
+
+    Each who waits has an ephemeral key below `barriers/NAME/`: one that dies is no longer counted.
+    The key `barriers/NAME` tells how the last round ended.
+    """
+
+    def __init__(
+        self,
+        client: AsyncClient,
+        name: str,
+        parties: int,
+        action: Callable[[], object] | None = None,
+        timeout: float | None = None,
+    ) -> None:
+        """`action` is called by the last who comes, before all go on. `timeout`: the default of
+        `wait`."""
+        if type(parties) is not int or parties < 1:
+            raise InvalidRequest(f"parties must be one or more, not {parties!r}")
+        self.name = name
+        self.parties = parties
+        self.key = f"barriers/{name}"
+        self._client = client
+        self._action = action
+        self._timeout = timeout
+        self._lock = client.lock(self.key)
+
+    async def wait(self, timeout: float | None = None) -> int:
+        """Wait for the others. Returns how many had come before, a different number for each.
+
+        Raises `threading.BrokenBarrierError` when it is broken or reset, or when not all come
+        within `timeout` seconds, which breaks it for all of them.
+        """
+        timeout = self._timeout if timeout is None else timeout
+        async with self._client.watch(self.key) as watch:
+            async with self._lock:
+                ended, how = await self._state()
+                if how == BROKEN:
+                    raise BrokenBarrierError
+                arrived = await self.n_waiting
+                if arrived + 1 >= self.parties:
+                    await self._complete(ended)
+                    return arrived
+                mine = f"{self.key}/{self._client.session}.{next(_numbers)}"
+                try:
+                    await self._client.set(mine, True, ephemeral=True)
+                except BaseException:
+                    self._client._make_sure(requests.delete(mine))
+                    raise
+            state: tuple[int, str] | None = None
+            try:
+                # What happened before we had the lock is of earlier rounds.
+                state = await _first(watch, lambda change: _later(change.value, ended), timeout)
+            finally:
+                if state is None:
+                    with self._client._undisturbed():
+                        state = await self._break(ended)
+            if state[1] != PASSED:
+                raise BrokenBarrierError
+            return arrived
+
+    async def reset(self) -> None:
+        """Begin anew; those who wait get a BrokenBarrierError."""
+        async with self._lock:
+            ended, how = await self._state()
+            if await self.n_waiting or how == BROKEN:
+                await self._end(ended, RESET)
+
+    async def abort(self) -> None:
+        """Break it, for all who wait and all who come, until somebody resets it."""
+        await self._break()
+
+    async def _break(self, round_number: int | None = None) -> tuple[int, str]:
+        """Break it; or, of a round that has ended already, tell how."""
+        async with self._lock:
+            ended, how = await self._state()
+            if how == BROKEN or (round_number is not None and ended > round_number):
+                return ended, how
+            return await self._end(ended, BROKEN)
+
+    @property
+    async def n_waiting(self) -> int:
+        """How many wait now."""
+        return await self._client.count(f"{self.key}/*")
+
+    @property
+    async def broken(self) -> bool:
+        return (await self._state())[1] == BROKEN
+
+    async def _complete(self, ended: int) -> None:
+        try:
+            if self._action is not None:
+                self._action()
+        except BaseException:
+            await self._end(ended, BROKEN)
+            raise
+        await self._end(ended, PASSED)
+
+    async def _state(self) -> tuple[int, str]:
+        """How many rounds have ended, and how the last did."""
+        ended, how = await self._client.get(self.key, (0, PASSED))
+        return ended, how
+
+    async def _end(self, ended: int, how: str) -> tuple[int, str]:
+        """End the round, for all who wait in it. Under the lock."""
+        async with self._client.transaction() as transaction:
+            for key in await self._client.keys(f"{self.key}/*"):
+                transaction.delete(key)
+            transaction.set(self.key, (ended + 1, how))
+        return ended + 1, how
+
+    def __reduce__(self) -> Any:
+        return type(self), (self._client, self.name, self.parties, self._action, self._timeout)
+
+    def __repr__(self) -> str:
+        return f"<udsbus.Barrier {self.name!r} of {self.parties} on {self._client.address}>"
+
+
+def _later(state: Any, ended: int) -> tuple[int, str] | None:
+    """The state, if it tells of the end of a later round than `ended`."""
+    return state if state is not None and state[0] > ended else None
+
+
+async def _first(watch: Any, wanted: Callable[[Any], T | None], timeout: float | None) -> T | None:
+    """What `wanted` makes of the first change of which it makes something; None when none comes
+    within `timeout` seconds."""
+    until = None if timeout is None else monotonic() + timeout
+    while True:
+        change = await watch.get(timeout=None if until is None else max(0.0, until - monotonic()))
+        if change is None:
+            if until is None or monotonic() < until:
+                raise InvalidRequest("the client was closed while this waited")
+            return None
+        found = wanted(change)
+        if found is not None:
+            return found

@@ -59,9 +59,12 @@ class Election:
     def resign(self) -> None:
         """Lead no longer. Raises NotHeld if this client does not, LockLost if it did, but has lost
         that: somebody else may lead already."""
-        with contextlib.suppress(LockLost):  # `release` raises it
-            self._client.delete(self.key, fence=self._lock.token)
-        self._lock.release()
+        token = self._lock.token
+        try:
+            with contextlib.suppress(LockLost):  # `release` raises it
+                self._client.delete(self.key, fence=token)
+        finally:
+            self._lock.release()
 
     @contextlib.contextmanager
     def leading(self, value: Any = None) -> Iterator[Leader]:

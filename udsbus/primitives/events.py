@@ -89,7 +89,8 @@ class Condition:
             notified = False
             try:
                 self._client.set(key, True, ephemeral=True)
-                saved = self._lock._release_save()
+                with self._client._undisturbed():  # half of it would be neither held nor released
+                    saved = self._lock._release_save()
                 try:
                     _first(watch, lambda change: change.kind in GONE or None, timeout)
                 finally:

@@ -19,7 +19,7 @@ import itertools
 import logging
 import os
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from functools import partial
 from time import monotonic
 from typing import Any, TypeVar
@@ -108,6 +108,8 @@ class AsyncSession:
         """The msgid of the latest request among these."""
         self._idle = True
         """Nobody looks at deadlines."""
+        self._steadfast: dict[int, bool] = {}
+        """Task → whether it was cancelled, of those that are not to be just now."""
 
     def _begin(self) -> None:
         """From now on this belongs to the running event loop."""
@@ -169,13 +171,17 @@ class AsyncSession:
 
     async def _answered(self, asked: Asked) -> None:
         """Wait until it is."""
-        asked.waker = waker(self._loop)
-        try:
-            await woken(asked.waker)
-        except BaseException:
-            asked.waker = None
-            self._abandon(asked)
-            raise
+        while not asked.settled:
+            asked.waker = waker(self._loop)
+            try:
+                await woken(asked.waker)
+            except BaseException:
+                if self._steadfast and (me := self._owner()) in self._steadfast:
+                    self._steadfast[me] = True
+                    continue
+                asked.waker = None
+                self._abandon(asked)
+                raise
 
     async def _less_to_do(self) -> None:
         """Wait until the broker has done some of it."""
@@ -445,9 +451,22 @@ class AsyncSession:
         """What reads files, and takes a while."""
         return await anyio.to_thread.run_sync(partial(function, *args))
 
-    def _undisturbed(self) -> contextlib.AbstractContextManager[object]:
-        """What must be done although this is being ended."""
-        return anyio.CancelScope(shield=True)
+    @contextlib.contextmanager
+    def _undisturbed(self) -> Iterator[None]:
+        """What must be done although this task is being cancelled, which it is afterwards. A scope
+        of anyio does not shield from `Task.cancel` of asyncio, so of `asyncio.timeout`."""
+        me = self._owner()
+        outer = me in self._steadfast
+        self._steadfast.setdefault(me, False)
+        try:
+            with anyio.CancelScope(shield=True):
+                yield
+        finally:
+            if not outer and self._steadfast.pop(me):
+                task = asyncio.current_task()
+                assert task is not None
+                task.uncancel()  # for it counts
+                task.cancel()
 
     def _check_usable(self) -> None:
         if self._forks != len(FORKS):

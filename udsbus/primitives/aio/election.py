@@ -58,9 +58,12 @@ class AsyncElection:
     async def resign(self) -> None:
         """Lead no longer. Raises NotHeld if this client does not, LockLost if it did, but has lost
         that: somebody else may lead already."""
-        with contextlib.suppress(LockLost):  # `release` raises it
-            await self._client.delete(self.key, fence=self._lock.token)
-        await self._lock.release()
+        token = self._lock.token
+        try:
+            with contextlib.suppress(LockLost):  # `release` raises it
+                await self._client.delete(self.key, fence=token)
+        finally:
+            await self._lock.release()
 
     @contextlib.asynccontextmanager
     async def leading(self, value: Any = None) -> AsyncIterator[Leader]:

@@ -88,7 +88,8 @@ class AsyncCondition:
             notified = False
             try:
                 await self._client.set(key, True, ephemeral=True)
-                saved = await self._lock._release_save()
+                with self._client._undisturbed():  # half of it would be neither held nor released
+                    saved = await self._lock._release_save()
                 try:
                     await _first(watch, lambda change: change.kind in GONE or None, timeout)
                 finally:

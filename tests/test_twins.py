@@ -1,4 +1,4 @@
-"""The sync modules that are made from async ones are as these say, and both clients offer the same."""
+"""The modules that are made from async ones are as these say, and both clients offer the same."""
 
 from __future__ import annotations
 

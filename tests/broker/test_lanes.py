@@ -348,3 +348,64 @@ def test_who_waits_and_comes_back_in_the_turn_that_serves_him(
         assert answer[3][1] == b"\x07"
         about = putter.call("queue", "q")
         assert (about["items"], about["takers"]) == (0, 0)
+
+
+def test_answers_that_have_come_are_forgotten(broker: BrokerProcess) -> None:
+    """But for those that the client misses; and what it asks again of the others is new."""
+    with broker.connect() as client:
+        greet(client, unanswered=100)
+        for msgid in range(10, 20):
+            assert ask(client, msgid, "increment", "number") == [None, msgid - 9]
+        assert ask(client, 20, "received", 18, [12]) == [None, True]
+    with broker.connect() as again:
+        greet(again, unanswered=100)
+        assert ask(again, 12, "increment", "number") == [None, 3]
+        assert ask(again, 13, "increment", "number") == [None, 11]
+        assert ask(again, 19, "increment", "number") == [None, 10]
+
+
+def test_without_a_lane_nothing_is_kept(raw: RawClient) -> None:
+    assert raw.call("received", 7, []) is False
+
+
+def test_what_is_not_known_to_have_come_is_kept(broker: BrokerProcess) -> None:
+    """However much it is, up to what the client has said."""
+    with broker.connect() as client:
+        greet(client, unanswered=1_000)
+        for msgid in range(1, 1_001):
+            ask(client, msgid, "increment", "number")
+    with broker.connect() as again:
+        greet(again, unanswered=1_000)
+        assert [ask(again, msgid, "increment", "number") for msgid in range(1, 1_001)] == [
+            [None, number] for number in range(1, 1_001)
+        ]
+
+
+@pytest.mark.parametrize(
+    ("method", "params"),
+    [("take", ["q"]), ("acquire", ["l", 7, 0]), ("put", ["full", b"\x01", {"maxsize": 1}])],
+)
+def test_who_waits_may_stop(broker: BrokerProcess, method: str, params: list[Any]) -> None:
+    with broker.connect() as client, broker.connect() as other:
+        greet(client)
+        other.call("hello", 1, {"session": "other", "lane": 1})
+        other.call("acquire", "l", 1, 0)
+        other.call("put", "full", b"\x01")
+        client.send([0, 12, method, params])
+        wait_until(lambda: other.call("info")["waiting"] == 1, "it to wait")
+        client.send([0, 13, "cancel", [12]])
+        answers = sorted(client.receive()[1:] for _ in range(2))
+        assert answers == [[12, None, None], [13, None, True]]
+        assert ask(client, 14, "cancel", 12) == [None, False]
+        assert other.call("info")["waiting"] == 0
+        other.call("put", "q", b"\x02")
+        assert other.call("queue", "q")["items"] == 1, "nobody has taken it"
+
+
+def test_nobody_stops_another(broker: BrokerProcess) -> None:
+    with broker.connect() as client, broker.connect() as other:
+        greet(client)
+        client.send([0, 12, "take", ["q"]])
+        wait_until(lambda: other.call("info")["waiting"] == 1, "it to wait")
+        assert other.call("cancel", 12) is False
+        assert other.call("info")["waiting"] == 1

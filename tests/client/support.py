@@ -447,6 +447,8 @@ class FakeBroker:
         self.epoch = 1
         self.sent: list[tuple[int, str, list[Any]]] = []
         """Each request, `hello` too: msgid, method, params."""
+        self.notified: list[tuple[str, list[Any]]] = []
+        """Each notification."""
         self._listener = socket.socket(socket.AF_UNIX)
         self._listener.bind(address)
         self._listener.listen(queue)
@@ -492,7 +494,11 @@ class FakeBroker:
         decoder = Decoder()
         with sock, contextlib.suppress(OSError, Hangup):
             while data := sock.recv(1 << 16):
-                for kind, msgid, method, params in decoder.feed(data):
+                for message in decoder.feed(data):
+                    if message[0] == NOTIFICATION:
+                        self.notified.append((message[1], message[2]))
+                        continue
+                    kind, msgid, method, params = message
                     assert kind == REQUEST
                     with contextlib.suppress(Silence):
                         sock.sendall(self._respond(msgid, method, params))

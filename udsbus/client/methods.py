@@ -322,7 +322,7 @@ class Methods(Session):
         after: Any = None
         while True:
             page = self._call(page_after(after))
-            found += page.items
-            after = page.after
+            found += page[0]  # not by name: some pages are as they came
+            after = page[1]
             if after is None:
                 return found

@@ -51,8 +51,8 @@ class Asked:
     """One request, until it is answered."""
 
     __slots__ = (
-        "ask", "attempt", "call", "deadline", "error", "insists", "kept", "lost", "msgid",
-        "refused", "reply", "result", "sent", "settled", "then", "until", "waker",
+        "abandoned", "ask", "attempt", "call", "deadline", "error", "insists", "kept", "lost",
+        "msgid", "refused", "reply", "result", "sent", "settled", "then", "until", "waker",
     )  # fmt: skip
 
     def __init__(self, call: Call[Any], msgid: int, deadline: float, kept: bool) -> None:
@@ -81,6 +81,8 @@ class Asked:
         """Makes of the result what is to be asked after it; nobody waits for that."""
         self.insists = False
         """It is to be carried out though nobody waits."""
+        self.abandoned = False
+        """Nobody wants to know of it any more, so it need not be sent again."""
         self.sent = False
         """It may have left, over this connection or one before it."""
         self.lost = 0
@@ -96,8 +98,3 @@ class Asked:
         self.error = error
         if self.waker is not None:
             wake(self.waker)
-
-    @property
-    def abandoned(self) -> bool:
-        """Nobody wants to know of it, so it need not be sent again."""
-        return self.waker is None and self.then is None and not self.insists

@@ -325,7 +325,7 @@ class AsyncMethods(AsyncSession):
         after: Any = None
         while True:
             page = await self._call(page_after(after))
-            found += page.items
-            after = page.after
+            found += page[0]  # not by name: some pages are as they came
+            after = page[1]
             if after is None:
                 return found

@@ -251,6 +251,7 @@ class AsyncSession:
         """Nobody waits for the answer any more."""
         if asked.settled:
             return
+        asked.abandoned = True
         if not asked.sent:
             self._drop(asked)
         elif asked.ask is not None:
@@ -275,6 +276,7 @@ class AsyncSession:
             self._make_sure(call)
         elif self._asked.get(asked.msgid) is asked:
             asked.call, asked.ask, asked.then = call, None, then
+            asked.abandoned = False
             self._kept += 1
         elif asked.settled and asked.error is None:
             self._go_on(then, asked.result)  # it came when the task had been cancelled already
@@ -424,6 +426,7 @@ class AsyncSession:
             self._notify(requests.cancel(asked.msgid))
         asked.settle(None, error)
         asked.waker = None
+        asked.abandoned = True
 
     def _uncertain(self, then: str = "") -> Error:
         return BrokerUnavailable(

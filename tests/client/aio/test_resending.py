@@ -108,7 +108,7 @@ async def test_another_broker_is_not_asked_again(address: str, what: str) -> Non
             else:
                 with pytest.raises(BrokerUnavailable, match=r"nobody knows .* another broker"):
                     await client.publish("a", 1)
-            assert await client.get("a") == 5
+            assert await client.exists("a")
 
 
 async def test_no_answer_in_time(address: str) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from ..bench import Measure
 from . import (
     alone,
+    async_client,
     batches,
     busy,
     correctness,
@@ -26,6 +27,7 @@ MEASURES: dict[str, Measure] = {
     "throughput": throughput.measure,
     "batches": batches.measure,
     "pubsub": pubsub.measure,
+    "async": async_client.measure,
     "alone": alone.measure,
     "idle": idle.measure,
     "startup": startup.measure,

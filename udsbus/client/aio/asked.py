@@ -48,12 +48,35 @@ async def woken(waker: Waker) -> None:
 
 
 class Asked:
-    """One request, until it is answered."""
+    """One request, until it is answered. What most have is kept by the class: each is made anew."""
 
-    __slots__ = (
-        "abandoned", "ask", "attempt", "call", "deadline", "error", "insists", "kept", "lost",
-        "msgid", "refused", "reply", "result", "sent", "settled", "then", "until", "waker",
-    )  # fmt: skip
+    ask: Callable[[float | None], Call[Any]] | None = None
+    """Makes the request for the seconds that are left: one that the broker may answer much later."""
+    until: float | None = None
+    """When these are over."""
+    attempt = True
+    """It would do harm if it were carried out twice."""
+    waker: Waker | None = None
+    """Of the task that waits for the answer; None: nobody does."""
+    reply: Callable[[Any], None] | None = None
+    """What is called with the result, in the place of a task that waits. Such a request is of one
+    connection only."""
+    refused: Callable[[Error], None] | None = None
+    """And with what refuses it."""
+    then: Callable[[Any], Call[Any] | None] | None = None
+    """Makes of the result what is to be asked after it; nobody waits for that."""
+    insists = False
+    """It is to be carried out though nobody waits."""
+    abandoned = False
+    """Nobody wants to know of it any more, so it need not be sent again."""
+    sent = False
+    """It may have left, over this connection or one before it."""
+    lost = 0
+    """How many connections were lost, one soon after the other, while it was on its way."""
+    settled = False
+    """It is answered, or will not be."""
+    result: Any = None
+    error: Error | None = None
 
     def __init__(self, call: Call[Any], msgid: int, deadline: float, kept: bool) -> None:
         self.call = call
@@ -63,36 +86,8 @@ class Asked:
         """When whoever asked will not wait any longer."""
         self.kept = kept
         """The broker keeps its answer, for it may change something."""
-        self.ask: Callable[[float | None], Call[Any]] | None = None
-        """Makes the request for the seconds that are left: one that the broker may answer much
-        later."""
-        self.until: float | None = None
-        """When these are over."""
-        self.attempt = True
-        """It would do harm if it were carried out twice."""
-        self.waker: Waker | None = None
-        """Of the task that waits for the answer; None: nobody does."""
-        self.reply: Callable[[Any], None] | None = None
-        """What is called with the result, in the place of a task that waits. Such a request is of
-        one connection only."""
-        self.refused: Callable[[Error], None] | None = None
-        """And with what refuses it."""
-        self.then: Callable[[Any], Call[Any] | None] | None = None
-        """Makes of the result what is to be asked after it; nobody waits for that."""
-        self.insists = False
-        """It is to be carried out though nobody waits."""
-        self.abandoned = False
-        """Nobody wants to know of it any more, so it need not be sent again."""
-        self.sent = False
-        """It may have left, over this connection or one before it."""
-        self.lost = 0
-        """How many connections were lost, one soon after the other, while it was on its way."""
-        self.settled = False
-        self.result: Any = None
-        self.error: Error | None = None
 
     def settle(self, result: Any, error: Error | None) -> None:
-        """It is answered, or will not be."""
         self.settled = True
         self.result = result
         self.error = error

@@ -172,9 +172,14 @@ class AsyncSession:
     async def _answered(self, asked: Asked) -> None:
         """Wait until it is."""
         while not asked.settled:
-            asked.waker = waker(self._loop)
+            loop = self._loop
             try:
-                await woken(asked.waker)
+                if loop is None:
+                    asked.waker = event = anyio.Event()
+                    await event.wait()
+                else:
+                    asked.waker = future = loop.create_future()
+                    await future
             except BaseException:
                 if self._steadfast and (me := self._owner()) in self._steadfast:
                     self._steadfast[me] = True

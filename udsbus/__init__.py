@@ -19,10 +19,12 @@ from .version import __version__ as __version__
 if TYPE_CHECKING:
     from .client.aio.batches import AsyncPipeline as AsyncPipeline
     from .client.aio.batches import AsyncTransaction as AsyncTransaction
+    from .client.aio.bound import AsyncBound as AsyncBound
     from .client.aio.client import AsyncClient as AsyncClient
     from .client.aio.following import AsyncSubscription as AsyncSubscription
     from .client.aio.following import AsyncWatch as AsyncWatch
     from .client.batches import Pipeline, Transaction
+    from .client.bound import Bound
     from .client.following import Change, Message, Subscription, Watch
     from .client.locks import LockHolder, LockInfo, LockWaiter
     from .client.opening import connect, connect_async
@@ -95,6 +97,7 @@ if TYPE_CHECKING:
 
 _WHERE = {
     "AsyncBarrier": "primitives.aio.events",
+    "AsyncBound": "client.aio.bound",
     "AsyncBoundedSemaphore": "primitives.aio.locks",
     "AsyncClient": "client.aio.client",
     "AsyncCondition": "primitives.aio.events",
@@ -124,6 +127,7 @@ _WHERE = {
     "Entry": "client.requests",
     "Fault": "faults",
     "Barrier": "primitives.events",
+    "Bound": "client.bound",
     "BoundedSemaphore": "primitives.locks",
     "Condition": "primitives.events",
     "Counter": "primitives.counter",
@@ -188,6 +192,7 @@ need little of the client, and a program that imports udsbus may never use it.""
 __all__ = [
     "AccessDenied",
     "Barrier",
+    "Bound",
     "BoundedSemaphore",
     "BrokerUnavailable",
     "Change",

@@ -13,7 +13,10 @@ from typing import TYPE_CHECKING, Any, TypeVar, overload
 
 from ..errors import InvalidRequest
 from ..limits import REQUEST_TIMEOUT
+from ..patterns import check_name
 from . import unpickling
+from .binding import MISSING
+from .bound import Bound
 from .callbacks import Callbacks, Function
 from .events import Events
 from .following import Subscription, Watch
@@ -26,6 +29,7 @@ from .watching import WatchCore
 if TYPE_CHECKING:
     from typing import Self
 
+T = TypeVar("T")
 Kicked = TypeVar("Kicked", bound=Callable[[], object])
 
 
@@ -102,6 +106,25 @@ class Base(Methods):
             return function
 
         return decorate
+
+    @overload
+    def bind(self, key: str, into: type[T], *, default: T = ...) -> Bound[T]: ...
+    @overload
+    def bind(self, key: str, into: Any = None, *, default: Any = ...) -> Bound[Any]: ...
+    def bind(self, key: str, into: Any = None, *, default: Any = MISSING) -> Bound[Any]:
+        """An object whose `value` is always the newest one of `key`, made into an `into`: a
+        dataclass, a pydantic model, a TypedDict, or whatever else pydantic can check.
+
+            config = client.bind("config/app", into=AppConfig)
+            serve(config.value.workers)
+
+        A value that is no `into` is not taken: the one before it stays, and `config.error` and the
+        log say why. `default` is the value while the key is not there. Raises SchemaViolation when
+        what is there now is no `into`, and Conflict when nothing is, unless there is a default;
+        MissingExtra without the extra `bind` if there is an `into`.
+        """
+        check_name(key)
+        return Bound(self, key, into, default)
 
     def subscribe(self, *patterns: str) -> Subscription:
         """Receive the messages published from now on to the topics that match."""

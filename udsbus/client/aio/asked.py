@@ -51,7 +51,7 @@ class Asked:
     """One request, until it is answered. What most have is kept by the class: each is made anew."""
 
     ask: Callable[[float | None], Call[Any]] | None = None
-    """Makes the request for the seconds that are left: one that the broker may answer much later."""
+    """Makes the request for the seconds that are left, of one that the broker may answer later."""
     until: float | None = None
     """When these are over."""
     attempt = True

@@ -15,10 +15,13 @@ import anyio
 
 from ...errors import Error, InvalidRequest, RequestTimeout
 from ...limits import REQUEST_TIMEOUT
+from ...patterns import check_name
+from ..binding import MISSING
 from ..following import Change
 from ..requests import Call
 from ..watching import WatchCore
 from .asked import NEVER
+from .bound import AsyncBound
 from .connected import AsyncConnected
 from .following import AsyncFollower, AsyncSubscription, AsyncWatch
 from .holding import AsyncHoldings
@@ -31,6 +34,7 @@ log = logging.getLogger("udsbus.client")
 
 Function = Callable[[Change], Awaitable[object] | object]
 Called = TypeVar("Called", bound=Callable[[Change], Awaitable[object] | object])
+T = TypeVar("T")
 Kicked = TypeVar("Kicked", bound=Callable[[], object])
 
 
@@ -84,6 +88,25 @@ class AsyncBase(AsyncConnected, AsyncMethods):
             raise InvalidRequest("a watch begins with the initial state or from a revision")
         core = WatchCore(pattern, from_revision=from_revision, initial=initial)
         return AsyncWatch(self, core, conflate)
+
+    @overload
+    async def bind(self, key: str, into: type[T], *, default: T = ...) -> AsyncBound[T]: ...
+    @overload
+    async def bind(self, key: str, into: Any = None, *, default: Any = ...) -> AsyncBound[Any]: ...
+    async def bind(self, key: str, into: Any = None, *, default: Any = MISSING) -> AsyncBound[Any]:
+        """An object whose `value` is always the newest one of `key`, made into an `into`: a
+        dataclass, a pydantic model, a TypedDict, or whatever else pydantic can check.
+
+            config = await client.bind("config/app", into=AppConfig)
+            serve(config.value.workers)
+
+        A value that is no `into` is not taken: the one before it stays, and `config.error` and the
+        log say why. `default` is the value while the key is not there. Raises SchemaViolation when
+        what is there now is no `into`, and Conflict when nothing is, unless there is a default;
+        MissingExtra without the extra `bind` if there is an `into`.
+        """
+        check_name(key)
+        return await AsyncBound(self, key, into, default).start()
 
     def subscribe(self, *patterns: str) -> AsyncSubscription:
         """Receive the messages published from now on to the topics that match. It begins with

@@ -1,0 +1,60 @@
+"""What `AsyncClient.bind` returns."""
+
+from __future__ import annotations
+
+import logging
+from inspect import isawaitable
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from ..binding import Binding
+from ..following import Change
+
+if TYPE_CHECKING:
+    from typing import Self
+
+    from .base import AsyncBase
+
+log = logging.getLogger("udsbus.client")
+
+T = TypeVar("T")
+
+
+class AsyncBound(Binding[T]):
+    """A `Binding` of an async client. Its functions, async or not, are called in a task of it."""
+
+    def __init__(self, client: AsyncBase, key: str, into: Any, default: T) -> None:
+        super().__init__(key, into, default)
+        self._client = client
+        self._watch = client.on_change(key, self._told)
+
+    async def start(self) -> Self:
+        """Take what is there. `AsyncClient.bind` does that."""
+        try:
+            await self._watch
+            revision = await self._client.revision()
+            self.begin(await self._client.entry(self.key), revision)
+        except BaseException:
+            self._watch.close()
+            raise
+        return self
+
+    def close(self) -> None:
+        """Follow the key no longer; `value` stays."""
+        self._watch.close()
+
+    async def _told(self, change: Change) -> None:
+        if self.changed(change):
+            value = self._value
+            for function in self._functions:
+                try:
+                    result = function(value)
+                    if isawaitable(result):
+                        await result
+                except Exception:
+                    log.exception("%r failed, which is called when %r changes", function, self.key)
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        self.close()

@@ -1,0 +1,51 @@
+"""What `Client.bind` returns."""
+
+from __future__ import annotations
+
+import logging
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from .binding import Binding
+from .following import Change, Watch
+
+if TYPE_CHECKING:
+    from typing import Self
+
+    from .base import Base
+
+log = logging.getLogger("udsbus.client")
+
+T = TypeVar("T")
+
+
+class Bound(Binding[T]):
+    """A `Binding` of a sync client. Its functions are called like those of `Client.on_change`."""
+
+    def __init__(self, client: Base, key: str, into: Any, default: T) -> None:
+        super().__init__(key, into, default)
+        self._watch: Watch = client.on_change(key, self._told)
+        try:
+            revision = client.revision()
+            self.begin(client.entry(key), revision)
+        except BaseException:
+            self._watch.close()
+            raise
+
+    def close(self) -> None:
+        """Follow the key no longer; `value` stays."""
+        self._watch.close()
+
+    def _told(self, change: Change) -> None:
+        if self.changed(change):
+            value = self._value
+            for function in self._functions:
+                try:
+                    function(value)
+                except Exception:
+                    log.exception("%r failed, which is called when %r changes", function, self.key)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()

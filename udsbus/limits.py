@@ -217,6 +217,9 @@ RECONNECT_MOST: Final = 1.0
 WATCH_BACKLOG: Final = 65_536
 """Changes a watch holds for a consumer that does not take them; then it keeps the newest of each
 key until the consumer has caught up, and counts the others as skipped."""
+ASYNC_WATCH_BACKLOG: Final = 4_096
+"""Changes that an async watch holds before it lets go, and comes back when half of them are taken:
+a quarter of what the broker remembers, so that it seldom has to start over."""
 SUBSCRIPTION_BACKLOG: Final = 65_536
 """Messages a subscription holds; then the oldest are dropped, and counted."""
 START_SECONDS: Final = 10.0

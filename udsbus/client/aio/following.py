@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, Generic, TypeVar
 import anyio
 
 from ...errors import Error, InvalidRequest
-from ...limits import SUBSCRIPTION_BACKLOG, WATCH_BACKLOG
+from ...limits import ASYNC_WATCH_BACKLOG, SUBSCRIPTION_BACKLOG
 from ...patterns import check_pattern, matcher
 from ...wire.values import decode
 from .. import requests
@@ -225,7 +225,9 @@ class AsyncWatch(AsyncFollower[RawChange, Change]):
         return Change(revision, kind, key, None if value is None else decode(value))  # type: ignore[arg-type]
 
     def _taken(self) -> None:
-        if (self._away or self._next is not None) and len(self._backlog) <= WATCH_BACKLOG // 2:
+        if (self._away or self._next is not None) and len(
+            self._backlog
+        ) <= ASYNC_WATCH_BACKLOG // 2:
             if self._next is not None:
                 (ask, call), self._next = self._next, None
                 ask(call, partial(self._go_on, ask, self._core.listed))
@@ -249,7 +251,7 @@ class AsyncWatch(AsyncFollower[RawChange, Change]):
         step = read(answer)
         self._put(step.changes)
         if step.next is not None:
-            if len(self._backlog) > WATCH_BACKLOG:
+            if len(self._backlog) > ASYNC_WATCH_BACKLOG:
                 self._next = ask, step.next
             else:
                 ask(step.next, partial(self._go_on, ask, self._core.listed))
@@ -264,7 +266,7 @@ class AsyncWatch(AsyncFollower[RawChange, Change]):
         if self._away or kind != "change" or not self._core.matches(params[2]):
             return
         self._put(self._core.change(RawChange(*params[:4])))
-        if len(self._backlog) > WATCH_BACKLOG and self._core.live:
+        if len(self._backlog) > ASYNC_WATCH_BACKLOG and self._core.live:
             self._away = True
             self.let_go += 1
             self._client._let_go(self.serial)

@@ -31,8 +31,13 @@ class Job(NamedTuple):
     arguments: tuple[Any, ...]
 
 
-def run_together(jobs: list[Job], meanwhile: Callable[[], None] = lambda: None) -> list[Any]:
-    """Run each job in a process of its own; their results in the order of `jobs`.
+def run_together(
+    jobs: list[Job],
+    meanwhile: Callable[[], None] = lambda: None,
+    patience: float = RESULT_SECONDS,
+) -> list[Any]:
+    """Run each job in a process of its own; their results in the order of `jobs`, each of which
+    may take `patience` seconds.
 
     No job passes its `ready()` before all have reached it. `meanwhile` is called here right after.
     Raises RuntimeError, with the job's traceback, when one fails.
@@ -53,7 +58,7 @@ def run_together(jobs: list[Job], meanwhile: Callable[[], None] = lambda: None) 
             meanwhile()
         except BrokenBarrierError:
             pass  # a job has failed before it was ready; its outcome says how
-        outcomes = [_outcome(receiver) for receiver in receivers]
+        outcomes = [_outcome(receiver, patience) for receiver in receivers]
     finally:
         for receiver in receivers:
             receiver.close()
@@ -79,12 +84,12 @@ def _work(job: Job, barrier: Barrier, sender: Connection) -> None:
         sender.send((False, f"a job failed:\n{traceback.format_exc()}"))
 
 
-def _outcome(receiver: Connection) -> tuple[bool, Any]:
+def _outcome(receiver: Connection, patience: float) -> tuple[bool, Any]:
     """(whether it went well, the result or what went wrong)."""
     try:
-        if receiver.poll(RESULT_SECONDS):
+        if receiver.poll(patience):
             outcome: tuple[bool, Any] = receiver.recv()
             return outcome
     except EOFError:
         return False, "a job's process died"
-    return False, f"a job gave no result within {RESULT_SECONDS:g} s"
+    return False, f"a job gave no result within {patience:g} s"

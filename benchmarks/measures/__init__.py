@@ -10,6 +10,7 @@ from . import (
     busy,
     correctness,
     durability,
+    fanout,
     floor,
     idle,
     interest,
@@ -20,6 +21,7 @@ from . import (
     recovery,
     startup,
     throughput,
+    watchers,
 )
 
 MEASURES: dict[str, Measure] = {
@@ -27,6 +29,8 @@ MEASURES: dict[str, Measure] = {
     "throughput": throughput.measure,
     "batches": batches.measure,
     "pubsub": pubsub.measure,
+    "fanout": fanout.measure,
+    "watchers": watchers.measure,
     "async": async_client.measure,
     "alone": alone.measure,
     "idle": idle.measure,

@@ -3,10 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import NamedTuple
 
 from ..errors import LimitExceeded
 from ..limits import PATTERNS_PER_CONNECTION
 from .interest import Interest
+from .wants import USUAL, Want, united
+
+
+class Registration(NamedTuple):
+    """A watch or a subscription."""
+
+    interest: Interest
+    patterns: list[str]
+    want: Want = USUAL
+    """Of a watch."""
 
 
 class Registrations:
@@ -14,21 +25,26 @@ class Registrations:
         """`to_undo` is told how to undo what has been done."""
         self.watches = Interest()
         self.subscriptions = Interest()
+        self.wants: dict[int, Want] = {}
+        """Connection → what it wants to be told, of those of whose watches one wants less or more
+        than is usual."""
         self._to_undo = to_undo
         self._next_number = 1
-        self._of: dict[int, dict[int, tuple[Interest, list[str]]]] = {}
+        self._of: dict[int, dict[int, Registration]] = {}
         """Connection → its watches and subscriptions by number."""
         self._counts: dict[int, int] = {}
         """Connection → its patterns."""
+        self._wanted: dict[int, dict[Want, int]] = {}
+        """Connection → what its watches want, and how many of them."""
 
     def has(self, origin: int) -> bool:
         """Whether a connection watches or subscribes to anything."""
         return bool(self._of.get(origin))
 
-    def add(self, origin: int, interest: Interest, patterns: list[str]) -> int:
+    def add(self, origin: int, interest: Interest, patterns: list[str], want: Want = USUAL) -> int:
         """Register a connection for patterns of one or the other interest. Returns the number of
         that, which is given once. Raises LimitExceeded."""
-        registered = self._of.setdefault(origin, {})
+        self._of.setdefault(origin, {})
         total = self._counts.get(origin, 0) + len(patterns)
         if total > PATTERNS_PER_CONNECTION:
             raise LimitExceeded(
@@ -36,43 +52,64 @@ class Registrations:
                 f"may be is {PATTERNS_PER_CONNECTION}",
                 limit="patterns_per_connection", maximum=PATTERNS_PER_CONNECTION, actual=total,
             )  # fmt: skip
-        self._counts[origin] = total
         number = self._next_number
         self._next_number += 1
-        registered[number] = interest, patterns
-        for pattern in patterns:
-            interest.add(pattern, origin)
+        self._enter(origin, number, Registration(interest, patterns, want))
         self._to_undo(lambda: self._forget(origin, number))
         return number
 
     def remove(self, origin: int, interest: Interest, number: int) -> bool:
         """End one. False: that connection has none of that interest by that number."""
         registered = self._of.get(origin, {})
-        if number not in registered or registered[number][0] is not interest:
+        if number not in registered or registered[number].interest is not interest:
             return False
-        patterns = registered[number][1]
+        registration = registered[number]
         self._forget(origin, number)
-        self._to_undo(lambda: self._put_back(origin, interest, number, patterns))
+        self._to_undo(lambda: self._put_back(origin, number, registration))
         return True
 
     def disconnect(self, origin: int) -> None:
         """Forget what belongs to a connection that is gone."""
         self._counts.pop(origin, None)
-        for interest, patterns in self._of.pop(origin, {}).values():
+        self.wants.pop(origin, None)
+        self._wanted.pop(origin, None)
+        for interest, patterns, _ in self._of.pop(origin, {}).values():
             for pattern in patterns:
                 interest.remove(pattern, origin)
+
+    def _enter(self, origin: int, number: int, registration: Registration) -> None:
+        self._of[origin][number] = registration
+        self._counts[origin] = self._counts.get(origin, 0) + len(registration.patterns)
+        for pattern in registration.patterns:
+            registration.interest.add(pattern, origin)
+        if registration.interest is self.watches:
+            self._count(origin, registration.want, 1)
 
     def _forget(self, origin: int, number: int) -> None:
         registered = self._of.get(origin, {})
         if number in registered:
-            interest, patterns = registered.pop(number)
+            interest, patterns, want = registered.pop(number)
             self._counts[origin] -= len(patterns)
             for pattern in patterns:
                 interest.remove(pattern, origin)
+            if interest is self.watches:
+                self._count(origin, want, -1)
 
-    def _put_back(self, origin: int, interest: Interest, number: int, patterns: list[str]) -> None:
+    def _put_back(self, origin: int, number: int, registration: Registration) -> None:
         if origin in self._of:  # else its connection is gone
-            self._of[origin][number] = interest, patterns
-            self._counts[origin] += len(patterns)
-            for pattern in patterns:
-                interest.add(pattern, origin)
+            self._enter(origin, number, registration)
+
+    def _count(self, origin: int, want: Want, more: int) -> None:
+        """There is one watch more, or less, that wants this; find out what they want together."""
+        wanted = self._wanted.setdefault(origin, {})
+        before = wanted.get(want, 0)
+        wanted[want] = before + more
+        if before + more and before:
+            return
+        if not before + more:
+            del wanted[want]
+        together = united(wanted) if wanted else USUAL
+        if together == USUAL:
+            self.wants.pop(origin, None)
+        else:
+            self.wants[origin] = together

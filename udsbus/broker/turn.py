@@ -17,6 +17,7 @@ from __future__ import annotations
 
 import logging
 import os
+from collections.abc import Sequence
 from time import monotonic
 from typing import Any
 
@@ -53,7 +54,6 @@ from ..messages import (
 )
 from ..spinning import Spinning
 from ..wire.encoding import (
-    encode_change,
     encode_closing,
     encode_error,
     encode_message,
@@ -64,6 +64,7 @@ from ..wire.framing import REQUEST, RESPONSE
 from ..wire.methods import ANSWERS_KEPT
 from .answering import Answering, Handler
 from .connection import Connection
+from .fanout import Revision
 from .hub import HANGUP, READ, WRITE, Hub
 from .lanes import Answers, Lanes
 from .listener import Listener
@@ -483,13 +484,13 @@ class Turn:
             connection.requests = []
         self._touched.append(connection)
 
-    def _watch(self, number: int, now: float, pattern: str, from_revision: int | None) -> Any:
+    def _watch(self, number: int, now: float, *fields: Any) -> Any:
         """A watch is told of later changes only: those before it in this turn are fanned out first,
         to the watches that were there already."""
         effects = self._engine.take_effects()
         self._fan_out(effects)
         self._fanned_out += effects
-        return self._engine.handlers[Watch](number, now, pattern, from_revision)
+        return self._engine.handlers[Watch](number, now, *fields)
 
     def _received(self, number: int, now: float, up_to: int, missing: list[int]) -> bool:
         lane = self.connections[number].lane
@@ -522,16 +523,32 @@ class Turn:
         watches, subscriptions = self._engine.watches, self._engine.subscriptions
         if not len(watches) and not len(subscriptions):
             return
+        together: Revision | None = None
         for effect in effects:
             if type(effect) is Change:
                 subscribers = watches.find(effect.key)
+                if together is not None and together.number != effect.revision:
+                    self._tell_changes(together)
+                    together = None
                 if subscribers:
-                    self._tell(subscribers, encode_change(effect))
+                    if together is None:
+                        together = Revision(effect.revision)
+                    together.add(effect, subscribers)
             elif type(effect) is Message:
+                if together is not None:
+                    self._tell_changes(together)
+                    together = None
                 self._statistics.messages += 1
                 self._tell(effect.subscribers, encode_message(effect.topic, effect.message))
+        if together is not None:
+            self._tell_changes(together)
 
-    def _tell(self, subscribers: tuple[int, ...], frame: bytes) -> None:
+    def _tell_changes(self, together: Revision) -> None:
+        for told in together.notifications(self._engine.wants, self._engine.sessions):
+            for frame in told.frames:
+                self._tell(told.connections, frame)
+
+    def _tell(self, subscribers: Sequence[int], frame: bytes) -> None:
         if len(frame) > KEPT_BYTES:
             forget_buffer()
         for number in subscribers:

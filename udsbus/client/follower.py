@@ -64,6 +64,9 @@ class Follower:
         """A notification of the broker, to be taken or ignored."""
         raise NotImplementedError
 
+    def interrupted(self) -> None:
+        """The connection is lost; `begin` comes when there is another."""
+
     def refuse(self, error: Error) -> None:
         self.refusal = error
         if self.started.is_open:

@@ -40,6 +40,7 @@ from .changelog import ChangeLog
 from .keyspace import Entry, Keyspace
 from .locks import Locks
 from .owners import Owners
+from .publishing import Publishing
 from .queues import Queues
 from .registrations import Registrations
 from .rules import Codec, check_reply, check_revision, check_value, incremented
@@ -81,6 +82,9 @@ class Engine:
         self._registrations = Registrations(self.to_undo)
         self.watches = self._registrations.watches
         self.subscriptions = self._registrations.subscriptions
+        self.blocking = self._registrations.blocking
+        self.disconnecting = self._registrations.disconnecting
+        self.publishing = Publishing(self, self.waiting, self.blocking, self._send)
         self.schemas = Schemas(compile_schema)
         self._schema_checks = self.schemas.checks
         self._codec = codec
@@ -179,6 +183,8 @@ class Engine:
 
     def next_deadline(self) -> float | None:
         """When `tend` wants to be called next; None while nothing has a deadline."""
+        if self.publishing.unsettled:
+            return 0.0
         due = self.waiting.next_deadline()
         if not self.frozen:
             dues = self.locks.due(), self.queues.due(), self.keyspace.deadlines.next()
@@ -191,6 +197,8 @@ class Engine:
         """Do what is due: end waiting that has lasted long enough, and expire keys, at most
         EXPIRIES_PER_TURN; call again while more are due."""
         self.waiting.tend(now)
+        if self.publishing.unsettled:
+            self.publishing.settle()
         if not self.frozen:
             self.locks.tend(now)
             self.queues.settle()
@@ -217,6 +225,7 @@ class Engine:
         """Forget what belongs to a connection that is gone."""
         self.waiting.forget(origin)
         self._registrations.disconnect(origin)
+        self.publishing.caught_up(origin)
 
     # --- what was before ---------------------------------------------------------------------
 
@@ -679,27 +688,42 @@ class Engine:
             if from_revision <= self.revision:
                 self._log_changes()
                 missed = self.log.since(from_revision, matcher(pattern))
-        watch = self._registrations.add(origin, self.watches, [pattern])
+        watch = self._registrations.add(origin, [pattern], self.watches)
         changes = missed if missed is None else [change[:4] for change in missed]
         return watch, self.revision, changes
 
     def _unwatch(self, origin: int, now: float, watch: int) -> bool:
         return self._registrations.remove(origin, self.watches, watch)
 
-    def _subscribe(self, origin: int, now: float, patterns: list[str]) -> int:
+    def _subscribe(self, origin: int, now: float, patterns: list[str], policy: str) -> int:
         for pattern in patterns:
             check_pattern(pattern)
-        return self._registrations.add(origin, self.subscriptions, patterns)
+        interests = [self.subscriptions]
+        if policy == m.BLOCK:
+            interests.append(self.blocking)
+        elif policy == m.DISCONNECT:
+            interests.append(self.disconnecting)
+        return self._registrations.add(origin, patterns, *interests)
 
     def _unsubscribe(self, origin: int, now: float, subscription: int) -> bool:
-        return self._registrations.remove(origin, self.subscriptions, subscription)
+        was_there = self._registrations.remove(origin, self.subscriptions, subscription)
+        self.publishing.look()
+        return was_there
 
-    def _publish(self, origin: int, now: float, topic: str, message: bytes) -> int:
+    def _publish(
+        self, origin: int, now: float, topic: str, message: bytes, wait: float | None = None
+    ) -> Any:
         if not self.subscriptions.remembers(topic):
             check_writable(topic, "topic")
         if not 0 < len(message) <= VALUE_BYTES:
             check_value(topic, message)
+        if wait is not None:
+            return self.publishing.publish(origin, now, topic, message, wait)
+        return self._send(origin, topic, message, False)
+
+    def _send(self, origin: int, topic: str, message: bytes, waited: bool) -> int:
+        """Send a message to those who subscribe now. Returns how many they are."""
         subscribers = self.subscriptions.find(topic)
         if subscribers:
-            self._effects.append(m.Message(topic, message, subscribers))
+            self._effects.append(m.Message(topic, message, subscribers, waited))
         return len(subscribers)

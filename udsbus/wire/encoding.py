@@ -40,5 +40,13 @@ def encode_message(topic: str, message: bytes) -> bytes:
     return _pack((2, "message", (topic, message)))  # type: ignore[no-any-return]
 
 
+def encode_behind(revision: int, left_out: int, dropped: int) -> bytes:
+    return _pack((2, "behind", (revision, left_out, dropped)))  # type: ignore[no-any-return]
+
+
+def encode_in_step(revision: int) -> bytes:
+    return _pack((2, "in_step", (revision,)))  # type: ignore[no-any-return]
+
+
 def encode_closing(reason: CloseReason, message: str) -> bytes:
     return _pack((2, "closing", (reason.value, message)))  # type: ignore[no-any-return]

@@ -119,6 +119,6 @@ class Publishing:
 def _in_the_way(topic: str, wait: float) -> Conflict:
     return Conflict(
         f"a subscriber of {shown(topic)} for whom publishers shall wait is behind, and did not "
-        f"catch up within {wait:g} s; the message was sent to nobody",
+        f"catch up within {wait:.3g} s; the message was sent to nobody",
         topic=topic,
     )

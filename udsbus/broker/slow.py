@@ -151,6 +151,7 @@ class SlowReaders:
         if not behind:
             connection.output.append(encode_in_step(revision))
             self._leave(connection)
+            log.info("connection %d is in step again", connection.number)
 
     def _leave(self, connection: Connection) -> None:
         number = connection.number

@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import anyio
 import pytest
 
 import udsbus
@@ -223,6 +224,66 @@ def test_its_own_backlog_turns_to_the_newest_too(
         change = watch.get(PATIENCE)
         assert change is not None
         assert change.value == 99
+
+
+# --- the async client -----------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("backend", ["asyncio", "trio"])
+def test_an_async_client_hears_of_it_too(writer: Client, backend: str) -> None:
+    """Its requests go over the same connection, and are answered when it has caught up."""
+
+    async def follow() -> dict[str, Any]:
+        async with (
+            udsbus.connect_async(writer.address, timeout=PATIENCE) as client,
+            client.watch("large") as watch,
+            client.subscribe("t") as subscription,
+        ):
+            await client.set("ready", True)
+            revisions, change = [], None
+            while change is None or change.value is not None:
+                change = await watch.get(PATIENCE)
+                assert change is not None
+                revisions.append(change.revision)
+            return {
+                "in order": revisions == sorted(set(revisions)), "changes": len(revisions),
+                "skipped": watch.skipped, "conflated": watch.conflated,
+                "dropped": subscription.dropped,
+            }  # fmt: skip
+
+    with Child(lambda: anyio.run(follow, backend=backend)) as child:
+        is_ready(writer)
+        with stopped(child.pid):
+            for n in range(ENOUGH):
+                writer.set("large", number(n))
+                writer.publish("t", LARGE)
+            writer.delete("large")
+        told = child.result()
+    assert told["in order"]
+    assert told["conflated"] == 1
+    assert told["changes"] + told["skipped"] == ENOUGH + 1
+    assert told["dropped"] == writer.info()["counters"]["dropped"] > 0
+
+
+@pytest.mark.parametrize("backend", ["asyncio", "trio"])
+def test_an_async_publisher_waits_or_gives_up(writer: Client, backend: str) -> None:
+    async def publish() -> None:
+        async with udsbus.connect_async(writer.address, timeout=PATIENCE) as client:
+            with pytest.raises(udsbus.Conflict):
+                await client.publish("t", number(1_000), wait=0.05)
+            with anyio.move_on_after(0.05) as scope:
+                await client.publish("t", number(1_001), wait=PATIENCE)
+            assert scope.cancelled_caught
+            os.kill(child.pid, signal.SIGCONT)
+            assert await client.publish("t", number(-1), wait=PATIENCE) == 1
+
+    with following(writer.address, subscribing("block")) as child:
+        is_ready(writer)
+        with stopped(child.pid):
+            for n in range(ENOUGH):
+                writer.publish("t", number(n))
+            anyio.run(publish, backend=backend)
+        assert child.result()["numbers"] == list(range(ENOUGH))
 
 
 # --- subscriptions --------------------------------------------------------------------------

@@ -60,8 +60,8 @@ def state(engine: Engine) -> Any:
         len(engine.subscriptions),
         [sorted(engine.watches.find(name)) for name in ("a", "b", "a/b", "a-b")],
         [sorted(engine.subscriptions.find(name)) for name in ("a", "b", "a/b")],
-        [sorted(engine.blocking.find(name)) for name in ("a", "b", "a/b")],
-        [sorted(engine.disconnecting.find(name)) for name in ("a", "b", "a/b")],
+        [sorted(engine.publishing.blocking.find(name)) for name in ("a", "b", "a/b")],
+        [sorted(engine.publishing.disconnecting.find(name)) for name in ("a", "b", "a/b")],
         [engine.has_patterns(origin) for origin in (1, 2)],
     )
 

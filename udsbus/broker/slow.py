@@ -54,12 +54,14 @@ TOO_MANY_MESSAGES = (
 
 
 class SlowReaders:
-    def __init__(self, engine: Engine, statistics: Statistics) -> None:
+    def __init__(self, engine: Engine, keys: SlowKeys, statistics: Statistics) -> None:
         self.behind: dict[int, Connection] = {}
         """By number, those that do not keep up."""
         self.ready: dict[int, Connection] = {}
         """Those of them that may be told more now; who was told last comes last."""
-        self.keys = SlowKeys(engine)
+        self.put_off: list[tuple[Connection, Change | Message, bytes]] = []
+        """What they are to be told of this turn, if it comes into the journal."""
+        self._keys = keys
         self._engine = engine
         self._statistics = statistics
 
@@ -88,8 +90,8 @@ class SlowReaders:
             self._statistics.left_out += behind.left_out - left_out
             return "" if noted else TOO_MANY_KEYS
         dropped, number, topic = behind.dropped, connection.number, effect.topic
-        droppable = number not in self._engine.disconnecting.find(topic)
-        waited = effect.waited and number in self._engine.blocking.find(topic)
+        droppable = number not in self._engine.publishing.disconnecting.find(topic)
+        waited = effect.waited and number in self._engine.publishing.blocking.find(topic)
         held = behind.hold(frame, droppable, waited)
         self._statistics.dropped += behind.dropped - dropped
         return "" if held else TOO_MANY_MESSAGES
@@ -131,7 +133,7 @@ class SlowReaders:
         self.behind[number] = self.ready[number] = connection
         self._engine.publishing.fell_behind(number)
         self._statistics.fell_behind += 1
-        self.keys.add(
+        self._keys.add(
             number, {"since": time(), "pid": connection.peer.pid, "name": connection.name}
         )
 
@@ -160,4 +162,4 @@ class SlowReaders:
         del self.behind[number]
         self.ready.pop(number, None)
         self._engine.publishing.caught_up(number)
-        self.keys.remove(number)
+        self._keys.remove(number)

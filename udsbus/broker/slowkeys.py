@@ -7,6 +7,7 @@ compared with what is there until that is so: a turn may be undone.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 import msgpack
@@ -19,16 +20,21 @@ if TYPE_CHECKING:
 
 
 class SlowKeys:
-    def __init__(self, engine: Engine) -> None:
-        self.due = False
-        """Whether `tend` wants to be called; not while nothing can be written."""
+    def __init__(self, engine: Engine, hurry: Callable[[], None]) -> None:
+        """`hurry` is called when `tend` wants to be."""
         self._engine = engine
+        self._hurry = hurry
         self._keys: dict[int, str] = {}
         """Connection → its key."""
         self._wanted: dict[str, tuple[int, bytes]] = {}
         """Key → the connection and the value, of those that shall be there."""
         self._unsettled: dict[str, None] = {}
         """Those that may be otherwise than they should."""
+
+    @property
+    def due(self) -> bool:
+        """Whether `tend` wants to be called; not while nothing can be written."""
+        return bool(self._unsettled)
 
     def adopt(self) -> None:
         """Those that a broker before this one has left are of connections that are no more."""
@@ -62,8 +68,7 @@ class SlowKeys:
                 engine.let_go(key, 0, DELETED)
             else:
                 engine.hold(key, value, session or None, 0)
-        self.due = bool(self._unsettled)
 
     def _unsettle(self, *keys: str) -> None:
         self._unsettled |= dict.fromkeys(keys)
-        self.due = bool(self._unsettled)
+        self._hurry()

@@ -101,13 +101,11 @@ class Turn:
         self._answering = Answering(handlers, statistics)
         self._fanned_out: list[Effect] = []
         """Effects of this turn that are queued for their watchers but not in the journal yet."""
-        self._put_off: list[tuple[Connection, Change | Message, bytes]] = []
-        """Those of them that slow readers are told of later, if they come into the journal."""
         self._durable = journal.durable
         self._executed: list[tuple[Connection, list[Any]]] = []
         """What this turn has carried out, in case that its journal fails."""
         self.sessions = Sessions(engine, hub, self._end_number)
-        self.slow = SlowReaders(engine, statistics)
+        self.slow = SlowReaders(engine, self.sessions.slow, statistics)
         self._lanes = lanes
         self._answers = Answers(journal.durable)
         self._later: dict[int, tuple[Connection, Any, Later]] = {}
@@ -141,7 +139,6 @@ class Turn:
         if self._durable:
             engine.keep_undo()
             self.sessions.adopt(monotonic())
-            self.slow.keys.adopt()
 
     # --- wait -------------------------------------------------------------------------------
 
@@ -204,8 +201,6 @@ class Turn:
         deadline, due = self._engine.next_deadline(), self.sessions.due
         if due is not None and (deadline is None or due < deadline) and not self._refusing:
             deadline = due
-        if self.slow.keys.due and not self._refusing:
-            return 0.0
         for connection in self._ending:
             until = connection.linger_until
             if until is not None and (deadline is None or until < deadline):
@@ -229,8 +224,6 @@ class Turn:
         due = self.sessions.due
         if due is not None and due <= now and not self._refusing:
             self.sessions.tend(now)
-        if self.slow.keys.due and not self._refusing:
-            self.slow.keys.tend()
         if self._unfinished:
             unfinished, self._unfinished = self._unfinished, []
             for unfinished_one in unfinished:
@@ -276,10 +269,10 @@ class Turn:
             except StorageFailed as failure:
                 self._take_back(failure)
                 return
-            if self._put_off:
-                put_off, self._put_off = self._put_off, []
-                for connection, effect, frame in put_off:
+            if self.slow.put_off:
+                for connection, effect, frame in self.slow.put_off:
                     self._note(connection, effect, frame)
+                self.slow.put_off.clear()
             self._fan_out(effects[len(self._fanned_out) :] if self._fanned_out else effects)
             self._fanned_out = []
             self._expose(effects)
@@ -340,7 +333,7 @@ class Turn:
         """
         self._engine.undo()
         self._fanned_out = []
-        self._put_off = []
+        self.slow.put_off.clear()
         self._answers.take_back()
         self._come.clear()
         for connection in self._touched:
@@ -577,7 +570,7 @@ class Turn:
                 continue  # it went in this very turn, or is about to
             if connection.room < 0 and not self.slow.keeps_up(connection, monotonic()):
                 if early:
-                    self._put_off.append((connection, effect, frame))
+                    self.slow.put_off.append((connection, effect, frame))
                 else:
                     self._note(connection, effect, frame)
                 continue

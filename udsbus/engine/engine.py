@@ -82,9 +82,7 @@ class Engine:
         self._registrations = Registrations(self.to_undo)
         self.watches = self._registrations.watches
         self.subscriptions = self._registrations.subscriptions
-        self.blocking = self._registrations.blocking
-        self.disconnecting = self._registrations.disconnecting
-        self.publishing = Publishing(self, self.waiting, self.blocking, self._send)
+        self.publishing = Publishing(self, self.waiting, self._send)
         self.schemas = Schemas(compile_schema)
         self._schema_checks = self.schemas.checks
         self._codec = codec
@@ -183,8 +181,6 @@ class Engine:
 
     def next_deadline(self) -> float | None:
         """When `tend` wants to be called next; None while nothing has a deadline."""
-        if self.publishing.unsettled:
-            return 0.0
         due = self.waiting.next_deadline()
         if not self.frozen:
             dues = self.locks.due(), self.queues.due(), self.keyspace.deadlines.next()
@@ -700,9 +696,9 @@ class Engine:
             check_pattern(pattern)
         interests = [self.subscriptions]
         if policy == m.BLOCK:
-            interests.append(self.blocking)
+            interests.append(self.publishing.blocking)
         elif policy == m.DISCONNECT:
-            interests.append(self.disconnecting)
+            interests.append(self.publishing.disconnecting)
         return self._registrations.add(origin, patterns, *interests)
 
     def _unsubscribe(self, origin: int, now: float, subscription: int) -> bool:

@@ -30,17 +30,18 @@ class Publication(NamedTuple):
 
 
 class Publishing:
-    def __init__(
-        self, sessions: Sessions, waiting: WaitingList, blocking: Interest, send: Send
-    ) -> None:
-        """`blocking`: who subscribes by the policy `block`. `send` publishes at once."""
+    def __init__(self, sessions: Sessions, waiting: WaitingList, send: Send) -> None:
+        """`send` publishes at once."""
+        self.blocking = Interest()
+        """Who subscribes by the policy `block`."""
+        self.disconnecting = Interest()
+        """And by `disconnect`."""
         self.behind: set[int] = set()
         """Connections that are."""
         self.unsettled = False
         """Somebody who waits may have done so for long enough: `settle` wants to be called."""
         self._sessions = sessions
         self._waiting = waiting
-        self._blocking = blocking
         self._send = send
         self._line: OrderedDict[int, Waiter] = OrderedDict()
 
@@ -75,7 +76,9 @@ class Publishing:
 
     def look(self) -> None:
         """There may be nobody any more to wait for."""
-        self.unsettled = bool(self._line)
+        if self._line:
+            self.unsettled = True
+            self._waiting.hurry()
 
     def settle(self) -> None:
         """Publish what need not wait any longer; of that at most about as much as a connection may
@@ -87,7 +90,7 @@ class Publishing:
             if self._blocked(topic):
                 continue
             if size > OUTPUT_PAUSE_BYTES:
-                self.unsettled = True
+                self.look()
                 return
             if self._sessions.is_of(waiter.origin, waiter.session):
                 size += len(message)
@@ -99,7 +102,7 @@ class Publishing:
     def _blocked(self, topic: str) -> bool:
         """Whether a subscriber is behind that publishers shall wait for."""
         behind = self.behind
-        return bool(behind) and not behind.isdisjoint(self._blocking.find(topic))
+        return bool(behind) and not behind.isdisjoint(self.blocking.find(topic))
 
     # --- the host of those who wait ---------------------------------------------------------
 

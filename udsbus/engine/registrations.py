@@ -23,10 +23,6 @@ class Registrations:
         """`to_undo` is told how to undo what has been done."""
         self.watches = Interest()
         self.subscriptions = Interest()
-        self.blocking = Interest()
-        """Those of the subscriptions by the policy `block`."""
-        self.disconnecting = Interest()
-        """And by `disconnect`."""
         self._to_undo = to_undo
         self._next_number = 1
         self._of: dict[int, dict[int, Registration]] = {}

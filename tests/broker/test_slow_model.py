@@ -195,7 +195,7 @@ STEPS: list[Any] = [
 
 
 @settings(
-    max_examples=1_000, derandomize=True, deadline=None, phases=[Phase.generate, Phase.shrink],
+    max_examples=500, derandomize=True, deadline=None, phases=[Phase.generate, Phase.shrink],
     report_multiple_bugs=False, suppress_health_check=[HealthCheck.too_slow],
 )  # fmt: skip
 @given(steps=st.lists(st.sampled_from(STEPS), min_size=5, max_size=25))

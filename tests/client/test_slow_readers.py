@@ -328,7 +328,7 @@ def test_publishers_wait_for_one_who_blocks(writer: Client) -> None:
         is_ready(writer)
         with stopped(child.pid):
             n = 0
-            with pytest.raises(udsbus.Conflict, match="is behind, .* sent to nobody"):
+            with pytest.raises(udsbus.Conflict, match=r"is behind, .* sent to nobody"):
                 while n < 10 * ENOUGH:
                     writer.publish("t", number(n), wait=0.05)
                     n += 1

@@ -26,10 +26,12 @@ class Scale(NamedTuple):
     idle_seconds: float
     starts: int
     """How often each program is started."""
+    changes: int
+    """Changes that a stopped reader is not told of."""
 
 
-FULL = Scale(5, 1.5, 500, 2.0, 6.0, 21)
-QUICK = Scale(2, 0.2, 50, 0.5, 1.0, 5)
+FULL = Scale(5, 1.5, 500, 2.0, 6.0, 21, 1_000_000)
+QUICK = Scale(2, 0.2, 50, 0.5, 1.0, 5, 50_000)
 
 
 class Driven(NamedTuple):

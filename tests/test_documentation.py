@@ -7,6 +7,7 @@ import decimal
 import pathlib
 import re
 import uuid
+from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
 
@@ -18,17 +19,20 @@ from udsbus.errors import ERRORS
 from udsbus.limits import LIMITS
 from udsbus.messages import CloseReason
 from udsbus.version import PROTOCOL_VERSION
+from udsbus.wire.encoding import encode_behind, encode_in_step
 from udsbus.wire.methods import METHODS, NOTIFICATIONS, TRANSACTION_METHODS
 from udsbus.wire.values import EXTENSIONS, NESTING, decode, encode, extension_of
 
 from .harness import BrokerProcess
 from .wire.conversation import Conversation
-from .wire.notation import Step, encoded, evaluate, parse
+from .wire.notation import Step, encoded, evaluate, parse, to_bytes
 
 DOCS = Path(__file__).parent.parent / "docs"
 PAGES = ("protocol.md", "values.md", "limits.md")
 KINDS = [
-    value for name, value in vars(messages).items() if name.isupper() and isinstance(value, str)
+    value
+    for name, value in vars(messages).items()
+    if name.isupper() and isinstance(value, str) and value not in messages.POLICIES
 ]
 
 
@@ -165,6 +169,7 @@ def test_names_in_the_text_are_those_that_exist(page: str) -> None:
     known = {
         *METHODS, *LIMITS, *(row.name for row in rows), *(reason.value for reason in CloseReason),
         *(cls.word for cls in ERRORS.values()), "change_log",
+        *NOTIFICATIONS, *messages.POLICIES, "fell_behind", "left_out",
     }  # fmt: skip
     assert set(re.findall(r"`([a-z]+(?:_[a-z]+)+)`", (DOCS / page).read_text())) <= known
 
@@ -248,6 +253,22 @@ def test_examples_happen_as_they_are_written(section: Section, broker: BrokerPro
             conversation.expect_no_more()
 
 
+BYTES = [
+    step
+    for section in sections("protocol.md")
+    for block in re.findall(r"```bytes\n(.*?)```", section.text, re.S)
+    for step in parse(block)
+]
+"""Of messages that cannot be met in an example."""
+
+
+@pytest.mark.parametrize("step", BYTES, ids=lambda step: step.form)
+def test_the_bytes_of_what_cannot_be_met_here(step: Step) -> None:
+    _, name, params = evaluate(step.form)
+    encoders: dict[str, Callable[..., bytes]] = {"behind": encode_behind, "in_step": encode_in_step}
+    assert encoders[name](*params) == to_bytes(step.bytes)
+
+
 SENT = [evaluate(step.form) for step in STEPS if step.to_broker and step.form]
 RECEIVED = [evaluate(step.form) for step in STEPS if not step.to_broker and step.form]
 
@@ -266,7 +287,8 @@ def test_every_method_and_option_has_an_example() -> None:
 
 
 def test_every_notification_has_an_example() -> None:
-    assert {message[1] for message in RECEIVED if message[0] == 2} == set(NOTIFICATIONS)
+    met = [*RECEIVED, *(evaluate(step.form) for step in BYTES)]
+    assert {message[1] for message in met if message[0] == 2} == set(NOTIFICATIONS)
 
 
 def test_every_kind_of_change_has_an_example() -> None:

@@ -140,9 +140,27 @@ OUTPUT_PAUSE_BYTES: Final = _limit(
     "output_pause_bytes", 1 * MIB, "bytes of replies not taken",
     "a connection with more than this waiting is not read until it has caught up",
 )  # fmt: skip
-OUTPUT_CLOSE_BYTES: Final = _limit(
-    "output_close_bytes", 128 * MIB, "bytes not taken",
-    "events beyond this close the connection; the client resumes or is told what it missed",
+OUTPUT_SOFT_BYTES: Final = _limit(
+    "output_soft_bytes", 8 * MIB, "bytes not taken",
+    "who has more than this waiting for `output_soft_seconds` does not take what comes as it comes",
+)  # fmt: skip
+OUTPUT_SOFT_SECONDS: Final = _limit(
+    "output_soft_seconds", 10, "seconds", "a burst is taken within this; what takes longer is none"
+)
+OUTPUT_HARD_BYTES: Final = _limit(
+    "output_hard_bytes", 32 * MIB, "bytes not taken",
+    "bounds the memory that a connection can take up by not reading, however quickly that grows",
+)  # fmt: skip
+BEHIND_KEYS: Final = _limit(
+    "behind_keys", 65_536, "keys", "of so many keys it is noted that they changed for a "
+    "connection that is behind; each takes about 300 bytes",
+)  # fmt: skip
+BEHIND_KEY_BYTES: Final = _limit(
+    "behind_key_bytes", 8 * MIB, "bytes of UTF-8", "and their names take this"
+)
+BEHIND_MESSAGE_BYTES: Final = _limit(
+    "behind_message_bytes", 8 * MIB, "bytes of messages",
+    "messages have no newest value that could stand for the others, so some are kept",
 )  # fmt: skip
 
 CHANGES_BYTES: Final = VALUE_BYTES
@@ -151,6 +169,10 @@ CHANGES_BYTES: Final = VALUE_BYTES
 # --- how the turn shares its time (not visible to a peer) -----------------------------------
 RECEIVE_BYTES: Final = 64 * KIB
 """Bytes read from one connection in one turn: several hundred small requests."""
+OUTPUT_LOW_BYTES: Final = 64 * KIB
+"""A connection that is behind is told more when no more than this waits for it."""
+CATCH_UP_BYTES: Final = 512 * KIB
+"""And about so much at once: with that it can still ask, see OUTPUT_PAUSE_BYTES."""
 REQUESTS_PER_TURN: Final = 512
 """Requests carried out for one connection in one turn, so that a flood waits for the others."""
 SHARE_SECONDS: Final = 0.002

@@ -197,6 +197,8 @@ class Unwatch(NamedTuple):
 
 class Subscribe(NamedTuple):
     patterns: list[str]
+    policy: str = "drop_oldest"
+    """What becomes of messages that are not taken in time: one of POLICIES."""
 
 
 class Unsubscribe(NamedTuple):
@@ -206,6 +208,8 @@ class Unsubscribe(NamedTuple):
 class Publish(NamedTuple):
     topic: str
     message: bytes
+    wait: float | None = None
+    """Seconds to wait for those who subscribe by `block` and are behind; None: not at all."""
 
 
 class Hello(NamedTuple):
@@ -243,6 +247,13 @@ class Info(NamedTuple):
     pass
 
 
+DROP_OLDEST: Final = "drop_oldest"
+DISCONNECT: Final = "disconnect"
+BLOCK: Final = "block"
+POLICIES: Final = (DROP_OLDEST, DISCONNECT, BLOCK)
+"""What becomes of messages when a subscriber is behind: the oldest are dropped; or its connection
+ends; or publishers who are ready to wait do so, and others' are dropped like the first."""
+
 TransactionOperation = Get | Set | Delete | Increment
 EngineCommand = (
     Get | GetEntry | Exists | GetMany | Set | SetMany | Delete | Increment | Expire | Persist
@@ -263,7 +274,7 @@ class Later(NamedTuple):
 
     ticket: int
     to_native: Callable[[Any], Any] | None = None
-    """What the peer wants to be made of it."""
+    """What the peer wants to be made of it; may raise an Error, which is then the answer."""
 
 
 # --- effects: what carrying out commands has caused -----------------------------------------
@@ -353,6 +364,8 @@ class Message(NamedTuple):
     topic: str
     message: bytes
     subscribers: tuple[int, ...]
+    waited: bool = False
+    """It was not published before there was room for it where publishers shall wait."""
 
 
 Effect = Change | DeadlineMoved | Owned | Message
@@ -380,7 +393,7 @@ class CloseReason(Enum):
     PROCESS_ENDED = "process_ended"
     """The process that opened it is dead, though another holds it open."""
     SLOW_READER = "slow_reader"
-    """Events above `output_close_bytes` were waiting for it."""
+    """It is behind, and more was waiting for it than can be kept."""
     REPLACED = "replaced"
     """Another connection goes on with its lane."""
     TAKEOVER = "takeover"

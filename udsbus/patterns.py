@@ -27,6 +27,8 @@ TAKEN_KEYS = "$sys/taken/"
 """Below this, items that come back unless they are done: `NAME/SESSION.CLAIM.PLACE`."""
 IN_HAND_KEYS = "$sys/in_hand/"
 """Below this, how many other items a client has taken that are not done: `NAME/SESSION`."""
+SLOW_KEYS = "$sys/slow/"
+"""Below this, the connections that are behind: `SESSION.CONNECTION`."""
 
 
 def shown(name: str) -> str:

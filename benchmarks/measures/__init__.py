@@ -19,6 +19,7 @@ from . import (
     primitives,
     pubsub,
     recovery,
+    slow,
     startup,
     throughput,
     watchers,
@@ -47,5 +48,7 @@ MEASURES: dict[str, Measure] = {
     "queue": primitives.measure_queue,
     "mapping": primitives.measure_mapping,
     "interest": interest.measure,
+    "slow": slow.measure,
+    "slow_memory": slow.measure_memory,
     "floor": floor.measure,
 }

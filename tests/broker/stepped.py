@@ -19,7 +19,7 @@ from udsbus.broker.listener import Listener
 from udsbus.broker.statistics import Statistics
 from udsbus.broker.turn import Turn
 from udsbus.engine import Engine
-from udsbus.journal import MemoryJournal
+from udsbus.journal import Journal, MemoryJournal
 from udsbus.messages import CloseReason
 from udsbus.wire import values
 
@@ -29,14 +29,14 @@ START = 1_000.0
 class SteppedBroker:
     """What happens within one turn, and from turn to turn, without any luck with timing."""
 
-    def __init__(self, address: str, hub: Hub) -> None:
+    def __init__(self, address: str, hub: Hub, journal: Journal | None = None) -> None:
         self.now = START
         self.engine = Engine(values)
         self.hub = hub
         self.statistics = Statistics()
         self.turn = Turn(
             self.engine,
-            MemoryJournal(),
+            journal or MemoryJournal(),
             Listener(address),
             hub,
             dict.fromkeys((m.Hello, m.Goodbye, m.Kick, m.Ping, m.Info), self._revision),
@@ -94,9 +94,9 @@ class SteppedBroker:
 
 
 def stepped_broker(
-    address: str, hub: Hub, monkeypatch: pytest.MonkeyPatch
+    address: str, hub: Hub, monkeypatch: pytest.MonkeyPatch, journal: Journal | None = None
 ) -> Iterator[SteppedBroker]:
-    broker = SteppedBroker(address, hub)
+    broker = SteppedBroker(address, hub, journal)
     with monkeypatch.context() as patch:
         patch.setattr(turn_module, "monotonic", lambda: broker.now)
         yield broker

@@ -90,8 +90,10 @@ def test_info_of_a_new_broker(any_broker: BrokerProcess, request: pytest.Fixture
         "subscriptions": 0,
         "change_log": 0,
         "connections": 1,
+        "behind": 0,
         "counters": {
             "accepted": 1, "closed": {}, "requests": 0, "refused": 0, "changes": 0, "messages": 0,
+            "fell_behind": 0, "left_out": 0, "dropped": 0,
         },
         "limits": {name: limit.value for name, limit in LIMITS.items()},
     }  # fmt: skip
@@ -116,6 +118,7 @@ def test_info_counts_what_happens(broker: BrokerProcess) -> None:
     assert info["connections"] == 2
     assert info["counters"] == {
         "accepted": 2, "closed": {}, "requests": 9, "refused": 2, "changes": 5, "messages": 1,
+        "fell_behind": 0, "left_out": 0, "dropped": 0,
     }  # fmt: skip
 
 

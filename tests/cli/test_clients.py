@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import json
 import os
+from datetime import datetime
 
 import udsbus
-from tests.harness import wait_until
+from tests.harness import RawClient, wait_until
+from udsbus.limits import MIB, OUTPUT_HARD_BYTES
 
 from .support import Command
 
@@ -21,6 +23,25 @@ def test_clients(command: Command, client: udsbus.Client) -> None:
         found = [json.loads(line) for line in command.lines("clients", "--json")]
         assert [each["session"] for each in found] == [client.session, worker.session]
         assert found[1]["metadata"] == {"room": 7}
+        assert rows[worker.session][5] == ""
+        assert found[1]["behind_since"] is None
+
+
+def test_who_does_not_keep_up(command: Command, client: udsbus.Client) -> None:
+    large = bytes(MIB)
+    with RawClient(client.address) as reader:
+        reader.call("hello", 1, {"session": "slow", "name": "a reader"})
+        reader.call("watch", "large")
+        for _ in range(OUTPUT_HARD_BYTES // MIB + 8):
+            client.set("large", large)
+        wait_until(lambda: client.keys("$sys/slow/*"), "the key that says so")
+        ((_, about),) = client.items("$sys/slow/*")
+        rows = {line.split("\t")[0]: line.split("\t") for line in command.lines("clients")}
+        assert datetime.fromisoformat(rows["slow"][5]).timestamp() == int(about["since"])
+        assert rows[client.session][5] == ""
+        found = [json.loads(line) for line in command.lines("clients", "--json")]
+        assert [each["behind_since"] for each in found] == [None, about["since"]]
+    client.kick("slow")
 
 
 def test_nobody_is_there(lonely: Command) -> None:

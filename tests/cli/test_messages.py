@@ -40,6 +40,15 @@ def test_subscribe(command: Command, client: udsbus.Client) -> None:
         assert subscribed.rest("stderr") == ""
 
 
+def test_subscribe_by_a_policy(command: Command, client: udsbus.Client) -> None:
+    with command.running("subscribe", "a", "-v", "--policy", "block") as subscribed:
+        began(subscribed)
+        assert client.publish("a", 1, wait=0) == 1
+        assert subscribed.line() == "a\t1"
+    code, _, err = command("subscribe", "a", "--policy", "blocks")
+    assert (code, "drop_oldest" in err) == (2, True)
+
+
 def test_subscribe_json_and_count(command: Command, client: udsbus.Client) -> None:
     with command.running("subscribe", "**", "-v", "--json", "--count", "1") as subscribed:
         began(subscribed)

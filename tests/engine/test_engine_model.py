@@ -82,7 +82,7 @@ watches = st.builds(
 )
 """Here `from_revision` is how many revisions ago."""
 subscriptions = st.builds(m.Subscribe, st.lists(selections, max_size=3))
-publications = st.builds(m.Publish, keys, values)
+publications = st.builds(m.Publish, keys, values, st.none())
 deadlines = st.builds(m.Expire, keys, seconds) | st.builds(m.Persist, keys)
 connections = st.integers(1, 3)
 

@@ -23,10 +23,10 @@ asked = st.tuples(
     st.one_of(
         writes,
         watches,
-        st.builds(m.Subscribe, st.just(["a/**", "b"])),
+        st.builds(m.Subscribe, st.just(["a/**", "b"]), st.sampled_from(m.POLICIES)),
         st.builds(m.Unwatch, st.integers(1, 4)),
         st.builds(m.Unsubscribe, st.integers(1, 4)),
-        st.builds(m.Publish, st.just("a/b"), st.just(b"x")),
+        st.builds(m.Publish, st.just("a/b"), st.just(b"x"), st.none()),
     ),
     st.sampled_from([0.0, 0.0, 0.3, 2.0]),
 )
@@ -60,6 +60,8 @@ def state(engine: Engine) -> Any:
         len(engine.subscriptions),
         [sorted(engine.watches.find(name)) for name in ("a", "b", "a/b", "a-b")],
         [sorted(engine.subscriptions.find(name)) for name in ("a", "b", "a/b")],
+        [sorted(engine.publishing.blocking.find(name)) for name in ("a", "b", "a/b")],
+        [sorted(engine.publishing.disconnecting.find(name)) for name in ("a", "b", "a/b")],
         [engine.has_patterns(origin) for origin in (1, 2)],
         dict(engine.wants),
     )

@@ -99,6 +99,8 @@ GOOD: dict[str, list[tuple[Any, Any]]] = {
     "patterns": [(["a/*", "**"], ["a/*", "**"]), ([], [])],
     "topic": [("t", "t")],
     "message": [(b"\x01", b"\x01"), ("hi", b"\xa2hi")],
+    "policy": [("drop_oldest", "drop_oldest"), ("disconnect", "disconnect"), ("block", "block")],
+    "wait": [(0, 0), (0.5, 0.5)],
 }  # fmt: skip
 """For each parameter's name: what may be given, and what arrives."""
 
@@ -164,6 +166,8 @@ WRONG: dict[str, list[Any]] = {
     "patterns": [None, "a", [1], {}, [["a"]]],
     "topic": NO_TEXT,
     "message": [],
+    "policy": [None, "", "drop", "Block", b"block", 1, ["block"], {}],
+    "wait": [-1, -0.5, float("nan"), float("inf"), "5", True, [1], {}, b""],
 }  # fmt: skip
 """For each parameter's name: what must be refused."""
 

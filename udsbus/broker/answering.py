@@ -112,6 +112,8 @@ class Answering:
                 if type(request) is not list or len(request) != 2:
                     raise InvalidRequest("each of requests must be [method, params]")
                 name, params = request
+                if type(params) is list and params and _may_wait(params[-1]):
+                    raise InvalidRequest(f"{name}: in a batch nothing can wait")
                 result = self.answer(routes, number, now, name, params)
                 if type(result) is not int:
                     size += _packed_size(result)
@@ -161,3 +163,8 @@ def _packed_size(result: Any) -> int:
     if size > KEPT_BYTES:
         forget_buffer()
     return size
+
+
+def _may_wait(options: Any) -> bool:
+    """Whether a request with these might be answered later."""
+    return type(options) is dict and options.get("wait") is not None

@@ -5,10 +5,11 @@ from __future__ import annotations
 import socket
 from typing import Any
 
-from ..limits import OUTPUT_PAUSE_BYTES, RECEIVE_BYTES
+from ..limits import OUTPUT_PAUSE_BYTES, OUTPUT_SOFT_BYTES, RECEIVE_BYTES
 from ..messages import CloseReason
 from ..peers import Peer
 from ..wire.framing import Decoder
+from .behind import Behind
 from .hub import READ, WRITE, Hub
 from .lanes import Lane
 
@@ -25,8 +26,9 @@ class Connection:
     """
 
     __slots__ = (
-        "_hub", "_interest", "_recv", "_send", "_waiting", "decoder", "ended", "fd", "lane",
-        "linger_until", "name", "number", "output", "peer", "requests", "socket", "stalled",
+        "_hub", "_interest", "_recv", "_send", "_waiting", "above_since", "behind", "decoder",
+        "ended", "fd", "lane", "linger_until", "name", "number", "output", "peer", "requests",
+        "room", "socket", "stalled",
     )  # fmt: skip
 
     def __init__(self, number: int, sock: socket.socket, peer: Peer, hub: Hub) -> None:
@@ -48,6 +50,13 @@ class Connection:
         """Why it will be closed once its output is flushed; nothing more is read from it."""
         self.linger_until: float | None = None
         """When it is closed even if it has not taken its output."""
+        self.room = OUTPUT_SOFT_BYTES
+        """How many bytes of events may be queued before somebody must look whether it keeps up;
+        below 0 while it is behind."""
+        self.above_since: float | None = None
+        """When more than OUTPUT_SOFT_BYTES were first found waiting, if that is so."""
+        self.behind: Behind | None = None
+        """What it is to be told when it has taken what waits, if it does not keep up."""
         self._waiting = bytearray()
         self._hub = hub
         self._interest = READ
@@ -91,6 +100,8 @@ class Connection:
             return True
         data = output[0] if len(output) == 1 else b"".join(output)
         output.clear()
+        if self.room != OUTPUT_SOFT_BYTES:
+            self.measure()
         if self._waiting:
             self._hold(memoryview(data))
             return True
@@ -114,8 +125,21 @@ class Connection:
         except OSError:
             return False
         del self._waiting[:sent]
+        self.measure()
         self._set_interest()
         return True
+
+    def drop_output(self) -> None:
+        """The turn never happened."""
+        self.output.clear()
+        self.measure()
+
+    def measure(self) -> None:
+        """Set `room` by what waits; nothing of this turn is queued."""
+        left = OUTPUT_SOFT_BYTES - len(self._waiting)
+        if left >= 0:
+            self.above_since = None
+        self.room = left if self.behind is None else -1
 
     def close(self) -> None:
         self._hub.remove(self.fd)
@@ -123,6 +147,7 @@ class Connection:
 
     def _hold(self, data: memoryview) -> None:
         self._waiting += data
+        self.measure()
         self._set_interest()
 
     def _set_interest(self) -> None:

@@ -7,7 +7,7 @@ connection is put together of these parts, once for all that want the same of th
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Container, Iterable, Mapping, Sequence
 from typing import NamedTuple
 
 from ..engine.wants import USUAL, Want
@@ -39,18 +39,27 @@ class Revision:
         self._changes.append(change)
         self._subscribers.append(subscribers)
 
+    def each(self) -> Iterable[tuple[Change, tuple[int, ...]]]:
+        """The changes, and whose patterns they match."""
+        return zip(self._changes, self._subscribers, strict=True)
+
     def notifications(
-        self, wants: Mapping[int, Want], sessions: Mapping[int, str]
+        self,
+        wants: Mapping[int, Want],
+        sessions: Mapping[int, str],
+        without: Container[int] = (),
     ) -> list[Notification]:
         """`wants` are those of the connections that want less or more than is usual, and `sessions`
-        theirs."""
+        theirs. `without` some connections."""
         changes, subscribers = self._changes, self._subscribers
-        if not wants and subscribers.count(subscribers[0]) == len(subscribers):
+        if not wants and not without and subscribers.count(subscribers[0]) == len(subscribers):
             frames = _frames(self.number, changes, {}, range(len(changes)), False)
             return [Notification(subscribers[0], frames, changes)]
         wanted: dict[int, list[int]] = {}
         for index, change in enumerate(changes):
             for connection in subscribers[index]:
+                if connection in without:
+                    continue
                 want = wants.get(connection)
                 if want is None or want.wants(change, sessions.get(connection)):
                     wanted.setdefault(connection, []).append(index)

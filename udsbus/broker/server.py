@@ -348,6 +348,7 @@ class Broker:
             "subscriptions": len(engine.subscriptions),
             "change_log": len(engine.log),
             "connections": len(self.turn.connections),
+            "behind": len(self.turn.slow.behind),
             "counters": self._statistics.as_dict(engine.changes),
             "limits": {name: limit.value for name, limit in LIMITS.items()},
         }

@@ -35,6 +35,7 @@ from ..patterns import CLIENT_KEYS
 from ..peers import Peer, Process, process_descriptor, process_of
 from ..wire.values import decode
 from .hub import READ, Hub
+from .slowkeys import SlowKeys
 
 log = logging.getLogger("udsbus.broker")
 
@@ -77,6 +78,8 @@ class Sessions:
         """What tells of the end of a process, which may have several sessions."""
         self._processes: dict[int, set[str]] = {}
         """Descriptor → the sessions of that process."""
+        self.slow = SlowKeys(engine, self._hurry)
+        """The keys of those of their connections that are behind."""
 
     def adopt(self, now: float) -> None:
         """Go on with those that a broker before this one has left. They come back, or end."""
@@ -95,6 +98,7 @@ class Sessions:
             self._left[name] = now + GRACE_SECONDS
         self._engine.locks.adopt(now)
         self.plan(now)
+        self.slow.adopt()
 
     # --- they come --------------------------------------------------------------------------
 
@@ -247,14 +251,20 @@ class Sessions:
                 left -= self._engine.release(name, left, now)
                 if self._engine.owners.of(name):
                     left = 0  # there were too many, or too large ones, for one turn
+        if self.slow.due:
+            self.slow.tend()
         self.plan(now)
 
     def plan(self, now: float) -> None:
         """Find out when something is due."""
-        if self._ending or (self._untold and not self._engine.frozen):
+        if self._ending or ((self._untold or self.slow.due) and not self._engine.frozen):
             self.due = now
         else:
             self.due = next(iter(self._left.values()), None)
+
+    def _hurry(self) -> None:
+        """Something is due at once."""
+        self.due = 0.0
 
     def close(self) -> None:
         for fd in self._processes:

@@ -10,7 +10,10 @@ from ..messages import CloseReason
 class Statistics:
     """Counters since the start. They only grow."""
 
-    __slots__ = ("accepted", "closed", "messages", "refused", "requests")
+    __slots__ = (
+        "accepted", "closed", "dropped", "fell_behind", "left_out", "messages", "refused",
+        "requests",
+    )  # fmt: skip
 
     def __init__(self) -> None:
         self.accepted = 0
@@ -23,6 +26,12 @@ class Statistics:
         """Those of them answered with an error."""
         self.messages = 0
         """Messages published to at least one subscriber."""
+        self.fell_behind = 0
+        """How often a connection did not keep up."""
+        self.left_out = 0
+        """Changes that one of those was not told of, but of a newer one of the same key."""
+        self.dropped = 0
+        """Messages that one of those was not sent."""
 
     def as_dict(self, changes: int) -> dict[str, object]:
         """As `info` reports them, with the changes of keys, which the engine counts."""
@@ -33,4 +42,7 @@ class Statistics:
             "refused": self.refused,
             "changes": changes,
             "messages": self.messages,
+            "fell_behind": self.fell_behind,
+            "left_out": self.left_out,
+            "dropped": self.dropped,
         }

@@ -26,7 +26,7 @@ import anyio.lowlevel
 
 from ..engine import Engine
 from ..engine.waiting import NOBODY
-from ..errors import InvalidRequest, StorageFailed
+from ..errors import Error, InvalidRequest, StorageFailed
 from ..journal import Journal
 from ..limits import (
     ACCEPTS_PER_TURN,
@@ -34,7 +34,6 @@ from ..limits import (
     DOZE_SECONDS,
     DRAIN_SECONDS,
     KEPT_BYTES,
-    OUTPUT_CLOSE_BYTES,
     OUTPUT_PAUSE_BYTES,
     REQUESTS_PER_TURN,
     SHARE_SECONDS,
@@ -49,6 +48,7 @@ from ..messages import (
     Later,
     Message,
     Received,
+    Unwatch,
     Watch,
     Writer,
 )
@@ -69,6 +69,7 @@ from .hub import HANGUP, READ, WRITE, Hub
 from .lanes import Answers, Lanes
 from .listener import Listener
 from .sessions import Sessions
+from .slow import SlowReaders
 from .statistics import Statistics
 
 log = logging.getLogger("udsbus.broker")
@@ -96,7 +97,8 @@ class Turn:
         self._listener = listener
         self._hub = hub
         handlers = engine.handlers | own_commands
-        handlers |= {Watch: self._watch, Received: self._received, Cancel: self._cancel}
+        handlers |= {Watch: self._watch, Unwatch: self._unwatch}
+        handlers |= {Received: self._received, Cancel: self._cancel}
         self._answering = Answering(handlers, statistics)
         self._fanned_out: list[Effect] = []
         """Effects of this turn that are queued for their watchers but not in the journal yet."""
@@ -104,6 +106,7 @@ class Turn:
         self._executed: list[tuple[Connection, list[Any]]] = []
         """What this turn has carried out, in case that its journal fails."""
         self.sessions = Sessions(engine, hub, self._end_number)
+        self.slow = SlowReaders(engine, self.sessions.slow, statistics)
         self._lanes = lanes
         self._answers = Answers(journal.durable)
         self._later: dict[int, tuple[Connection, Any, Later]] = {}
@@ -206,7 +209,7 @@ class Turn:
         return deadline
 
     def _due(self, now: float) -> bool:
-        if self._unfinished:
+        if self._unfinished or self.slow.ready:
             return True
         deadline = self._next_due()
         return deadline is not None and deadline <= now
@@ -241,6 +244,8 @@ class Turn:
                     continue
                 if connection.linger_until is not None:
                     connection.linger_until = now + DRAIN_SECONDS  # it does take its output
+                if connection.behind is not None:
+                    self.slow.taken(connection)
                 if connection.stalled:
                     self._go_on(connection, now)
             if events & (READ | HANGUP):
@@ -265,6 +270,10 @@ class Turn:
             except StorageFailed as failure:
                 self._take_back(failure)
                 return
+            if self.slow.put_off:
+                for connection, effect, frame in self.slow.put_off:
+                    self._note(connection, effect, frame)
+                self.slow.put_off.clear()
             self._fan_out(effects[len(self._fanned_out) :] if self._fanned_out else effects)
             self._fanned_out = []
             self._expose(effects)
@@ -275,6 +284,10 @@ class Turn:
                 if not connection.flush():
                     self._lost(connection, CloseReason.PEER_CLOSED)
             touched.clear()
+        if self.slow.ready:
+            for connection in self.slow.catch_up():
+                if not connection.flush():
+                    self._lost(connection, CloseReason.PEER_CLOSED)
         if self._come:
             for ticket in self._come:
                 waited = self._later.pop(ticket, None)
@@ -296,9 +309,13 @@ class Turn:
             if waited is None or result is NOBODY:
                 continue
             connection, msgid, later = waited
-            if later.to_native is not None:
-                result = later.to_native(result)
-            reply = encode_result(msgid, result)
+            try:
+                if later.to_native is not None:
+                    result = later.to_native(result)
+                reply = encode_result(msgid, result)
+            except Error as failure:
+                refused = self._answering.refused(connection.number, "waiting request", failure)
+                reply = encode_error(msgid, refused)
             if connection.lane is not None:
                 self._answers.add(connection.lane, connection.number, msgid, reply)
             if connection.linger_until is not None or connection.number not in self.connections:
@@ -317,10 +334,11 @@ class Turn:
         """
         self._engine.undo()
         self._fanned_out = []
+        self.slow.put_off.clear()
         self._answers.take_back()
         self._come.clear()
         for connection in self._touched:
-            connection.output.clear()
+            connection.drop_output()
         self._touched.clear()
         executed = self._executed[::-1]
         self._executed = []
@@ -488,9 +506,16 @@ class Turn:
         """A watch is told of later changes only: those before it in this turn are fanned out first,
         to the watches that were there already."""
         effects = self._engine.take_effects()
-        self._fan_out(effects)
+        self._fan_out(effects, early=True)
         self._fanned_out += effects
         return self._engine.handlers[Watch](number, now, *fields)
+
+    def _unwatch(self, number: int, now: float, watch: int) -> Any:
+        """After the answer nothing comes for that watch."""
+        behind = self.connections[number].behind
+        if behind is not None:
+            behind.unwatched = True
+        return self._engine.handlers[Unwatch](number, now, watch)
 
     def _received(self, number: int, now: float, up_to: int, missing: list[int]) -> bool:
         lane = self.connections[number].lane
@@ -518,8 +543,9 @@ class Turn:
     def _expose(self, effects: list[Effect]) -> None:
         """The seam for the version page: bump the slots of the keys that changed."""
 
-    def _fan_out(self, effects: list[Effect]) -> None:
-        """Queue each change and message, encoded once, for those who asked for it."""
+    def _fan_out(self, effects: list[Effect], early: bool = False) -> None:
+        """Queue each change and message for those who asked for it. `early`: it is not in the
+        journal yet."""
         watches, subscriptions = self._engine.watches, self._engine.subscriptions
         if not len(watches) and not len(subscriptions):
             return
@@ -528,7 +554,7 @@ class Turn:
             if type(effect) is Change:
                 subscribers = watches.find(effect.key)
                 if together is not None and together.number != effect.revision:
-                    self._tell_changes(together)
+                    self._tell_changes(together, early)
                     together = None
                 if subscribers:
                     if together is None:
@@ -536,32 +562,58 @@ class Turn:
                     together.add(effect, subscribers)
             elif type(effect) is Message:
                 if together is not None:
-                    self._tell_changes(together)
+                    self._tell_changes(together, early)
                     together = None
                 self._statistics.messages += 1
-                self._tell(effect.subscribers, encode_message(effect.topic, effect.message))
+                frame = encode_message(effect.topic, effect.message)
+                for connection in self._tell(effect.subscribers, [frame]):
+                    self._put_off(connection, effect, frame, early)
         if together is not None:
-            self._tell_changes(together)
+            self._tell_changes(together, early)
 
-    def _tell_changes(self, together: Revision) -> None:
-        for told in together.notifications(self._engine.wants, self._engine.sessions):
-            for frame in told.frames:
-                self._tell(told.connections, frame)
+    def _tell_changes(self, together: Revision, early: bool) -> None:
+        behind = self.slow.behind
+        if behind:
+            for change, subscribers in together.each():
+                for number in subscribers:
+                    if number in behind:
+                        self._put_off(behind[number], change, b"", early)
+        for told in together.notifications(self._engine.wants, self._engine.sessions, behind):
+            for connection in self._tell(told.connections, told.frames):
+                for change in told.changes:
+                    self._put_off(connection, change, b"", early)
 
-    def _tell(self, subscribers: Sequence[int], frame: bytes) -> None:
-        if len(frame) > KEPT_BYTES:
+    def _tell(self, subscribers: Sequence[int], frames: list[bytes]) -> list[Connection]:
+        """Queue frames. Returns the connections for which that cannot be: they are behind."""
+        size = sum(map(len, frames)) if len(frames) > 1 else len(frames[0])
+        if size > KEPT_BYTES:
             forget_buffer()
+        late: list[Connection] = []
         for number in subscribers:
             connection = self.connections.get(number)
             if connection is None or connection.linger_until is not None:
                 continue  # it went in this very turn, or is about to
-            connection.output.append(frame)
+            if connection.room < 0 and not self.slow.keeps_up(connection, monotonic()):
+                late.append(connection)
+                continue
+            connection.output += frames
+            connection.room -= size
             self._touched.append(connection)
-            if connection.waiting_bytes > OUTPUT_CLOSE_BYTES:
-                self._end(
-                    connection, CloseReason.SLOW_READER,
-                    f"more than {OUTPUT_CLOSE_BYTES} bytes of events were waiting for you",
-                )  # fmt: skip
+        return late
+
+    def _put_off(
+        self, connection: Connection, effect: Change | Message, frame: bytes, early: bool
+    ) -> None:
+        if early:
+            self.slow.put_off.append((connection, effect, frame))
+        else:
+            self._note(connection, effect, frame)
+
+    def _note(self, connection: Connection, effect: Change | Message, frame: bytes) -> None:
+        """Let a connection that is behind be told later, if that can be."""
+        why = self.slow.note(connection, effect, frame)
+        if why:
+            self._end(connection, CloseReason.SLOW_READER, why)
 
     # --- ends -------------------------------------------------------------------------------
 
@@ -595,6 +647,7 @@ class Turn:
             connection.linger_until = monotonic() + DRAIN_SECONDS
             self._ending.append(connection)
             self._engine.waiting.forget(connection.number)
+            self.slow.forget(connection)
 
     def _close_ended(self, now: float) -> None:
         """Close those that are flushed, or that have had their time."""
@@ -616,6 +669,7 @@ class Turn:
         del self._by_fd[connection.fd]
         connection.requests = []
         connection.output.clear()
+        self.slow.forget(connection)
         connection.close()
         if connection.lane is not None:
             self._lanes.leave(connection.lane, connection.number, monotonic())

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from ..patterns import SLOW_KEYS
 from .options import Command, address, socket_option, timeout, timeout_option
 from .outcomes import ABSENT, DONE, REFUSED
 from .output import complain, shown, write_line
@@ -17,7 +18,7 @@ if TYPE_CHECKING:
     from ..client.requests import ClientInfo
     from ..client.sync import Client
 
-HEADINGS = ("session", "pid", "name", "since", "metadata")
+HEADINGS = ("session", "pid", "name", "since", "metadata", "behind since")
 
 
 def _client() -> Client:
@@ -39,12 +40,15 @@ def clients_command(as_json: bool) -> int:
 
     Exit code 1 if there is nobody.
     """
-    clients = _others(_client())
+    asking = _client()
+    clients = _others(asking)
+    behind = _behind(asking) if clients else {}
     if as_json:
         for client in clients:
-            write_line(_as_json(client._asdict()))
+            about = client._asdict() | {"behind_since": behind.get(client.session)}
+            write_line(_as_json(about))
     else:
-        rows = [_row(client) for client in clients]
+        rows = [_row(client, behind.get(client.session)) for client in clients]
         if sys.stdout is not None and sys.stdout.isatty():
             from .tables import print_table
 
@@ -55,13 +59,25 @@ def clients_command(as_json: bool) -> int:
     return DONE if clients else ABSENT
 
 
-def _row(client: ClientInfo) -> list[str]:
-    since = datetime.fromtimestamp(client.since).astimezone()
+def _behind(client: Client) -> dict[str, float]:
+    """Session → since when one of its connections does not keep up."""
+    found: dict[str, float] = {}
+    for key, about in client.items(f"{SLOW_KEYS}*"):
+        session = key.removeprefix(SLOW_KEYS).rpartition(".")[0]
+        found[session] = min(about["since"], found.get(session, about["since"]))
+    return found
+
+
+def _row(client: ClientInfo, behind: float | None) -> list[str]:
     metadata = "" if client.metadata is None else _as_json(client.metadata)
     return [
         shown(client.session), str(client.pid), shown(client.name or ""),
-        since.isoformat(timespec="seconds"), shown(metadata),
+        _time(client.since), shown(metadata), "" if behind is None else _time(behind),
     ]  # fmt: skip
+
+
+def _time(seconds: float) -> str:
+    return datetime.fromtimestamp(seconds).astimezone().isoformat(timespec="seconds")
 
 
 def _as_json(value: Any) -> str:

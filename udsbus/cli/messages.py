@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 import click
 
+from ..messages import DROP_OLDEST, POLICIES
 from .inputs import read_value
 from .options import (
     Command,
@@ -20,7 +21,7 @@ from .outcomes import ABSENT, DONE
 from .output import complain, json_of, shown, write_line
 
 if TYPE_CHECKING:
-    from ..client.following import Message, Subscription
+    from ..client.following import Message, Policy, Subscription
     from ..client.sync import Client
 
 
@@ -51,10 +52,17 @@ def publish_command(topic: str, message: str, as_json: bool, raw: bool) -> int:
 
 @click.command("subscribe", cls=Command)
 @click.argument("patterns", metavar="PATTERN...", type=Name(), nargs=-1, required=True)
+@click.option(
+    "--policy", type=click.Choice(POLICIES), default=DROP_OLDEST,
+    help="What to do when output is so slow that messages cannot be kept any more: drop the "
+    "oldest, come back and miss some, or let publishers wait who are ready to.  "
+    f"[default: {DROP_OLDEST}]",
+)  # fmt: skip
 @following_options
 @socket_option
 def subscribe_command(
     patterns: tuple[str, ...],
+    policy: Policy,
     count: int | None,
     timeout: float | None,
     as_json: bool,
@@ -68,7 +76,7 @@ def subscribe_command(
     from .following import follow
 
     def start(client: Client) -> Subscription:
-        return client.subscribe(*patterns)
+        return client.subscribe(*patterns, policy=policy)
 
     line = _object if as_json else _fields
     return follow(start, line, count=count, seconds=timeout, verbose=verbose)

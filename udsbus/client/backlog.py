@@ -35,6 +35,8 @@ class Backlog(Generic[T]):
         conflate: bool = False,
     ) -> None:
         self.skipped = 0
+        self.conflations = 0
+        """How often it had to begin to keep only the newest."""
         self.closed = False
         self._limit = limit
         self._key = key
@@ -195,6 +197,7 @@ class Backlog(Generic[T]):
                 self.skipped += 1
         else:
             self._conflating = True
+            self.conflations += 1
             self._conflate(self._items)
             self._items.clear()
 

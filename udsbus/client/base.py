@@ -19,7 +19,7 @@ from .binding import MISSING
 from .bound import Bound
 from .callbacks import Callbacks, Function
 from .events import Events
-from .following import Change, ChangeKind, Subscription, Watch
+from .following import Change, ChangeKind, Policy, Subscription, Watch
 from .forks import told
 from .holding import Holdings
 from .methods import Methods
@@ -164,10 +164,16 @@ class Base(Methods):
         check_name(key)
         return Bound(self, key, into, default)
 
-    def subscribe(self, *patterns: str) -> Subscription:
-        """Receive the messages published from now on to the topics that match."""
+    def subscribe(self, *patterns: str, policy: Policy = "drop_oldest") -> Subscription:
+        """Receive the messages published from now on to the topics that match.
+
+        `policy` says what the broker does when this process does not take them as they come, and
+        megabytes of them wait: `drop_oldest` drops the oldest, and `dropped` counts them;
+        `disconnect` ends the connection, which comes back by itself, and `interruptions` counts
+        that; `block` lets publishers wait that are ready to, and drops what others publish.
+        """
         self._check_open()
-        subscription = Subscription(self._events, self, patterns)
+        subscription = Subscription(self._events, self, patterns, policy)
         self._events.follow(subscription)
         return subscription
 

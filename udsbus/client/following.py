@@ -11,17 +11,21 @@ if not TYPE_CHECKING:
 
 from ..errors import InvalidRequest, MissedChanges
 from ..limits import SUBSCRIPTION_BACKLOG, WATCH_BACKLOG
+from ..messages import DISCONNECT, POLICIES
 from ..patterns import check_pattern, matcher
 from ..wire.values import decode
 from . import requests
 from .backlog import Backlog
 from .events import Events
 from .follower import Answer, Follower
+from .lateness import Lateness
 from .requests import Call
 from .watching import PRESENT, CaughtUp, Missed, RawChange, State, Step, Told, WatchCore
 
 ChangeKind = Literal["created", "updated", "deleted", "expired", "released"]
 Kind = ChangeKind | Literal["present"]
+
+Policy = Literal["drop_oldest", "disconnect", "block"]
 
 
 class Change(NamedTuple):
@@ -61,7 +65,8 @@ class Watch(Follower, Generic[T]):
     Iterate over it, or call `get`. A lost connection is taken up again by itself; when changes
     were missed meanwhile, the present state follows (`kind == "present"`, and `deleted` for keys
     that are gone) and `started_over` counts it. When you take changes more slowly than they come,
-    you get the newest of each key and `skipped` counts the others.
+    you get the newest of each key and `skipped` counts the others. So you do when this process
+    does not take them from the broker: `conflated` counts how often either has begun.
 
     A `Watch[Change | CaughtUp]` is one that begins with the initial state: `CaughtUp` comes when
     all of it has been told, also when that is told once more. docs/watching.md says more.
@@ -81,6 +86,7 @@ class Watch(Follower, Generic[T]):
         self._events = events
         self._session = session
         self._backlog = Backlog[Told](WATCH_BACKLOG, key_of, conflate)
+        self._lateness = Lateness()
         self._on_changes = on_changes
         self.attended = on_changes is None
 
@@ -112,8 +118,15 @@ class Watch(Follower, Generic[T]):
 
     @property
     def skipped(self) -> int:
-        """How many changes were left out for a newer one of the same key."""
-        return self._backlog.skipped
+        """How many changes were left out for a newer one of the same key: by this watch, or by the
+        broker, which counts for all that this client watches."""
+        return self._backlog.skipped + self._lateness.left_out
+
+    @property
+    def conflated(self) -> int:
+        """How often changes began to be left out: the broker did when they were not taken from it,
+        or this watch when they were not taken from it."""
+        return self._backlog.conflations + self._lateness.conflations
 
     def get(self, timeout: float | None = None) -> T | None:
         """The next change; None when none comes within `timeout` seconds or the watch is closed.
@@ -176,6 +189,7 @@ class Watch(Follower, Generic[T]):
     # --- called by the event thread -----------------------------------------------------------
 
     def begin(self, ask: Callable[[Call[Any], Answer], None], same_bus: bool) -> None:
+        self._lateness.connected()
         call = self._core.start(session=self._session(), same_bus=same_bus)
         ask(call, partial(self._go_on, ask, self._core.started))
 
@@ -197,6 +211,7 @@ class Watch(Follower, Generic[T]):
         return lambda: None if core.number is None else requests.unwatch(core.number)
 
     def notified(self, kind: str, params: list[Any]) -> None:
+        self._lateness.notified(kind, params)
         self._tell(self._core.notified(kind, params))
 
     def interrupted(self) -> None:
@@ -254,27 +269,39 @@ def belong(one: Told, following: Told) -> bool:
     return one.revision == following.revision
 
 
+def check_subscription(patterns: tuple[str, ...], policy: str) -> None:
+    """Raise InvalidRequest unless one can subscribe like this."""
+    if not patterns:
+        raise InvalidRequest("subscribe to at least one pattern of topics")
+    for pattern in patterns:
+        check_pattern(pattern)
+    if policy not in POLICIES:
+        raise InvalidRequest(f"policy must be one of {', '.join(POLICIES)}, not {policy!r}")
+
+
 class Subscription(Follower):
     """The messages published to the topics that match, from now on.
 
     Iterate over it, or call `get`. Messages are not kept by the broker: what is published while
     the connection is lost is missed, and `interruptions` counts how often that may have happened.
-    When you take messages more slowly than they come, the oldest are dropped: see `dropped`.
+    When you take messages more slowly than they come, the oldest are dropped: see `dropped`. When
+    this process does not take them from the broker, its `policy` decides.
     """
 
-    def __init__(self, events: Events, owner: object, patterns: tuple[str, ...]) -> None:
+    def __init__(
+        self, events: Events, owner: object, patterns: tuple[str, ...], policy: Policy
+    ) -> None:
         self._numbers: list[int] = []
         """What the broker calls it on this connection; empty when it does not know of it."""
         super().__init__(owner)
         self._events = events
-        if not patterns:
-            raise InvalidRequest("subscribe to at least one pattern of topics")
-        for pattern in patterns:
-            check_pattern(pattern)
+        check_subscription(patterns, policy)
         self.patterns = patterns
+        self.policy = policy
         self.interruptions = 0
         self._matchers = [matcher(pattern) for pattern in patterns]
         self._backlog = Backlog[tuple[str, bytes]](SUBSCRIPTION_BACKLOG)
+        self._lateness = Lateness()
 
     @property
     def closed(self) -> bool:
@@ -288,8 +315,10 @@ class Subscription(Follower):
 
     @property
     def dropped(self) -> int:
-        """How many messages were dropped because they were not taken in time."""
-        return self._backlog.skipped
+        """How many messages were dropped because they were not taken in time: by this subscription,
+        or by the broker, which counts for all that this client subscribes to."""
+        by_broker = 0 if self.policy == DISCONNECT else self._lateness.dropped
+        return self._backlog.skipped + by_broker
 
     def get(self, timeout: float | None = None) -> Message | None:
         """The next message; None when none comes within `timeout` seconds or it is closed.
@@ -328,8 +357,9 @@ class Subscription(Follower):
             self._numbers.append(number)
             self.started.open()
 
+        self._lateness.connected()
         self._numbers.clear()  # the one that it had may be another's on this connection
-        ask(requests.subscribe(self.patterns), answered)
+        ask(requests.subscribe(self.patterns, self.policy), answered)
 
     def ceaser(self) -> Callable[[], Call[Any] | None]:
         numbers = self._numbers
@@ -337,6 +367,7 @@ class Subscription(Follower):
 
     def notified(self, kind: str, params: list[Any]) -> None:
         if kind != "message":
+            self._lateness.notified(kind, params)
             return
         for matches in self._matchers:
             if matches(params[0]):

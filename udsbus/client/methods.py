@@ -10,10 +10,11 @@ from time import monotonic, perf_counter
 from typing import TYPE_CHECKING, Any, TypeVar, overload
 
 from ..errors import Conflict, InvalidRequest, RequestTimeout
+from ..limits import TIMEOUT_MOST
 from ..patterns import CLIENT_KEYS, SCHEMA_KEYS
 from . import requests
 from .batches import Pipeline, Transaction
-from .requests import Call, ClientInfo, Entry, Page
+from .requests import Attempt, Call, ClientInfo, Entry, Page
 from .session import Session
 
 if TYPE_CHECKING:
@@ -163,9 +164,18 @@ class Methods(Session):
 
     # --- messages ---------------------------------------------------------------------------
 
-    def publish(self, topic: str, message: Any) -> int:
-        """Send a message to whoever subscribes to `topic` now. Returns how many clients do."""
-        return self._call(requests.publish(topic, message))
+    def publish(self, topic: str, message: Any, *, wait: float | None = None) -> int:
+        """Send a message to whoever subscribes to `topic` now. Returns how many clients do.
+
+        `wait`: while one of those who ask for it by the policy `block` does not keep up, wait, at
+        most so many seconds. Raises Conflict when that is not enough; then nobody gets it.
+        """
+        if wait is None:
+            return self._call(requests.publish(topic, message))
+        requests.check_wait(wait)
+        return self._call_waiting(
+            lambda left: requests.publish(topic, message, left), min(wait, TIMEOUT_MOST), Attempt()
+        )
 
     # --- the past ---------------------------------------------------------------------------
 

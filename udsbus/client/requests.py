@@ -20,6 +20,7 @@ from ..errors import (
     RequestTimeout,
 )
 from ..limits import FRAME_BYTES
+from ..messages import DROP_OLDEST
 from ..version import PROTOCOL_VERSION
 from ..wire.values import decode, encode
 
@@ -442,16 +443,23 @@ def unwatch(number: int) -> Call[bool]:
     return Call("unwatch", (number,), as_is)
 
 
-def subscribe(patterns: Iterable[str]) -> Call[int]:
-    return Call("subscribe", (list(patterns),), as_is)
+def subscribe(patterns: Iterable[str], policy: str = DROP_OLDEST) -> Call[int]:
+    options = _options(policy=None if policy == DROP_OLDEST else policy)
+    return Call("subscribe", (list(patterns), *options), as_is)
 
 
 def unsubscribe(number: int) -> Call[bool]:
     return Call("unsubscribe", (number,), as_is)
 
 
-def publish(topic: str, message: Any) -> Call[int]:
-    return Call("publish", (topic, encode(message)), as_is)
+def publish(topic: str, message: Any, wait: float | None = None) -> Call[int]:
+    return Call("publish", (topic, encode(message), *_options(wait=wait)), as_is)
+
+
+def check_wait(wait: float) -> None:
+    """Raise InvalidRequest unless a publisher can wait so many seconds."""
+    if type(wait) not in (int, float) or not wait >= 0:
+        raise InvalidRequest(f"wait must be a number of seconds from 0, not {wait!r}")
 
 
 # --- the broker ------------------------------------------------------------------------------

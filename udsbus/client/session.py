@@ -166,7 +166,7 @@ class Session:
                     f"{self.address}: the connection was lost {ATTEMPTS} times: {last}"
                 )
             if attempt is not None and sent:
-                connection = self._resume(connection, last)
+                connection = self._resume(connection, last, call.method == "publish")
 
     def _call_many(self, many: Many) -> None:
         """Fill in the results and refusals of a pipeline."""

@@ -41,6 +41,7 @@ from .changelog import ChangeLog
 from .keyspace import Entry, Keyspace
 from .locks import Locks
 from .owners import Owners
+from .publishing import Publishing
 from .queues import Queues
 from .registrations import Registrations
 from .rules import Codec, check_reply, check_revision, check_value, incremented
@@ -85,6 +86,7 @@ class Engine:
         self.watches = self._registrations.watches
         self.subscriptions = self._registrations.subscriptions
         self.wants = self._registrations.wants
+        self.publishing = Publishing(self, self.waiting, self._send)
         self.schemas = Schemas(compile_schema)
         self._schema_checks = self.schemas.checks
         self._codec = codec
@@ -195,6 +197,8 @@ class Engine:
         """Do what is due: end waiting that has lasted long enough, and expire keys, at most
         EXPIRIES_PER_TURN; call again while more are due."""
         self.waiting.tend(now)
+        if self.publishing.unsettled:
+            self.publishing.settle()
         if not self.frozen:
             self.locks.tend(now)
             self.queues.settle()
@@ -221,6 +225,7 @@ class Engine:
         """Forget what belongs to a connection that is gone."""
         self.waiting.forget(origin)
         self._registrations.disconnect(origin)
+        self.publishing.caught_up(origin)
 
     # --- what was before ---------------------------------------------------------------------
 
@@ -715,7 +720,7 @@ class Engine:
             if from_revision <= self.revision:
                 self._log_changes()
                 missed = self.log.since(from_revision, matcher(pattern))
-        watch = self._registrations.add(origin, self.watches, [pattern], want)
+        watch = self._registrations.add(origin, [pattern], self.watches, want=want)
         if missed is None:
             return watch, self.revision, None
         told = [change for change in missed if want.wants(change, session)]
@@ -728,20 +733,35 @@ class Engine:
     def _unwatch(self, origin: int, now: float, watch: int) -> bool:
         return self._registrations.remove(origin, self.watches, watch)
 
-    def _subscribe(self, origin: int, now: float, patterns: list[str]) -> int:
+    def _subscribe(self, origin: int, now: float, patterns: list[str], policy: str) -> int:
         for pattern in patterns:
             check_pattern(pattern)
-        return self._registrations.add(origin, self.subscriptions, patterns)
+        interests = [self.subscriptions]
+        if policy == m.BLOCK:
+            interests.append(self.publishing.blocking)
+        elif policy == m.DISCONNECT:
+            interests.append(self.publishing.disconnecting)
+        return self._registrations.add(origin, patterns, *interests)
 
     def _unsubscribe(self, origin: int, now: float, subscription: int) -> bool:
-        return self._registrations.remove(origin, self.subscriptions, subscription)
+        was_there = self._registrations.remove(origin, self.subscriptions, subscription)
+        self.publishing.look()
+        return was_there
 
-    def _publish(self, origin: int, now: float, topic: str, message: bytes) -> int:
+    def _publish(
+        self, origin: int, now: float, topic: str, message: bytes, wait: float | None = None
+    ) -> Any:
         if not self.subscriptions.remembers(topic):
             check_writable(topic, "topic")
         if not 0 < len(message) <= VALUE_BYTES:
             check_value(topic, message)
+        if wait is not None:
+            return self.publishing.publish(origin, now, topic, message, wait)
+        return self._send(origin, topic, message, False)
+
+    def _send(self, origin: int, topic: str, message: bytes, waited: bool) -> int:
+        """Send a message to those who subscribe now. Returns how many they are."""
         subscribers = self.subscriptions.find(topic)
         if subscribers:
-            self._effects.append(m.Message(topic, message, subscribers))
+            self._effects.append(m.Message(topic, message, subscribers, waited))
         return len(subscribers)

@@ -14,7 +14,8 @@ from .wants import USUAL, Want, united
 class Registration(NamedTuple):
     """A watch or a subscription."""
 
-    interest: Interest
+    interests: tuple[Interest, ...]
+    """Where its patterns stand; the first says what it is, the others by what options."""
     patterns: list[str]
     want: Want = USUAL
     """Of a watch."""
@@ -41,9 +42,11 @@ class Registrations:
         """Whether a connection watches or subscribes to anything."""
         return bool(self._of.get(origin))
 
-    def add(self, origin: int, interest: Interest, patterns: list[str], want: Want = USUAL) -> int:
-        """Register a connection for patterns of one or the other interest. Returns the number of
-        that, which is given once. Raises LimitExceeded."""
+    def add(
+        self, origin: int, patterns: list[str], *interests: Interest, want: Want = USUAL
+    ) -> int:
+        """Register a connection for patterns of one or the other interest, and of others besides
+        that. Returns the number of that, which is given once. Raises LimitExceeded."""
         self._of.setdefault(origin, {})
         total = self._counts.get(origin, 0) + len(patterns)
         if total > PATTERNS_PER_CONNECTION:
@@ -54,14 +57,14 @@ class Registrations:
             )  # fmt: skip
         number = self._next_number
         self._next_number += 1
-        self._enter(origin, number, Registration(interest, patterns, want))
+        self._enter(origin, number, Registration(interests, patterns, want))
         self._to_undo(lambda: self._forget(origin, number))
         return number
 
     def remove(self, origin: int, interest: Interest, number: int) -> bool:
         """End one. False: that connection has none of that interest by that number."""
         registered = self._of.get(origin, {})
-        if number not in registered or registered[number].interest is not interest:
+        if number not in registered or registered[number].interests[0] is not interest:
             return False
         registration = registered[number]
         self._forget(origin, number)
@@ -73,27 +76,26 @@ class Registrations:
         self._counts.pop(origin, None)
         self.wants.pop(origin, None)
         self._wanted.pop(origin, None)
-        for interest, patterns, _ in self._of.pop(origin, {}).values():
-            for pattern in patterns:
-                interest.remove(pattern, origin)
+        for registration in self._of.pop(origin, {}).values():
+            _leave(origin, registration)
 
     def _enter(self, origin: int, number: int, registration: Registration) -> None:
         self._of[origin][number] = registration
         self._counts[origin] = self._counts.get(origin, 0) + len(registration.patterns)
-        for pattern in registration.patterns:
-            registration.interest.add(pattern, origin)
-        if registration.interest is self.watches:
+        for interest in registration.interests:
+            for pattern in registration.patterns:
+                interest.add(pattern, origin)
+        if registration.interests[0] is self.watches:
             self._count(origin, registration.want, 1)
 
     def _forget(self, origin: int, number: int) -> None:
         registered = self._of.get(origin, {})
         if number in registered:
-            interest, patterns, want = registered.pop(number)
-            self._counts[origin] -= len(patterns)
-            for pattern in patterns:
-                interest.remove(pattern, origin)
-            if interest is self.watches:
-                self._count(origin, want, -1)
+            forgotten = registered.pop(number)
+            self._counts[origin] -= len(forgotten.patterns)
+            _leave(origin, forgotten)
+            if forgotten.interests[0] is self.watches:
+                self._count(origin, forgotten.want, -1)
 
     def _put_back(self, origin: int, number: int, registration: Registration) -> None:
         if origin in self._of:  # else its connection is gone
@@ -113,3 +115,9 @@ class Registrations:
             self.wants.pop(origin, None)
         else:
             self.wants[origin] = together
+
+
+def _leave(origin: int, registration: Registration) -> None:
+    for interest in registration.interests:
+        for pattern in registration.patterns:
+            interest.remove(pattern, origin)

@@ -24,6 +24,10 @@ NOBODY = object()
 """In the place of an answer: the connection that waited for it is gone."""
 
 
+NO_TICKET = 0
+"""They begin at 1."""
+
+
 class Host(Protocol):
     """Where one waits."""
 
@@ -136,6 +140,10 @@ class WaitingList:
     def next_deadline(self) -> float | None:
         """When somebody gives up."""
         return self._deadlines.next()
+
+    def hurry(self) -> None:
+        """Let `tend` be called at once: a host has something to do."""
+        self._deadlines.schedule(NO_TICKET, 0.0)
 
     def tend(self, now: float) -> None:
         """Answer those who have waited for as long as they would."""

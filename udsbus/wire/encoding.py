@@ -59,15 +59,16 @@ def encode_changes(revision: int, parts: list[bytes]) -> list[bytes]:
     size = 0
     for part in parts:
         if size + len(part) > CHANGES_BYTES and some:
-            frames.append(_changes(revision, some, more=True))
+            frames.append(encode_some(revision, some, more=True))
             some, size = [], 0
         some.append(part)
         size += len(part)
-    frames.append(_changes(revision, some, more=False))
+    frames.append(encode_some(revision, some, more=False))
     return frames
 
 
-def _changes(revision: int, parts: list[bytes], more: bool) -> bytes:
+def encode_some(revision: int, parts: list[bytes], more: bool) -> bytes:
+    """One notification of changes that share a revision; `more` of them follow."""
     begin = _pack_array(3) + _pack(2) + _pack("changes") + _pack_array(3 if more else 2)
     array = _pack(revision) + _pack_array(len(parts))
     return b"".join([begin, array, *parts, _pack(True) if more else b""])
@@ -75,6 +76,14 @@ def _changes(revision: int, parts: list[bytes], more: bool) -> bytes:
 
 def encode_message(topic: str, message: bytes) -> bytes:
     return _pack((2, "message", (topic, message)))  # type: ignore[no-any-return]
+
+
+def encode_behind(revision: int, left_out: int, dropped: int) -> bytes:
+    return _pack((2, "behind", (revision, left_out, dropped)))  # type: ignore[no-any-return]
+
+
+def encode_in_step(revision: int) -> bytes:
+    return _pack((2, "in_step", (revision,)))  # type: ignore[no-any-return]
 
 
 def encode_closing(reason: CloseReason, message: str) -> bytes:

@@ -117,6 +117,12 @@ def _kinds(name: str, value: Any) -> Any:
     return None if len(kinds) == len(m.KINDS) else kinds
 
 
+def _policy(name: str, value: Any) -> Any:
+    if value not in m.POLICIES:
+        raise InvalidRequest(f"{name} must be one of {', '.join(m.POLICIES)}, not {_shown(value)}")
+    return value
+
+
 def _values(name: str, value: Any) -> Any:
     if type(value) is not dict:
         raise InvalidRequest(f"{name} must be a map of key to value, not {_shown(value)}")
@@ -546,7 +552,14 @@ _ROWS = (
     Method(
         "subscribe", m.Subscribe, "Receive the messages published to the topics that match.",
         "subscription",
-        (Parameter("patterns", _texts, "array of patterns of topics"),), reads=True,
+        (Parameter("patterns", _texts, "array of patterns of topics"),),
+        (
+            Parameter(
+                "policy", _policy,
+                "when this connection is behind: `drop_oldest` (usual), `disconnect` or `block`",
+            ),
+        ),
+        reads=True,
     ),
     Method("unsubscribe", m.Unsubscribe, "End a subscription.", "bool: it was there",
            (Parameter("subscription", _integer, "what `subscribe` returned"),), reads=True),
@@ -554,6 +567,12 @@ _ROWS = (
         "publish", m.Publish, "Send a message to whoever subscribes now.",
         "number of connections that it was sent to",
         (Parameter("topic", _text, "topic"), Parameter("message", _value, "encoded message")),
+        (
+            Parameter(
+                "wait", _optional_wait,
+                "seconds to wait for subscribers of the policy `block` that are behind",
+            ),
+        ),
         plain=2,
     ),
 )  # fmt: skip
@@ -577,6 +596,14 @@ NOTIFICATIONS: dict[str, tuple[str, str]] = {
         "[revision, array of [kind, key, value or nil]]",
     ),
     "message": ("A message for a subscription of this connection.", "[topic, message]"),
+    "behind": (
+        "This connection does not take what it is told as quickly as it comes, so it is told less.",
+        "[revision, changes left out, messages dropped]",
+    ),
+    "in_step": (
+        "This connection is behind no longer: it has been told everything up to this revision.",
+        "[revision]",
+    ),
     "closing": (
         "The broker is about to end the connection, and why.",
         "[reason, message]",

@@ -17,7 +17,7 @@ from ...errors import Error, InvalidRequest, RequestTimeout
 from ...limits import REQUEST_TIMEOUT
 from ...patterns import check_name
 from ..binding import MISSING
-from ..following import Change, ChangeKind
+from ..following import Change, ChangeKind, Policy
 from ..requests import Call
 from ..watching import CaughtUp, WatchCore
 from .asked import NEVER
@@ -167,11 +167,17 @@ class AsyncBase(AsyncConnected, AsyncMethods):
         check_name(key)
         return await AsyncBound(self, key, into, default).start()
 
-    def subscribe(self, *patterns: str) -> AsyncSubscription:
+    def subscribe(self, *patterns: str, policy: Policy = "drop_oldest") -> AsyncSubscription:
         """Receive the messages published from now on to the topics that match. It begins with
-        `async with`, or when it is awaited."""
+        `async with`, or when it is awaited.
+
+        `policy` says what the broker does when this process does not take them as they come, and
+        megabytes of them wait: `drop_oldest` drops the oldest, and `dropped` counts them;
+        `disconnect` ends the connection, which comes back by itself, and `interruptions` counts
+        that; `block` lets publishers wait that are ready to, and drops what others publish.
+        """
         self._check_open()
-        return AsyncSubscription(self, patterns)
+        return AsyncSubscription(self, patterns, policy)
 
     @overload
     def on_change(self, pattern: str, *, initial: bool = ...) -> Callable[[Called], Called]: ...

@@ -12,11 +12,21 @@ import anyio
 
 from ...errors import Error, InvalidRequest
 from ...limits import ASYNC_WATCH_BACKLOG, SUBSCRIPTION_BACKLOG
-from ...patterns import check_pattern, matcher
+from ...messages import DISCONNECT
+from ...patterns import matcher
 from ...wire.values import decode
 from .. import requests
 from ..backlog import Backlog
-from ..following import Change, Message, belong, key_of, read_told
+from ..following import (
+    Change,
+    Message,
+    Policy,
+    belong,
+    check_subscription,
+    key_of,
+    read_told,
+)
+from ..lateness import Lateness
 from ..requests import Call
 from ..watching import State, Step, Told, WatchCore
 from .asked import Waker, wake, waker, woken
@@ -217,6 +227,7 @@ class AsyncWatch(AsyncFollower[Told, What], Generic[What]):
         backlog = Backlog[Told](BACKLOG_MOST, key_of, conflate)
         super().__init__(client, backlog)
         self._core = core
+        self._lateness = Lateness()
         self._next: tuple[Ask, Call[Any]] | None = None
         """The next page of a list, which waits until there is room for it."""
         self.let_go = 0
@@ -234,8 +245,15 @@ class AsyncWatch(AsyncFollower[Told, What], Generic[What]):
 
     @property
     def skipped(self) -> int:
-        """How many changes were left out for a newer one of the same key."""
-        return self._backlog.skipped
+        """How many changes were left out for a newer one of the same key: by this watch, or by the
+        broker, which counts for all that this client watches."""
+        return self._backlog.skipped + self._lateness.left_out
+
+    @property
+    def conflated(self) -> int:
+        """How often changes began to be left out, because this client did not take them from the
+        broker."""
+        return self._lateness.conflations
 
     @property
     def state(self) -> State:
@@ -281,6 +299,7 @@ class AsyncWatch(AsyncFollower[Told, What], Generic[What]):
             self._missed_bus = self._missed_bus or not same_bus
             return
         self._next = None
+        self._lateness.connected()
         same = same_bus and not self._missed_bus
         self._missed_bus = False
         call = self._core.start(session=self._client.session, same_bus=same)
@@ -305,6 +324,7 @@ class AsyncWatch(AsyncFollower[Told, What], Generic[What]):
         return lambda: None if core.number is None else requests.unwatch(core.number)
 
     def notified(self, kind: str, params: list[Any]) -> None:
+        self._lateness.notified(kind, params)
         if self._away:
             return
         self._put(self._core.notified(kind, params))
@@ -326,25 +346,27 @@ class AsyncSubscription(AsyncFollower[tuple[str, bytes], Message]):
 
     Messages are not kept by the broker: what is published while the connection is lost is missed,
     and `interruptions` counts how often that may have happened. When you take messages more slowly
-    than they come, the oldest are dropped: see `dropped`.
+    than they come, the oldest are dropped: see `dropped`. When this client does not take them from
+    the broker, its `policy` decides.
     """
 
-    def __init__(self, client: AsyncBase, patterns: tuple[str, ...]) -> None:
+    def __init__(self, client: AsyncBase, patterns: tuple[str, ...], policy: Policy) -> None:
         super().__init__(client, Backlog[tuple[str, bytes]](SUBSCRIPTION_BACKLOG))
-        if not patterns:
-            raise InvalidRequest("subscribe to at least one pattern of topics")
-        for pattern in patterns:
-            check_pattern(pattern)
+        check_subscription(patterns, policy)
         self.patterns = patterns
+        self.policy = policy
         self.interruptions = 0
         self._matchers = [matcher(pattern) for pattern in patterns]
         self._numbers: list[int] = []
         """What the broker calls it on this connection; empty when it does not know of it."""
+        self._lateness = Lateness()
 
     @property
     def dropped(self) -> int:
-        """How many messages were dropped because they were not taken in time."""
-        return self._backlog.skipped
+        """How many messages were dropped because they were not taken in time: by this subscription,
+        or by the broker, which counts for all that this client subscribes to."""
+        by_broker = 0 if self.policy == DISCONNECT else self._lateness.dropped
+        return self._backlog.skipped + by_broker
 
     def _read(self, item: tuple[str, bytes]) -> Message:
         return Message(item[0], decode(item[1]))
@@ -356,13 +378,16 @@ class AsyncSubscription(AsyncFollower[tuple[str, bytes], Message]):
             self._numbers.append(number)
             self._has_started()
 
+        self._lateness.connected()
         self._numbers.clear()
-        ask(requests.subscribe(self.patterns), answered)
+        ask(requests.subscribe(self.patterns, self.policy), answered)
 
     def ceaser(self) -> Callable[[], Call[Any] | None]:
         numbers = self._numbers
         return lambda: requests.unsubscribe(numbers[0]) if numbers else None
 
     def notified(self, kind: str, params: list[Any]) -> None:
-        if kind == "message" and any(matches(params[0]) for matches in self._matchers):
+        if kind != "message":
+            self._lateness.notified(kind, params)
+        elif any(matches(params[0]) for matches in self._matchers):
             self._put([(params[0], params[1])])

@@ -9,9 +9,10 @@ from time import monotonic, perf_counter
 from typing import TYPE_CHECKING, Any, TypeVar, overload
 
 from ...errors import Conflict, InvalidRequest, RequestTimeout
+from ...limits import TIMEOUT_MOST
 from ...patterns import CLIENT_KEYS, SCHEMA_KEYS
 from .. import requests
-from ..requests import Call, ClientInfo, Entry, Page
+from ..requests import Attempt, Call, ClientInfo, Entry, Page
 from .batches import AsyncPipeline, AsyncTransaction
 from .session import AsyncSession
 
@@ -166,9 +167,18 @@ class AsyncMethods(AsyncSession):
 
     # --- messages ---------------------------------------------------------------------------
 
-    async def publish(self, topic: str, message: Any) -> int:
-        """Send a message to whoever subscribes to `topic` now. Returns how many clients do."""
-        return await self._call(requests.publish(topic, message))
+    async def publish(self, topic: str, message: Any, *, wait: float | None = None) -> int:
+        """Send a message to whoever subscribes to `topic` now. Returns how many clients do.
+
+        `wait`: while one of those who ask for it by the policy `block` does not keep up, wait, at
+        most so many seconds. Raises Conflict when that is not enough; then nobody gets it.
+        """
+        if wait is None:
+            return await self._call(requests.publish(topic, message))
+        requests.check_wait(wait)
+        return await self._call_waiting(
+            lambda left: requests.publish(topic, message, left), min(wait, TIMEOUT_MOST), Attempt()
+        )
 
     # --- the past ---------------------------------------------------------------------------
 

@@ -209,6 +209,14 @@ class Hello(NamedTuple):
     lane: int = 0
     unanswered: int = 1
     metadata: bytes | None = None
+    heartbeat: float | None = None
+    """Seconds between two signs of life, as the client wishes; None: there shall be none."""
+
+
+class Pong(NamedTuple):
+    """The answer to a `ping`."""
+
+    revision: int
 
 
 class Received(NamedTuple):
@@ -244,7 +252,7 @@ EngineCommand = (
     | Waiting | Put | Take | Done | GiveBack | Join | Queued | Watch | Unwatch | Subscribe
     | Unsubscribe | Publish
 )  # fmt: skip
-Command = EngineCommand | Batch | Hello | Received | Cancel | Goodbye | Kick | Ping | Info
+Command = EngineCommand | Batch | Hello | Received | Cancel | Pong | Goodbye | Kick | Ping | Info
 WRITES: Final = (
     Set, SetMany, Delete, Increment, Expire, Persist, Transaction, SetSchema, Acquire, Release,
     AddPermits, Put, Take, Done, GiveBack, Kick,
@@ -357,6 +365,8 @@ class CloseReason(Enum):
     """The process that opened it is dead, though another holds it open."""
     SLOW_READER = "slow_reader"
     """Events above `output_close_bytes` were waiting for it."""
+    SILENT = "silent"
+    """Nothing was heard of it for three heartbeats: it is stopped, or it hangs."""
     REPLACED = "replaced"
     """Another connection goes on with its lane."""
     TAKEOVER = "takeover"

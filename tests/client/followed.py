@@ -20,7 +20,7 @@ LOG_CHANGES = 6
 """So little that pages and forgetting are the rule."""
 
 Frame = tuple[Call[Any] | None, Any]
-"""The answer to a request, or (None, change)."""
+"""The answer to a request, or (None, change), or (None, revision) for a heartbeat."""
 
 
 class FollowedBus:
@@ -108,6 +108,11 @@ class FollowedBus:
                     self._truth.append(RawChange(*effect[:4]))
         self._frames = [*getattr(self, "_frames", []), *turn]
 
+    def beat(self) -> None:
+        """Between turns, when all is told."""
+        self.end_turn()
+        self._frames.append((None, self._engine.revision))
+
     # --- steps: the watch follows ---------------------------------------------------------------
 
     def receive(self) -> None:
@@ -115,6 +120,9 @@ class FollowedBus:
         if not self._frames:
             return
         call, content = self._frames.pop(0)
+        if call is None and isinstance(content, int):
+            self.core.beat(content)
+            return
         if call is None:
             if self.core.matches(content[2]):
                 self.told += self.core.change(RawChange(*content))

@@ -322,7 +322,7 @@ def test_unknown_notifications_are_ignored(address: str) -> None:
     with FakeBroker(address, answer) as broker, udsbus.connect(address) as client:
         with client.watch("a") as watch:
             broker.send(
-                notification("ping", 7) + notification("change", 6, "created", "a", b"\x01")
+                notification("whisper", 7) + notification("change", 6, "created", "a", b"\x01")
             )
             assert watch.get(timeout=PATIENCE) == (6, "created", "a", 1)
             broker.send(notification("change", 7, "renamed", "a", b"\x02", "and more"))

@@ -25,8 +25,9 @@ class Connection:
     """
 
     __slots__ = (
-        "_hub", "_interest", "_recv", "_send", "_waiting", "decoder", "ended", "fd", "lane",
-        "linger_until", "name", "number", "output", "peer", "requests", "socket", "stalled",
+        "_hub", "_interest", "_recv", "_send", "_waiting", "decoder", "ended", "fd", "heard",
+        "heartbeat", "lane", "linger_until", "missed", "name", "number", "output", "peer",
+        "requests", "socket", "stalled",
     )  # fmt: skip
 
     def __init__(self, number: int, sock: socket.socket, peer: Peer, hub: Hub) -> None:
@@ -48,6 +49,12 @@ class Connection:
         """Why it will be closed once its output is flushed; nothing more is read from it."""
         self.linger_until: float | None = None
         """When it is closed even if it has not taken its output."""
+        self.heartbeat = 0.0
+        """Seconds between two beats, as agreed with its client; 0: it wants none."""
+        self.heard = True
+        """There was a sign of life since the last beat."""
+        self.missed = 0
+        """Beats in a row before which there was none."""
         self._waiting = bytearray()
         self._hub = hub
         self._interest = READ
@@ -76,6 +83,16 @@ class Connection:
         except OSError:
             self.end(CloseReason.PEER_RESET)
             return b""
+
+    def has_input(self) -> bool:
+        """Whether there is something to receive; the end counts too."""
+        try:
+            self.socket.recv(1, socket.MSG_PEEK)
+        except (BlockingIOError, InterruptedError):
+            return False
+        except OSError:
+            pass
+        return True
 
     def end(self, reason: CloseReason) -> None:
         """Read no more; to be closed when what is queued has been flushed."""

@@ -276,6 +276,7 @@ class Broker:
         lane: int,
         unanswered: int,
         metadata: bytes | None,
+        heartbeat: float | None,
     ) -> dict[str, Any]:
         if version != PROTOCOL_VERSION:
             raise ProtocolError(
@@ -308,6 +309,7 @@ class Broker:
             "pid": os.getpid(),
             "revision": self._engine.revision,
             "limits": {name: limit.value for name, limit in LIMITS.items()},
+            "heartbeat": self.turn.beats.agree(connection, heartbeat, now),
         }
 
     def _goodbye(self, number: int, now: float) -> bool:

@@ -47,7 +47,9 @@ from ..messages import (
     Effect,
     Later,
     Message,
+    Pong,
     Received,
+    Subscribe,
     Watch,
     Writer,
 )
@@ -64,6 +66,7 @@ from ..wire.framing import REQUEST, RESPONSE
 from ..wire.methods import ANSWERS_KEPT
 from .answering import Answering, Handler
 from .connection import Connection
+from .heartbeats import Heartbeats
 from .hub import HANGUP, READ, WRITE, Hub
 from .lanes import Answers, Lanes
 from .listener import Listener
@@ -94,8 +97,10 @@ class Turn:
         self._journal = journal
         self._listener = listener
         self._hub = hub
+        self.beats = Heartbeats(self.connections, engine.has_patterns, self._end_number)
         handlers = engine.handlers | own_commands
         handlers |= {Watch: self._watch, Received: self._received, Cancel: self._cancel}
+        handlers |= {Subscribe: self._subscribe, Pong: self.beats.pong}
         self._answering = Answering(handlers, statistics)
         self._fanned_out: list[Effect] = []
         """Effects of this turn that are queued for their watchers but not in the journal yet."""
@@ -198,6 +203,9 @@ class Turn:
         deadline, due = self._engine.next_deadline(), self.sessions.due
         if due is not None and (deadline is None or due < deadline) and not self._refusing:
             deadline = due
+        beat = self.beats.due
+        if beat is not None and (deadline is None or beat < deadline):
+            deadline = beat
         for connection in self._ending:
             until = connection.linger_until
             if until is not None and (deadline is None or until < deadline):
@@ -238,8 +246,9 @@ class Turn:
                 if not connection.send_waiting():
                     self._lost(connection, CloseReason.PEER_CLOSED)
                     continue
+                connection.heard = True  # it does take its output
                 if connection.linger_until is not None:
-                    connection.linger_until = now + DRAIN_SECONDS  # it does take its output
+                    connection.linger_until = now + DRAIN_SECONDS
                 if connection.stalled:
                     self._go_on(connection, now)
             if events & (READ | HANGUP):
@@ -267,6 +276,9 @@ class Turn:
             self._fan_out(effects[len(self._fanned_out) :] if self._fanned_out else effects)
             self._fanned_out = []
             self._expose(effects)
+        beat = self.beats.due
+        if beat is not None and beat <= now:  # now that all up to this revision is on its way
+            self._touched += self.beats.tend(now, self._engine.revision)
         touched = self._touched
         if touched:
             # Backwards, so that events leave before the reply to who has caused them.
@@ -402,6 +414,7 @@ class Turn:
             return  # it has its share of this turn; what it sent since waits in the socket
         data = connection.receive()
         if data:
+            connection.heard = True
             self._askers.add(connection.number)
             messages = connection.decoder.feed(data)
             if messages:
@@ -489,7 +502,12 @@ class Turn:
         effects = self._engine.take_effects()
         self._fan_out(effects)
         self._fanned_out += effects
+        self.beats.follow(number, now)
         return self._engine.handlers[Watch](number, now, pattern, from_revision)
+
+    def _subscribe(self, number: int, now: float, *fields: Any) -> Any:
+        self.beats.follow(number, now)
+        return self._engine.handlers[Subscribe](number, now, *fields)
 
     def _received(self, number: int, now: float, up_to: int, missing: list[int]) -> bool:
         lane = self.connections[number].lane

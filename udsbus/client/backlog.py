@@ -34,8 +34,10 @@ class Backlog(Generic[T]):
         self._limit = limit
         self._key = key
         self._always = conflate
-        self._items: deque[T] = deque()
-        self._newest: OrderedDict[str, T] = OrderedDict()  # a dict is slow to take from the front
+        self._items: deque[tuple[T, float]] = deque()
+        """Each with the time at which it came."""
+        self._newest: OrderedDict[str, tuple[T, float]] = OrderedDict()
+        """By key. A dict is slow to take from the front."""
         self._conflating = conflate
         self._reset()
 
@@ -51,12 +53,22 @@ class Backlog(Generic[T]):
     def __len__(self) -> int:
         return len(self._items) + len(self._newest)
 
-    def put(self, items: list[T]) -> None:
+    @property
+    def oldest(self) -> float | None:
+        """When the first item came that was not taken yet; None: there is none."""
+        with self._lock:
+            if self._items:
+                return self._items[0][1]
+            return next(iter(self._newest.values()))[1] if self._newest else None
+
+    def put(self, items: list[T], now: float = 0.0) -> None:
+        """`now`: when they have come, on any clock that `oldest` is to be read by."""
+        timed = [(item, now) for item in items]
         with self._lock:
             if self._conflating:
-                self._conflate(items)
+                self._conflate(timed)
             else:
-                self._items.extend(items)
+                self._items.extend(timed)
                 if len(self._items) > self._limit:
                     self._overflow()
             self._ring()
@@ -65,9 +77,9 @@ class Backlog(Generic[T]):
         """The next item; None when there is none."""
         with self._lock:
             if self._items:
-                return self._items.popleft()
+                return self._items.popleft()[0]
             if self._newest:
-                _, item = self._newest.popitem(last=False)
+                _, (item, _) = self._newest.popitem(last=False)
                 self._conflating = self._always or bool(self._newest)
                 return item
             return None
@@ -144,10 +156,10 @@ class Backlog(Generic[T]):
             self._conflate(self._items)
             self._items.clear()
 
-    def _conflate(self, items: list[T] | deque[T]) -> None:
+    def _conflate(self, items: list[tuple[T, float]] | deque[tuple[T, float]]) -> None:
         assert self._key is not None
-        for item in items:
-            key = self._key(item)
+        for timed in items:
+            key = self._key(timed[0])
             if self._newest.pop(key, None) is not None:
                 self.skipped += 1
-            self._newest[key] = item  # at the end: its place is that of its newest change
+            self._newest[key] = timed  # at the end: its place is that of its newest change

@@ -12,7 +12,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, TypeVar, overload
 
 from ..errors import InvalidRequest
-from ..limits import REQUEST_TIMEOUT
+from ..limits import HEARTBEAT_SECONDS, REQUEST_TIMEOUT
 from ..patterns import check_name
 from . import unpickling
 from .binding import MISSING
@@ -44,17 +44,18 @@ class Base(Methods):
         timeout: float = REQUEST_TIMEOUT,
         autostart: bool = False,
         metadata: Any = None,
+        heartbeat: float | None = HEARTBEAT_SECONDS,
     ) -> None:
-        super().__init__(address, name, timeout, autostart, metadata)
+        super().__init__(address, name, timeout, autostart, metadata, heartbeat)
         this = weakref.ref(self)
 
         def hello() -> Call[dict[str, Any]]:
             client = this()
             if client is None:
                 raise InvalidRequest("nobody holds this client any more")
-            return client._hello()
+            return client._hello(heartbeat=heartbeat)
 
-        self._events = Events(self.address, self.timeout, hello)
+        self._events = Events(self.address, self.timeout, hello, heartbeat)
         weakref.finalize(self, self._events.abandon).atexit = False
         self._callbacks = Callbacks()
         self.holdings = Holdings(self)
@@ -132,6 +133,16 @@ class Base(Methods):
         subscription = Subscription(self._events, self, patterns)
         self._events.follow(subscription)
         return subscription
+
+    @property
+    def in_sync(self) -> bool:
+        """Whether what this client follows is up to date, as far as it can know: each watch and
+        subscription is live on a connection over which the broker was heard of within the last two
+        heartbeats. True when nothing is followed, for then nothing can be behind.
+
+        Asks nobody. What has come and was not taken yet is no matter here: see `Watch.lag`.
+        """
+        return self._events.in_sync
 
     # --- ends -------------------------------------------------------------------------------
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from functools import partial
+from time import monotonic
 from typing import Any, Literal, NamedTuple
 
 from ..errors import InvalidRequest
@@ -62,6 +63,8 @@ class Watch(Follower):
         self._backlog = Backlog[RawChange](WATCH_BACKLOG, lambda change: change.key, conflate)
         self._on_changes = on_changes
         self.attended = on_changes is None
+        self._complete = 0.0
+        """When it was interrupted, the time up to which it had everything."""
 
     @property
     def pattern(self) -> str:
@@ -86,6 +89,20 @@ class Watch(Follower):
     def skipped(self) -> int:
         """How many changes were left out for a newer one of the same key."""
         return self._backlog.skipped
+
+    @property
+    def lag(self) -> float:
+        """Seconds by which what you have taken may be behind the bus, at most.
+
+        While something waits to be taken, the age of the oldest of it. Else the time since the
+        broker was last heard of: so it grows while all is quiet, and begins anew with each change
+        and each heartbeat. While the connection is lost, or hangs, it goes on growing, until what
+        was missed has come. What the system has not handed to this process yet is not counted.
+        """
+        oldest = self._backlog.oldest
+        if oldest is None:
+            oldest = self._events.heard if self._core.live else self._complete
+        return max(0.0, monotonic() - oldest)
 
     def get(self, timeout: float | None = None) -> Change | None:
         """The next change; None when none comes within `timeout` seconds or the watch is closed.
@@ -150,9 +167,21 @@ class Watch(Follower):
         super().after_fork()
         self._backlog.after_fork()
 
+    def beat(self, revision: int) -> None:
+        self._core.beat(revision)
+
+    def interrupted(self, heard: float) -> None:
+        if self._core.live:
+            self._complete = heard
+            self._core.interrupt()
+
+    @property
+    def live(self) -> bool:
+        return self._core.live
+
     def _tell(self, changes: list[RawChange]) -> None:
         if changes:
-            self._backlog.put(changes)
+            self._backlog.put(changes, self._events.heard)
             if self._on_changes is not None:
                 self._on_changes(self, len(changes))
 
@@ -238,12 +267,19 @@ class Subscription(Follower):
         numbers = self._numbers
         return lambda: requests.unsubscribe(numbers[0]) if numbers else None
 
+    def interrupted(self, heard: float) -> None:
+        self._numbers.clear()
+
+    @property
+    def live(self) -> bool:
+        return bool(self._numbers)
+
     def notified(self, kind: str, params: list[Any]) -> None:
         if kind != "message":
             return
         for matches in self._matchers:
             if matches(params[0]):
-                self._backlog.put([(params[0], params[1])])
+                self._backlog.put([(params[0], params[1])], self._events.heard)
                 return
 
     def wake(self) -> None:

@@ -451,6 +451,7 @@ def hello(
     lane: int | None = None,
     metadata: bytes | None = None,
     unanswered: int = AHEAD,
+    heartbeat: float | None = None,
 ) -> Call[dict[str, Any]]:
     options = _options(
         name=name,
@@ -458,6 +459,7 @@ def hello(
         lane=lane,
         unanswered=None if session is None else unanswered,
         metadata=metadata,
+        heartbeat=heartbeat,
     )
     return Call("hello", (PROTOCOL_VERSION, *options), as_is)
 

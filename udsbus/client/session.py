@@ -23,7 +23,13 @@ from ..errors import (
     InvalidRequest,
     RequestTimeout,
 )
-from ..limits import RECONNECT_FIRST, RECONNECT_MOST, RESUME_SECONDS, TIMEOUT_MOST
+from ..limits import (
+    HEARTBEAT_SECONDS,
+    RECONNECT_FIRST,
+    RECONNECT_MOST,
+    RESUME_SECONDS,
+    TIMEOUT_MOST,
+)
 from ..paths import resolve_address
 from ..wire.values import decode, encode
 from . import requests
@@ -31,6 +37,7 @@ from .connecting import Vanished, jittered, not_greeted, open_socket
 from .connection import Connection, ConnectionEnded
 from .forks import FORKS, Members
 from .insisting import make_sure, put_right
+from .pulse import check_heartbeat
 from .requests import Attempt, Call, Many
 
 T = TypeVar("T")
@@ -55,9 +62,11 @@ class Session:
         timeout: float,
         autostart: bool,
         metadata: Any = None,
+        heartbeat: float | None = HEARTBEAT_SECONDS,
     ) -> None:
         if type(timeout) not in (int, float) or not timeout > 0:
             raise InvalidRequest(f"timeout must be a number of seconds above 0, not {timeout!r}")
+        check_heartbeat(heartbeat)
         self.address = resolve_address(address)
         """The path of the socket."""
         self.timeout = min(timeout, TIMEOUT_MOST)
@@ -65,6 +74,7 @@ class Session:
         self.name = name
         self._metadata = None if metadata is None else encode(metadata)
         self._autostart = autostart
+        self._heartbeat = heartbeat
         self._closed = False
         self._own = threading.local()
         self._connections: Members[Connection] = Members()
@@ -88,9 +98,9 @@ class Session:
         """This is a child after a fork, in which nobody has told this client so yet."""
         return self._forks != len(FORKS)
 
-    def _hello(self, lane: int = 0) -> Call[dict[str, Any]]:
+    def _hello(self, lane: int = 0, heartbeat: float | None = None) -> Call[dict[str, Any]]:
         """What each connection begins with."""
-        return requests.hello(self.name, self.session, lane, self._metadata)
+        return requests.hello(self.name, self.session, lane, self._metadata, heartbeat=heartbeat)
 
     def _begin(self) -> None:
         """Connect, at once: who cannot shall hear of it now."""
@@ -109,6 +119,7 @@ class Session:
             "timeout": self.timeout,
             "autostart": self._autostart,
             "metadata": metadata,
+            "heartbeat": self._heartbeat,
         }
 
     # --- the way of a request ---------------------------------------------------------------

@@ -131,6 +131,16 @@ class WatchCore:
             return []
         return self._tell([change])
 
+    def beat(self, revision: int) -> None:
+        """The broker has told of everything up to `revision`. So a watch that nothing came for does
+        not have to go on from where it began, which the broker forgets in time."""
+        if self.live and (self._last is None or revision >= self._last):
+            self._last, self._last_keys = revision, set()
+
+    def interrupt(self) -> None:
+        """The connection is lost; `start` is next."""
+        self.live = False
+
     def _finish_list(self) -> list[RawChange]:
         listing, self._listing = self._listing, None
         assert listing is not None

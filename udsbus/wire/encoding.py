@@ -40,5 +40,9 @@ def encode_message(topic: str, message: bytes) -> bytes:
     return _pack((2, "message", (topic, message)))  # type: ignore[no-any-return]
 
 
+def encode_ping(revision: int) -> bytes:
+    return _pack((2, "ping", (revision,)))  # type: ignore[no-any-return]
+
+
 def encode_closing(reason: CloseReason, message: str) -> bytes:
     return _pack((2, "closing", (reason.value, message)))  # type: ignore[no-any-return]

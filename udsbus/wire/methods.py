@@ -301,7 +301,7 @@ _ROWS = (
         "hello", m.Hello,
         "Introduce a client; optional. Refused when the broker does not speak this version.",
         "map: `version`, `broker` (its release), `bus` (which state this is), `epoch` (which of "
-        "its brokers), `pid`, `revision`, `limits`",
+        "its brokers), `pid`, `revision`, `limits`, `heartbeat` (seconds; nil: there is none)",
         (Parameter("version", _integer, "protocol version"),),
         (
             Parameter("name", _optional_text, "what to call this client"),
@@ -311,6 +311,10 @@ _ROWS = (
                 "unanswered", _positive, "how many requests may be on their way, and be sent again"
             ),
             Parameter("metadata", _optional_value, "what to tell the others of this client"),
+            Parameter(
+                "heartbeat", _optional_seconds,
+                "how often either side says that it lives, while something is followed",
+            ),
         ),
         reads=True,
     ),
@@ -330,6 +334,10 @@ _ROWS = (
         "its time were over.",
         "bool: it did wait",
         (Parameter("msgid", _integer, "that of the request"),), reads=True,
+    ),
+    Method(
+        "pong", m.Pong, "Say that this client lives: the answer to a `ping`, as a notification.",
+        "nil", (Parameter("revision", _integer, "that of the `ping`"),), reads=True,
     ),
     Method(
         "goodbye", m.Goodbye,
@@ -554,6 +562,10 @@ NOTIFICATIONS: dict[str, tuple[str, str]] = {
         "[revision, kind, key, value or nil]",
     ),
     "message": ("A message for a subscription of this connection.", "[topic, message]"),
+    "ping": (
+        "The broker lives, and all changes up to this revision have been told.",
+        "[revision]",
+    ),
     "closing": (
         "The broker is about to end the connection, and why.",
         "[reason, message]",

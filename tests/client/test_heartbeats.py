@@ -182,6 +182,7 @@ def test_a_broker_that_never_greets_is_given_up(
     address: str, caplog: pytest.LogCaptureFixture
 ) -> None:
     """A connection in the listen queue of one that hangs, which may be replaced."""
+    caplog.set_level(logging.DEBUG, "udsbus.client")
 
     def answer(method: str, params: list[Any]) -> Any:
         return [1, 5, []] if method == "watch" else True

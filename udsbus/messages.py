@@ -191,6 +191,10 @@ class Unwatch(NamedTuple):
 
 class Subscribe(NamedTuple):
     patterns: list[str]
+    echo: bool = True
+    """Also to what this very client publishes."""
+    details: bool = False
+    """Messages come with the revision that retains them, and the session that published them."""
 
 
 class Unsubscribe(NamedTuple):
@@ -200,6 +204,12 @@ class Unsubscribe(NamedTuple):
 class Publish(NamedTuple):
     topic: str
     message: bytes
+    retain: bool = False
+    """Keep it as the last message of its topic."""
+
+
+class Unretain(NamedTuple):
+    topic: str
 
 
 class Hello(NamedTuple):
@@ -250,14 +260,14 @@ EngineCommand = (
     Get | GetEntry | Exists | GetMany | Set | SetMany | Delete | Increment | Expire | Persist
     | Ttl | Keys | Items | Count | Transaction | SetSchema | Acquire | Release | AddPermits
     | Waiting | Put | Take | Done | GiveBack | Join | Queued | Watch | Unwatch | Subscribe
-    | Unsubscribe | Publish
+    | Unsubscribe | Publish | Unretain
 )  # fmt: skip
 Command = EngineCommand | Batch | Hello | Received | Cancel | Pong | Goodbye | Kick | Ping | Info
 WRITES: Final = (
     Set, SetMany, Delete, Increment, Expire, Persist, Transaction, SetSchema, Acquire, Release,
-    AddPermits, Put, Take, Done, GiveBack, Kick,
+    AddPermits, Put, Take, Done, GiveBack, Publish, Unretain, Kick,
 )  # fmt: skip
-"""Those that change what is kept."""
+"""Those that change what is kept; `Publish` does if it is to be retained."""
 
 
 class Later(NamedTuple):
@@ -337,6 +347,11 @@ class Message(NamedTuple):
     topic: str
     message: bytes
     subscribers: tuple[int, ...]
+    detailed: tuple[int, ...] = ()
+    """Others, who want to know the following too."""
+    about: tuple[int | None, str | None] = (None, None)
+    """The revision that retains it, if one does, and the session of who published it, if he has
+    one."""
 
 
 Effect = Change | DeadlineMoved | Owned | Message

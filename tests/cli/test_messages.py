@@ -16,11 +16,11 @@ from .test_changes import began
 def test_publish_prints_the_number_of_receivers(command: Command, client: udsbus.Client) -> None:
     with client.subscribe("news/**") as news:
         assert command.lines("publish", "news/today", '{"a": 1}') == ["1"]
-        assert news.get(20) == ("news/today", {"a": 1})
+        assert news.get(20) == udsbus.Message("news/today", {"a": 1})
         assert command.lines("publish", "news/today", "--raw", "1") == ["1"]
-        assert news.get(20) == ("news/today", "1")
+        assert news.get(20) == udsbus.Message("news/today", "1")
         assert command("publish", "news/today", "-", stdin=b"text\n").out == "1\n"
-        assert news.get(20) == ("news/today", "text")
+        assert news.get(20) == udsbus.Message("news/today", "text")
 
 
 def test_publish_to_nobody(command: Command) -> None:
@@ -45,7 +45,7 @@ def test_subscribe_json_and_count(command: Command, client: udsbus.Client) -> No
         began(subscribed)
         client.publish("a", [1])
         assert subscribed.end() == 0
-        assert json.loads(subscribed.rest()) == {"topic": "a", "value": [1]}
+        assert json.loads(subscribed.rest()) == {"topic": "a", "value": [1], "retained": False}
 
 
 def test_subscribe_timeout(command: Command) -> None:

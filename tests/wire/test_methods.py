@@ -17,7 +17,7 @@ from udsbus.wire import values
 from udsbus.wire.methods import METHODS, TRANSACTION_METHODS, Method, Parameter
 
 WRITES = {"set", "set_many", "delete", "increment", "expire", "persist", "transaction", "publish",
-          "set_schema", "batch", "kick", "acquire", "release", "add_permits",
+          "set_schema", "batch", "kick", "unretain", "acquire", "release", "add_permits",
           "put", "take", "done", "give_back"}  # fmt: skip
 
 
@@ -91,6 +91,9 @@ GOOD: dict[str, list[tuple[Any, Any]]] = {
     "watch": [(1, 1)],
     "subscription": [(1, 1)],
     "patterns": [(["a/*", "**"], ["a/*", "**"]), ([], [])],
+    "echo": [(True, True), (False, False)],
+    "details": [(True, True), (False, False)],
+    "retain": [(True, True), (False, False)],
     "topic": [("t", "t")],
     "message": [(b"\x01", b"\x01"), ("hi", b"\xa2hi")],
 }  # fmt: skip
@@ -155,6 +158,9 @@ WRONG: dict[str, list[Any]] = {
     "watch": NO_INTEGER,
     "subscription": NO_INTEGER,
     "patterns": [None, "a", [1], {}, [["a"]]],
+    "echo": [None, 0, 1, "true", [], {}],
+    "details": [None, 0, 1, "true", [], {}],
+    "retain": [None, 0, 1, "true", [], {}],
     "topic": NO_TEXT,
     "message": [],
 }  # fmt: skip

@@ -57,6 +57,7 @@ from ..spinning import Spinning
 from ..wire.encoding import (
     encode_change,
     encode_closing,
+    encode_detailed,
     encode_error,
     encode_message,
     encode_result,
@@ -497,17 +498,20 @@ class Turn:
         self._touched.append(connection)
 
     def _watch(self, number: int, now: float, pattern: str, from_revision: int | None) -> Any:
-        """A watch is told of later changes only: those before it in this turn are fanned out first,
-        to the watches that were there already."""
+        self._begin_to_follow(number, now)
+        return self._engine.handlers[Watch](number, now, pattern, from_revision)
+
+    def _subscribe(self, number: int, now: float, *fields: Any) -> Any:
+        self._begin_to_follow(number, now)
+        return self._engine.handlers[Subscribe](number, now, *fields)
+
+    def _begin_to_follow(self, number: int, now: float) -> None:
+        """Who begins is told of later changes and messages only: those before in this turn are
+        fanned out first, to whoever was there already."""
         effects = self._engine.take_effects()
         self._fan_out(effects)
         self._fanned_out += effects
         self.beats.follow(number, now)
-        return self._engine.handlers[Watch](number, now, pattern, from_revision)
-
-    def _subscribe(self, number: int, now: float, *fields: Any) -> Any:
-        self.beats.follow(number, now)
-        return self._engine.handlers[Subscribe](number, now, *fields)
 
     def _received(self, number: int, now: float, up_to: int, missing: list[int]) -> bool:
         lane = self.connections[number].lane
@@ -537,9 +541,9 @@ class Turn:
 
     def _fan_out(self, effects: list[Effect]) -> None:
         """Queue each change and message, encoded once, for those who asked for it."""
-        watches, subscriptions = self._engine.watches, self._engine.subscriptions
-        if not len(watches) and not len(subscriptions):
+        if not self._engine.registrations.patterns:
             return
+        watches = self._engine.watches
         for effect in effects:
             if type(effect) is Change:
                 subscribers = watches.find(effect.key)
@@ -547,7 +551,10 @@ class Turn:
                     self._tell(subscribers, encode_change(effect))
             elif type(effect) is Message:
                 self._statistics.messages += 1
-                self._tell(effect.subscribers, encode_message(effect.topic, effect.message))
+                if effect.subscribers:
+                    self._tell(effect.subscribers, encode_message(effect.topic, effect.message))
+                if effect.detailed:
+                    self._tell(effect.detailed, encode_detailed(effect))
 
     def _tell(self, subscribers: tuple[int, ...], frame: bytes) -> None:
         if len(frame) > KEPT_BYTES:

@@ -24,6 +24,7 @@ from .forks import told
 from .holding import Holdings
 from .methods import Methods
 from .requests import Call
+from .subscribing import SubscriptionCore
 from .watching import WatchCore
 
 if TYPE_CHECKING:
@@ -127,11 +128,23 @@ class Base(Methods):
         check_name(key)
         return Bound(self, key, into, default)
 
-    def subscribe(self, *patterns: str) -> Subscription:
-        """Receive the messages published from now on to the topics that match."""
+    def subscribe(self, *patterns: str, retained: bool = True, echo: bool = True) -> Subscription:
+        """Receive the messages published from now on to the topics that match.
+
+        `retained`: first the last message of each of them that was published with `retain`
+        (`Message.retained` tells them apart). `echo`: also what this client publishes itself, by
+        whichever thread.
+        """
         self._check_open()
-        subscription = Subscription(self._events, self, patterns)
-        self._events.follow(subscription)
+        this = weakref.ref(self)  # which what the events know must not keep alive
+
+        def own_session() -> str:
+            client = this()
+            return "" if client is None else client.session
+
+        core = SubscriptionCore(patterns, retained=retained, echo=echo, own_session=own_session)
+        subscription = Subscription(self._events, self, core)
+        self._events.follow(subscription, self.timeout)
         return subscription
 
     @property
@@ -207,7 +220,7 @@ class Base(Methods):
         watch = Watch(self._events, self, core, conflate, told)
         if function is not None:
             self._callbacks.add(watch, function)
-        self._events.follow(watch)
+        self._events.follow(watch, self.timeout)
         return watch
 
     # --- called at a fork -------------------------------------------------------------------

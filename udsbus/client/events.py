@@ -136,8 +136,8 @@ class Events:
 
     # --- from any thread --------------------------------------------------------------------
 
-    def follow(self, follower: Follower) -> None:
-        """Start following and wait until the broker has confirmed it.
+    def follow(self, follower: Follower, timeout: float) -> None:
+        """Start following and wait until the broker has confirmed it, at most `timeout` seconds.
 
         Raises what the broker refuses it with, RequestTimeout.
         """
@@ -149,9 +149,9 @@ class Events:
                 raise InvalidRequest("this client is closed")
             self.ensure_running()
             self.look()
-            if not follower.started.wait(self._timeout):
+            if not follower.started.wait(timeout):
                 raise self._unreachable or RequestTimeout(
-                    f"no answer from the broker within {self._timeout:g} s"
+                    f"no answer from the broker within {timeout:g} s"
                 )
             if follower.refusal is not None:
                 raise follower.refusal

@@ -7,15 +7,15 @@ from functools import partial
 from time import monotonic
 from typing import Any, Literal, NamedTuple
 
-from ..errors import InvalidRequest
 from ..limits import SUBSCRIPTION_BACKLOG, WATCH_BACKLOG
-from ..patterns import check_pattern, matcher
 from ..wire.values import decode
 from . import requests
 from .backlog import Backlog
 from .events import Events
 from .follower import Answer, Follower
 from .requests import Call
+from .subscribing import RawMessage, SubscriptionCore
+from .subscribing import Step as MessageStep
 from .watching import RawChange, Step, WatchCore
 
 Kind = Literal["created", "updated", "deleted", "expired", "released", "present"]
@@ -38,6 +38,8 @@ class Message(NamedTuple):
 
     topic: str
     value: Any
+    retained: bool = False
+    """It was published before, with `retain`, and is the last of its topic: see `subscribe`."""
 
 
 class Watch(Follower):
@@ -187,26 +189,25 @@ class Watch(Follower):
 
 
 class Subscription(Follower):
-    """The messages published to the topics that match, from now on.
+    """The messages published to the topics that match, from now on; before them, what was retained.
 
-    Iterate over it, or call `get`. Messages are not kept by the broker: what is published while
-    the connection is lost is missed, and `interruptions` counts how often that may have happened.
-    When you take messages more slowly than they come, the oldest are dropped: see `dropped`.
+    Iterate over it, or call `get`. Messages are not kept by the broker, but for the last one of a
+    topic that was published with `retain`. What is published while the connection is lost is
+    missed, and `interruptions` counts how often that may have happened; what was retained meanwhile
+    is told afterwards. When you take messages more slowly than they come, the oldest are dropped:
+    see `dropped`.
     """
 
-    def __init__(self, events: Events, owner: object, patterns: tuple[str, ...]) -> None:
-        self._numbers: list[int] = []
-        """What the broker calls it on this connection; empty when it does not know of it."""
+    def __init__(self, events: Events, owner: object, core: SubscriptionCore) -> None:
+        self._core = core
         super().__init__(owner)
         self._events = events
-        if not patterns:
-            raise InvalidRequest("subscribe to at least one pattern of topics")
-        for pattern in patterns:
-            check_pattern(pattern)
-        self.patterns = patterns
         self.interruptions = 0
-        self._matchers = [matcher(pattern) for pattern in patterns]
-        self._backlog = Backlog[tuple[str, bytes]](SUBSCRIPTION_BACKLOG)
+        self._backlog = Backlog[RawMessage](SUBSCRIPTION_BACKLOG)
+
+    @property
+    def patterns(self) -> tuple[str, ...]:
+        return self._core.patterns
 
     @property
     def closed(self) -> bool:
@@ -234,7 +235,7 @@ class Subscription(Follower):
             if self._backlog.closed and self.refusal is not None:
                 raise self.refusal
             return None
-        return Message(message[0], decode(message[1]))
+        return Message(message.topic, decode(message.message), message.retained)
 
     def __iter__(self) -> Iterator[Message]:
         """The messages as they come, until the subscription or its client is closed."""
@@ -254,33 +255,34 @@ class Subscription(Follower):
     # --- called by the event thread -----------------------------------------------------------
 
     def begin(self, ask: Callable[[Call[Any], Answer], None], same_bus: bool) -> None:
-        def answered(number: int) -> None:
+        def started(answer: Any) -> None:
             if self.started.is_open:
                 self.interruptions += 1
-            self._numbers.append(number)
-            self.started.open()
+            go_on(self._core.started(answer))
 
-        self._numbers.clear()  # the one that it had may be another's on this connection
-        ask(requests.subscribe(self.patterns), answered)
+        def go_on(step: MessageStep) -> None:
+            self._tell(step.messages)
+            if step.next is not None:
+                ask(step.next, lambda page: go_on(self._core.listed(page)))
+            else:
+                self.started.open()
+
+        ask(self._core.start(same_bus=same_bus), started)
 
     def ceaser(self) -> Callable[[], Call[Any] | None]:
-        numbers = self._numbers
-        return lambda: requests.unsubscribe(numbers[0]) if numbers else None
+        core = self._core
+        return lambda: None if core.number is None else requests.unsubscribe(core.number)
+
+    def notified(self, kind: str, params: list[Any]) -> None:
+        if kind == "message":
+            self._tell(self._core.message(*params))
 
     def interrupted(self, heard: float) -> None:
-        self._numbers.clear()
+        self._core.interrupt()
 
     @property
     def live(self) -> bool:
-        return bool(self._numbers)
-
-    def notified(self, kind: str, params: list[Any]) -> None:
-        if kind != "message":
-            return
-        for matches in self._matchers:
-            if matches(params[0]):
-                self._backlog.put([(params[0], params[1])], self._events.heard)
-                return
+        return self._core.live
 
     def wake(self) -> None:
         self._backlog.close()
@@ -288,3 +290,7 @@ class Subscription(Follower):
     def after_fork(self) -> None:
         super().after_fork()
         self._backlog.after_fork()
+
+    def _tell(self, messages: list[RawMessage]) -> None:
+        if messages:
+            self._backlog.put(messages, self._events.heard)

@@ -10,7 +10,7 @@ from time import monotonic, perf_counter
 from typing import TYPE_CHECKING, Any, TypeVar, overload
 
 from ..errors import Conflict, InvalidRequest, RequestTimeout
-from ..patterns import CLIENT_KEYS, SCHEMA_KEYS
+from ..patterns import CLIENT_KEYS, RETAINED_KEYS, SCHEMA_KEYS
 from . import requests
 from .batches import Pipeline, Transaction
 from .requests import Call, ClientInfo, Entry, Page
@@ -163,9 +163,26 @@ class Methods(Session):
 
     # --- messages ---------------------------------------------------------------------------
 
-    def publish(self, topic: str, message: Any) -> int:
-        """Send a message to whoever subscribes to `topic` now. Returns how many clients do."""
-        return self._call(requests.publish(topic, message))
+    def publish(self, topic: str, message: Any, *, retain: bool = False) -> int:
+        """Send a message to whoever subscribes to `topic` now. Returns how many clients it was sent
+        to; one with several subscriptions counts once.
+
+        `retain`: keep it as the last message of its topic, for those who subscribe later. It is
+        kept like a value is, through whatever a value survives.
+        """
+        return self._call(requests.publish(topic, message, retain))
+
+    def retained(self, pattern: str = "**") -> dict[str, Any]:
+        """The messages that are retained of the topics that match, by topic; fetched like `keys`.
+
+        They stand below `$sys/retained/`, so `watch("$sys/retained/**")` tells what comes and goes.
+        """
+        found = self.items(RETAINED_KEYS + pattern)
+        return {key.removeprefix(RETAINED_KEYS): message for key, message in found}
+
+    def unretain(self, topic: str) -> bool:
+        """Keep the last message of `topic` no longer. True if one was kept."""
+        return self._call(requests.unretain(topic))
 
     # --- the past ---------------------------------------------------------------------------
 

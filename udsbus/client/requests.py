@@ -37,6 +37,13 @@ class Call(NamedTuple, Generic[T]):
     read: Callable[[Any], T]
 
     @property
+    def fleeting(self) -> bool:
+        """Whether it leaves no trace at a broker that comes after the one which carried it out."""
+        return self.method == "publish" and not any(
+            type(option) is dict and option.get("retain") for option in self.params[2:]
+        )
+
+    @property
     def repeatable(self) -> bool:
         """Whether it may be sent again when nobody knows if it was carried out."""
         from ..wire.methods import METHODS  # seldom needed, and as large as all the rest here
@@ -430,16 +437,23 @@ def unwatch(number: int) -> Call[bool]:
     return Call("unwatch", (number,), as_is)
 
 
-def subscribe(patterns: Iterable[str]) -> Call[int]:
-    return Call("subscribe", (list(patterns),), as_is)
+def subscribe(patterns: Iterable[str], echo: bool = True) -> Call[Any]:
+    """[number, revision, how many messages are retained]"""
+    options = _options(echo=None if echo else False, details=True)
+    return Call("subscribe", (list(patterns), *options), as_is)
 
 
 def unsubscribe(number: int) -> Call[bool]:
     return Call("unsubscribe", (number,), as_is)
 
 
-def publish(topic: str, message: Any) -> Call[int]:
-    return Call("publish", (topic, encode(message)), as_is)
+def publish(topic: str, message: Any, retain: bool = False) -> Call[int]:
+    options = _options(retain=True) if retain else ()
+    return Call("publish", (topic, encode(message), *options), as_is)
+
+
+def unretain(topic: str) -> Call[bool]:
+    return Call("unretain", (topic,), as_is)
 
 
 # --- the broker ------------------------------------------------------------------------------

@@ -28,6 +28,7 @@ from ..patterns import (
     LOCK_KEYS,
     QUEUE_KEYS,
     RESERVED,
+    RETAINED_KEYS,
     SCHEMA_KEYS,
     TAKEN_KEYS,
     check_name,
@@ -78,9 +79,9 @@ class Engine:
         self.locks = Locks(self, codec, self.waiting)
         self._held = self.locks.tokens
         self.queues = Queues(self, codec, self.waiting)
-        self._registrations = Registrations(self.to_undo)
-        self.watches = self._registrations.watches
-        self.subscriptions = self._registrations.subscriptions
+        self.registrations = Registrations(self.to_undo)
+        self.watches = self.registrations.watches
+        self.subscriptions = self.registrations.subscriptions
         self.schemas = Schemas(compile_schema)
         self._schema_checks = self.schemas.checks
         self._codec = codec
@@ -118,6 +119,7 @@ class Engine:
             m.Subscribe: self._subscribe,
             m.Unsubscribe: self._unsubscribe,
             m.Publish: self._publish,
+            m.Unretain: self._unretain,
             **self.locks.handlers,
             **self.queues.handlers,
         }
@@ -211,12 +213,12 @@ class Engine:
 
     def has_patterns(self, origin: int) -> bool:
         """Whether a connection watches or subscribes to anything."""
-        return self._registrations.has(origin)
+        return self.registrations.has(origin)
 
     def disconnect(self, origin: int) -> None:
         """Forget what belongs to a connection that is gone."""
         self.waiting.forget(origin)
-        self._registrations.disconnect(origin)
+        self.registrations.disconnect(origin)
 
     # --- what was before ---------------------------------------------------------------------
 
@@ -679,27 +681,75 @@ class Engine:
             if from_revision <= self.revision:
                 self._log_changes()
                 missed = self.log.since(from_revision, matcher(pattern))
-        watch = self._registrations.add(origin, self.watches, [pattern])
+        watch = self.registrations.add(origin, self.watches, [pattern])
         changes = missed if missed is None else [change[:4] for change in missed]
         return watch, self.revision, changes
 
     def _unwatch(self, origin: int, now: float, watch: int) -> bool:
-        return self._registrations.remove(origin, self.watches, watch)
+        return self.registrations.remove(origin, watch, self.watches)
 
-    def _subscribe(self, origin: int, now: float, patterns: list[str]) -> int:
+    def _subscribe(
+        self, origin: int, now: float, patterns: list[str], echo: bool = True, details: bool = False
+    ) -> int | tuple[int, int, int]:
         for pattern in patterns:
             check_pattern(pattern)
-        return self._registrations.add(origin, self.subscriptions, patterns)
+        interest = self.subscriptions if echo else self.registrations.quiet
+        number = self.registrations.add(origin, interest, patterns, details)
+        return (number, self.revision, self.retained) if details else number
 
     def _unsubscribe(self, origin: int, now: float, subscription: int) -> bool:
-        return self._registrations.remove(origin, self.subscriptions, subscription)
+        quiet = self.registrations.quiet
+        return self.registrations.remove(origin, subscription, self.subscriptions, quiet)
 
-    def _publish(self, origin: int, now: float, topic: str, message: bytes) -> int:
+    def _publish(
+        self, origin: int, now: float, topic: str, message: bytes, retain: bool = False
+    ) -> int:
         if not self.subscriptions.remembers(topic):
             check_writable(topic, "topic")
         if not 0 < len(message) <= VALUE_BYTES:
             check_value(topic, message)
+        revision: int | None = None
+        if retain:
+            key = RETAINED_KEYS + topic
+            check_name(key, "key of a retained message")
+            revision = self.revision + 1
+            self._write(key, message, None, revision, origin)
         subscribers = self.subscriptions.find(topic)
-        if subscribers:
-            self._effects.append(m.Message(topic, message, subscribers))
+        if len(self.registrations.quiet):
+            subscribers += self._others(origin, topic, subscribers)
+        detailed = self.registrations.detailed
+        if not detailed:
+            if subscribers:
+                self._effects.append(m.Message(topic, message, subscribers))
+        elif subscribers:
+            with_details = tuple([each for each in subscribers if each in detailed])
+            without = tuple([each for each in subscribers if each not in detailed])
+            about = revision, self.sessions.get(origin)
+            self._effects.append(m.Message(topic, message, without, with_details, about))
         return len(subscribers)
+
+    def _others(self, origin: int, topic: str, subscribers: tuple[int, ...]) -> tuple[int, ...]:
+        """Those besides `subscribers` who subscribe to what others publish, and are others."""
+        known, session = set(subscribers), self.sessions.get(origin)
+        return tuple(
+            [
+                each
+                for each in self.registrations.quiet.find(topic)
+                if each not in known
+                and each != origin
+                and (session is None or self.sessions.get(each) != session)
+            ]
+        )
+
+    def _unretain(self, origin: int, now: float, topic: str) -> bool:
+        check_writable(topic, "topic")
+        key = RETAINED_KEYS + topic
+        if key not in self._entries:
+            return False
+        self._remove(key, m.DELETED, origin)
+        return True
+
+    @property
+    def retained(self) -> int:
+        """How many messages are retained."""
+        return self.keyspace.number_below(RETAINED_KEYS)

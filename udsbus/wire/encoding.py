@@ -7,7 +7,7 @@ from typing import Any
 import msgpack
 
 from ..errors import Error
-from ..messages import Change, CloseReason
+from ..messages import Change, CloseReason, Message
 
 # One packer for the thread of the broker; a client has one for each connection.
 _pack = msgpack.Packer(autoreset=True).pack
@@ -38,6 +38,11 @@ def encode_change(change: Change) -> bytes:
 
 def encode_message(topic: str, message: bytes) -> bytes:
     return _pack((2, "message", (topic, message)))  # type: ignore[no-any-return]
+
+
+def encode_detailed(message: Message) -> bytes:
+    """The same for those who want to know more of it."""
+    return _pack((2, "message", (message.topic, message.message, *message.about)))  # type: ignore[no-any-return]
 
 
 def encode_ping(revision: int) -> bytes:

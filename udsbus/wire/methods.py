@@ -534,8 +534,13 @@ _ROWS = (
            (Parameter("watch", _integer, "what `watch` returned"),), reads=True),
     Method(
         "subscribe", m.Subscribe, "Receive the messages published to the topics that match.",
-        "subscription",
-        (Parameter("patterns", _texts, "array of patterns of topics"),), reads=True,
+        "subscription; with `details`: [subscription, revision, how many messages are retained]",
+        (Parameter("patterns", _texts, "array of patterns of topics"),),
+        (
+            Parameter("echo", _flag, "also what this very client publishes, as usual"),
+            Parameter("details", _flag, "tell more of each message"),
+        ),
+        reads=True,
     ),
     Method("unsubscribe", m.Unsubscribe, "End a subscription.", "bool: it was there",
            (Parameter("subscription", _integer, "what `subscribe` returned"),), reads=True),
@@ -543,7 +548,12 @@ _ROWS = (
         "publish", m.Publish, "Send a message to whoever subscribes now.",
         "number of connections that it was sent to",
         (Parameter("topic", _text, "topic"), Parameter("message", _value, "encoded message")),
+        (Parameter("retain", _flag, "keep it as the last of its topic, for who comes later"),),
         plain=2,
+    ),
+    Method(
+        "unretain", m.Unretain, "Keep the last message of a topic no longer.",
+        "bool: there was one", (Parameter("topic", _text, "topic"),), plain=1,
     ),
 )  # fmt: skip
 
@@ -561,7 +571,10 @@ NOTIFICATIONS: dict[str, tuple[str, str]] = {
         "A key that this connection watches has changed.",
         "[revision, kind, key, value or nil]",
     ),
-    "message": ("A message for a subscription of this connection.", "[topic, message]"),
+    "message": (
+        "A message for a subscription of this connection.",
+        "[topic, message]; with `details` [topic, message, revision or nil, session or nil]",
+    ),
     "ping": (
         "The broker lives, and all changes up to this revision have been told.",
         "[revision]",

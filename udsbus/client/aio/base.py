@@ -19,6 +19,7 @@ from ...patterns import check_name
 from ..binding import MISSING
 from ..following import Change
 from ..requests import Call
+from ..subscribing import SubscriptionCore
 from ..watching import WatchCore
 from .asked import NEVER
 from .bound import AsyncBound
@@ -108,11 +109,19 @@ class AsyncBase(AsyncConnected, AsyncMethods):
         check_name(key)
         return await AsyncBound(self, key, into, default).start()
 
-    def subscribe(self, *patterns: str) -> AsyncSubscription:
+    def subscribe(
+        self, *patterns: str, retained: bool = True, echo: bool = True
+    ) -> AsyncSubscription:
         """Receive the messages published from now on to the topics that match. It begins with
-        `async with`, or when it is awaited."""
+        `async with`, or when it is awaited.
+
+        `retained`: first the last message of each of them that was published with `retain`
+        (`Message.retained` tells them apart). `echo`: also what this client publishes itself.
+        """
         self._check_open()
-        return AsyncSubscription(self, patterns)
+        session = self.session
+        core = SubscriptionCore(patterns, retained=retained, echo=echo, own_session=lambda: session)
+        return AsyncSubscription(self, core)
 
     @overload
     def on_change(self, pattern: str, *, initial: bool = ...) -> Callable[[Called], Called]: ...

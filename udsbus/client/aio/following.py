@@ -12,12 +12,13 @@ import anyio
 
 from ...errors import Error, InvalidRequest
 from ...limits import ASYNC_WATCH_BACKLOG, SUBSCRIPTION_BACKLOG
-from ...patterns import check_pattern, matcher
 from ...wire.values import decode
 from .. import requests
 from ..backlog import Backlog
 from ..following import Change, Message
 from ..requests import Call
+from ..subscribing import RawMessage, SubscriptionCore
+from ..subscribing import Step as MessageStep
 from ..watching import RawChange, Step, WatchCore
 from .asked import Waker, wake, waker, woken
 
@@ -276,51 +277,54 @@ BACKLOG_MOST = 1 << 60
 """It lets go long before that."""
 
 
-class AsyncSubscription(AsyncFollower[tuple[str, bytes], Message]):
-    """The messages published to the topics that match, from now on.
+class AsyncSubscription(AsyncFollower[RawMessage, Message]):
+    """The messages published to the topics that match, from now on; before them, what was retained.
 
         async with client.subscribe("news/*") as subscription:
             async for message in subscription: ...
 
-    Messages are not kept by the broker: what is published while the connection is lost is missed,
-    and `interruptions` counts how often that may have happened. When you take messages more slowly
-    than they come, the oldest are dropped: see `dropped`.
+    Messages are not kept by the broker, but for the last one of a topic that was published with
+    `retain`. What is published while the connection is lost is missed, and `interruptions` counts
+    how often that may have happened; what was retained meanwhile is told afterwards. When you take
+    messages more slowly than they come, the oldest are dropped: see `dropped`.
     """
 
-    def __init__(self, client: AsyncBase, patterns: tuple[str, ...]) -> None:
-        super().__init__(client, Backlog[tuple[str, bytes]](SUBSCRIPTION_BACKLOG))
-        if not patterns:
-            raise InvalidRequest("subscribe to at least one pattern of topics")
-        for pattern in patterns:
-            check_pattern(pattern)
-        self.patterns = patterns
+    def __init__(self, client: AsyncBase, core: SubscriptionCore) -> None:
+        super().__init__(client, Backlog[RawMessage](SUBSCRIPTION_BACKLOG))
+        self._core = core
         self.interruptions = 0
-        self._matchers = [matcher(pattern) for pattern in patterns]
-        self._numbers: list[int] = []
-        """What the broker calls it on this connection; empty when it does not know of it."""
+
+    @property
+    def patterns(self) -> tuple[str, ...]:
+        return self._core.patterns
 
     @property
     def dropped(self) -> int:
         """How many messages were dropped because they were not taken in time."""
         return self._backlog.skipped
 
-    def _read(self, item: tuple[str, bytes]) -> Message:
-        return Message(item[0], decode(item[1]))
+    def _read(self, item: RawMessage) -> Message:
+        return Message(item.topic, decode(item.message), item.retained)
 
     def begin(self, ask: Ask, same_bus: bool) -> None:
-        def answered(number: int) -> None:
+        def started(answer: Any) -> None:
             if self.started:
                 self.interruptions += 1
-            self._numbers.append(number)
-            self._has_started()
+            go_on(self._core.started(answer))
 
-        self._numbers.clear()
-        ask(requests.subscribe(self.patterns), answered)
+        def go_on(step: MessageStep) -> None:
+            self._put(step.messages)
+            if step.next is not None:
+                ask(step.next, lambda page: go_on(self._core.listed(page)))
+            else:
+                self._has_started()
+
+        ask(self._core.start(same_bus=same_bus), started)
 
     def ceaser(self) -> Callable[[], Call[Any] | None]:
-        numbers = self._numbers
-        return lambda: requests.unsubscribe(numbers[0]) if numbers else None
+        core = self._core
+        return lambda: None if core.number is None else requests.unsubscribe(core.number)
 
     def notified(self, kind: str, params: list[Any]) -> None:
-        if kind == "message" and any(matches(params[0]) for matches in self._matchers):
-            self._put([(params[0], params[1])])
+        if kind == "message":
+            self._put(self._core.message(*params))

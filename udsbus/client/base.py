@@ -144,7 +144,7 @@ class Base(Methods):
 
         core = SubscriptionCore(patterns, retained=retained, echo=echo, own_session=own_session)
         subscription = Subscription(self._events, self, core)
-        self._events.follow(subscription, self.timeout)
+        self._events.follow(subscription, self._patience)
         return subscription
 
     @property
@@ -220,7 +220,7 @@ class Base(Methods):
         watch = Watch(self._events, self, core, conflate, told)
         if function is not None:
             self._callbacks.add(watch, function)
-        self._events.follow(watch, self.timeout)
+        self._events.follow(watch, self._patience)
         return watch
 
     # --- called at a fork -------------------------------------------------------------------

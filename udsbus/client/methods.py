@@ -115,7 +115,8 @@ class Methods(Session):
         """
         if not callable(function):
             raise InvalidRequest(f"update calls a function, not {type(function).__name__}")
-        until = monotonic() + self.timeout
+        patience = self._patience
+        until = monotonic() + patience
         while True:
             entry = self.entry(key)
             value = function(default if entry is None else entry.value)
@@ -125,7 +126,7 @@ class Methods(Session):
                 return value
             if monotonic() > until:
                 raise RequestTimeout(
-                    f"{key!r} was not updated: others wrote it each time within {self.timeout:g} s"
+                    f"{key!r} was not updated: others wrote it each time within {patience:g} s"
                 )
 
     def keys(self, pattern: str = "**") -> list[str]:

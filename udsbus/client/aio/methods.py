@@ -118,7 +118,8 @@ class AsyncMethods(AsyncSession):
         """
         if not callable(function):
             raise InvalidRequest(f"update calls a function, not {type(function).__name__}")
-        until = monotonic() + self.timeout
+        patience = self._patience
+        until = monotonic() + patience
         while True:
             entry = await self.entry(key)
             value = function(default if entry is None else entry.value)
@@ -128,7 +129,7 @@ class AsyncMethods(AsyncSession):
                 return value
             if monotonic() > until:
                 raise RequestTimeout(
-                    f"{key!r} was not updated: others wrote it each time within {self.timeout:g} s"
+                    f"{key!r} was not updated: others wrote it each time within {patience:g} s"
                 )
 
     async def keys(self, pattern: str = "**") -> list[str]:

@@ -376,7 +376,7 @@ class AsyncSession:
         for asked in list(self._asked.values()):
             if asked.sent and asked.kept and asked.attempt:
                 why = ""
-                if not same_state or (asked.call.method == "publish" and not same_broker):
+                if not same_state or (asked.call.fleeting and not same_broker):
                     why = ", since it is another broker that answers now"
                 elif away > RESUME_SECONDS / 2:
                     why = f", since it took {away:.0f} s until one answered, too long for answers"
@@ -440,6 +440,11 @@ class AsyncSession:
         )
 
     # --- what the sync client does otherwise --------------------------------------------------
+
+    @property
+    def _patience(self) -> float:
+        """Seconds that a request may take."""
+        return self.timeout
 
     def _notice_fork(self) -> None:
         """A child after a fork cannot use this at all."""

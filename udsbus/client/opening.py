@@ -51,6 +51,7 @@ def connect_async(
     timeout: float = REQUEST_TIMEOUT,
     autostart: bool = False,
     metadata: Any = None,
+    heartbeat: float | None = HEARTBEAT_SECONDS,
 ) -> AsyncClient:
     """The same for asyncio and trio, to be used with `async with`:
 
@@ -61,4 +62,11 @@ def connect_async(
     """
     from .aio.client import AsyncClient
 
-    return AsyncClient(address, name=name, timeout=timeout, autostart=autostart, metadata=metadata)
+    return AsyncClient(
+        address,
+        name=name,
+        timeout=timeout,
+        autostart=autostart,
+        metadata=metadata,
+        heartbeat=heartbeat,
+    )

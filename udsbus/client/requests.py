@@ -166,6 +166,12 @@ def check_frame(method: str, size: int) -> None:
         )  # fmt: skip
 
 
+def check_timeout(timeout: float) -> None:
+    """Raise InvalidRequest unless a request may take so many seconds."""
+    if type(timeout) not in (int, float) or not timeout > 0:
+        raise InvalidRequest(f"timeout must be a number of seconds above 0, not {timeout!r}")
+
+
 def as_is(result: Any) -> Any:
     """Reads an answer that is the result itself."""
     return result
@@ -484,6 +490,10 @@ def received(up_to: int, missing: list[int]) -> Call[bool]:
 
 def cancel(msgid: int) -> Call[bool]:
     return Call("cancel", (msgid,), as_is)
+
+
+def pong(revision: int) -> Call[None]:
+    return Call("pong", (revision,), as_is)
 
 
 def goodbye() -> Call[bool]:

@@ -38,7 +38,7 @@ from .connection import Connection, ConnectionEnded
 from .forks import FORKS, Members
 from .insisting import make_sure, put_right
 from .pulse import check_heartbeat
-from .requests import Attempt, Call, Many
+from .requests import Attempt, Call, Many, check_timeout
 
 T = TypeVar("T")
 
@@ -72,7 +72,7 @@ class Session:
         metadata: Any = None,
         heartbeat: float | None = HEARTBEAT_SECONDS,
     ) -> None:
-        _check_timeout(timeout)
+        check_timeout(timeout)
         check_heartbeat(heartbeat)
         self.address = resolve_address(address)
         """The path of the socket."""
@@ -139,7 +139,7 @@ class Session:
         with client.timeout_of(0.5):
             client.get("colour")
         """
-        _check_timeout(seconds)
+        check_timeout(seconds)
         before, self._own.timeout = self._own.timeout, min(seconds, TIMEOUT_MOST)
         try:
             yield
@@ -401,11 +401,6 @@ class Session:
         for connection in self._connections.all():
             connection.close()
         self._connections = Members()
-
-
-def _check_timeout(timeout: float) -> None:
-    if type(timeout) not in (int, float) or not timeout > 0:
-        raise InvalidRequest(f"timeout must be a number of seconds above 0, not {timeout!r}")
 
 
 def _uncertain_timeout(error: RequestTimeout) -> RequestTimeout:

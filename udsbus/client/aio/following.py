@@ -6,6 +6,7 @@ import itertools
 import logging
 from collections.abc import Callable, Generator
 from functools import partial
+from time import monotonic
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 import anyio
@@ -70,7 +71,7 @@ class AsyncFollower(Generic[T, Item]):
                 self._begun = True
                 self._client._follow(self)
             try:
-                with anyio.move_on_after(self._client.timeout):
+                with anyio.move_on_after(self._client._patience):
                     await self._confirmed.wait()
                 if not self.started:
                     raise self._client._not_in_time()
@@ -155,6 +156,18 @@ class AsyncFollower(Generic[T, Item]):
         """A notification of the broker, to be taken or ignored."""
         raise NotImplementedError
 
+    def beat(self, revision: int) -> None:
+        """The broker has told of everything up to `revision`."""
+
+    def interrupted(self, heard: float) -> None:
+        """The connection is lost, over which something came at `heard` for the last time."""
+        raise NotImplementedError
+
+    @property
+    def live(self) -> bool:
+        """Everything that comes over the connection as it is now goes on to the user."""
+        raise NotImplementedError
+
     def refuse(self, error: Error) -> None:
         self.refusal = error
         if self.started:
@@ -169,7 +182,7 @@ class AsyncFollower(Generic[T, Item]):
 
     def _put(self, items: list[T]) -> None:
         if items:
-            self._backlog.put(items)
+            self._backlog.put(items, self._client._pulse.heard)
             self._wake_all()
 
     def _wake_all(self) -> None:
@@ -206,6 +219,8 @@ class AsyncWatch(AsyncFollower[RawChange, Change]):
         self.let_go = 0
         """How often it was ahead of you, and has let go."""
         self._away = False
+        self._complete = 0.0
+        """When it was interrupted, the time up to which it had everything."""
 
     @property
     def pattern(self) -> str:
@@ -220,6 +235,20 @@ class AsyncWatch(AsyncFollower[RawChange, Change]):
     def skipped(self) -> int:
         """How many changes were left out for a newer one of the same key."""
         return self._backlog.skipped
+
+    @property
+    def lag(self) -> float:
+        """Seconds by which what you have taken may be behind the bus, at most.
+
+        While something waits to be taken, the age of the oldest of it. Else the time since the
+        broker was last heard of: so it grows while all is quiet, and begins anew with each change
+        and each heartbeat. While the connection is lost, or hangs, it goes on growing, until what
+        was missed has come. What the system has not handed to this process yet is not counted.
+        """
+        oldest = self._backlog.oldest
+        if oldest is None:
+            oldest = self._client._pulse.heard if self._core.live else self._complete
+        return max(0.0, monotonic() - oldest)
 
     def _read(self, item: RawChange) -> Change:
         revision, kind, key, value = item
@@ -271,6 +300,19 @@ class AsyncWatch(AsyncFollower[RawChange, Change]):
             self._away = True
             self.let_go += 1
             self._client._let_go(self.serial)
+            self.interrupted(self._client._pulse.heard)
+
+    def beat(self, revision: int) -> None:
+        self._core.beat(revision)
+
+    def interrupted(self, heard: float) -> None:
+        if self._core.live:
+            self._complete = heard
+            self._core.interrupt()
+
+    @property
+    def live(self) -> bool:
+        return self._core.live
 
 
 BACKLOG_MOST = 1 << 60
@@ -328,3 +370,10 @@ class AsyncSubscription(AsyncFollower[RawMessage, Message]):
     def notified(self, kind: str, params: list[Any]) -> None:
         if kind == "message":
             self._put(self._core.message(*params))
+
+    def interrupted(self, heard: float) -> None:
+        self._core.interrupt()
+
+    @property
+    def live(self) -> bool:
+        return self._core.live

@@ -28,6 +28,22 @@ def test_publish_to_nobody(command: Command) -> None:
     assert (code, out, err) == (1, "0\n", "udsbus: nobody subscribes to 'news'\n")
 
 
+def test_what_is_retained_comes_later_and_is_marked(
+    command: Command, client: udsbus.Client
+) -> None:
+    assert command("publish", "status/a", "[1]", "--retain") == (0, "0\n", "")
+    assert client.retained() == {"status/a": [1]}
+    with command.running("subscribe", "status/*", "-v") as subscribed:
+        assert subscribed.line() == "status/a\t[1]\tretained"
+        client.publish("status/a", 2, retain=True)
+        assert subscribed.line() == "status/a\t2"
+    with command.running("subscribe", "status/*", "--json", "--count", "1") as subscribed:
+        assert subscribed.end() == 0
+        line = json.loads(subscribed.rest())
+        assert line == {"topic": "status/a", "value": 2, "retained": True}
+    client.unretain("status/a")
+
+
 def test_subscribe(command: Command, client: udsbus.Client) -> None:
     with command.running("subscribe", "a/*", "b", "-v") as subscribed:
         began(subscribed)

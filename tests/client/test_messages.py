@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import os
+import re
 import signal
 from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -329,3 +331,14 @@ def test_details_are_for_those_who_ask(broker: BrokerProcess) -> None:
         assert raw.call("unsubscribe", 4) is True
         writer.call("publish", "a", b"\x03")
         assert raw.receive() == [2, "message", ["a", b"\x03"]]
+
+
+def test_what_the_page_shows_is_what_runs(
+    client: Client, other: Client, capsys: pytest.CaptureFixture[str]
+) -> None:
+    page = (Path(__file__).parents[2] / "docs" / "messages.md").read_text()
+    names: dict[str, Any] = {"client": client, "other": other}
+    for block in re.findall(r"```python\n(.*?)```", page, re.DOTALL):
+        exec(block, names)
+    assert capsys.readouterr().out == "news/sport {'score': '2:1'}\n"
+    assert names["receivers"] == 1

@@ -64,6 +64,7 @@ def state(engine: Engine) -> Any:
         [sorted(engine.registrations.quiet.find(name)) for name in ("a", "b", "a/b")],
         dict(engine.registrations.detailed),
         engine.registrations.patterns,
+        engine.registrations.quiet_patterns,
         engine.retained,
         [engine.has_patterns(origin) for origin in (1, 2)],
     )

@@ -63,7 +63,7 @@ class Backlog(Generic[T]):
 
     def put(self, items: list[T], now: float = 0.0) -> None:
         """`now`: when they have come, on any clock that `oldest` is to be read by."""
-        timed = [(item, now) for item in items]
+        timed = [(items[0], now)] if len(items) == 1 else [(item, now) for item in items]
         with self._lock:
             if self._conflating:
                 self._conflate(timed)

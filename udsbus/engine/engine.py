@@ -82,6 +82,7 @@ class Engine:
         self.registrations = Registrations(self.to_undo)
         self.watches = self.registrations.watches
         self.subscriptions = self.registrations.subscriptions
+        self._detailed = self.registrations.detailed
         self.schemas = Schemas(compile_schema)
         self._schema_checks = self.schemas.checks
         self._codec = codec
@@ -715,18 +716,28 @@ class Engine:
             revision = self.revision + 1
             self._write(key, message, None, revision, origin)
         subscribers = self.subscriptions.find(topic)
-        if len(self.registrations.quiet):
+        if self.registrations.quiet_patterns:
             subscribers += self._others(origin, topic, subscribers)
-        detailed = self.registrations.detailed
-        if not detailed:
-            if subscribers:
-                self._effects.append(m.Message(topic, message, subscribers))
-        elif subscribers:
-            with_details = tuple([each for each in subscribers if each in detailed])
-            without = tuple([each for each in subscribers if each not in detailed])
-            about = revision, self.sessions.get(origin)
-            self._effects.append(m.Message(topic, message, without, with_details, about))
+        if subscribers:
+            detailed: tuple[int, ...] = ()
+            about: tuple[int | None, str | None] = (None, None)
+            without = subscribers
+            if self._detailed:
+                without, detailed = self._parted(subscribers)
+                if detailed:
+                    about = revision, self.sessions.get(origin)
+            self._effects.append(_new(m.Message, (topic, message, without, detailed, about)))
         return len(subscribers)
+
+    def _parted(self, subscribers: tuple[int, ...]) -> tuple[tuple[int, ...], tuple[int, ...]]:
+        """Those who want no details of a message, and those who do."""
+        detailed = self._detailed
+        if len(subscribers) == 1:
+            return ((), subscribers) if subscribers[0] in detailed else (subscribers, ())
+        without = tuple([each for each in subscribers if each not in detailed])
+        if without:
+            return without, tuple([each for each in subscribers if each in detailed])
+        return without, subscribers
 
     def _others(self, origin: int, topic: str, subscribers: tuple[int, ...]) -> tuple[int, ...]:
         """Those besides `subscribers` who subscribe to what others publish, and are others."""

@@ -28,6 +28,8 @@ class Registrations:
         """The subscriptions of those who do not want to hear what they say themselves."""
         self.patterns = 0
         """How many there are, watched and subscribed to, each counted as often as it is."""
+        self.quiet_patterns = 0
+        """How many of them are of `quiet`."""
         self.detailed: dict[int, int] = {}
         """Connection → how many of its subscriptions want details."""
         self._to_undo = to_undo
@@ -75,7 +77,7 @@ class Registrations:
         self._counts.pop(origin, None)
         self.detailed.pop(origin, None)
         for interest, patterns, _ in self._of.pop(origin, {}).values():
-            self.patterns -= len(patterns)
+            self._count(interest, -len(patterns))
             for pattern in patterns:
                 interest.remove(pattern, origin)
 
@@ -83,19 +85,24 @@ class Registrations:
         if origin not in self._of:
             return  # its connection is gone
         interest, patterns, details = self._of[origin][number] = registration
-        self.patterns += len(patterns)
+        self._count(interest, len(patterns))
         self._counts[origin] += len(patterns)
         for pattern in patterns:
             interest.add(pattern, origin)
         if details:
             self.detailed[origin] = self.detailed.get(origin, 0) + 1
 
+    def _count(self, interest: Interest, more: int) -> None:
+        self.patterns += more
+        if interest is self.quiet:
+            self.quiet_patterns += more
+
     def _forget(self, origin: int, number: int) -> None:
         registration = self._of.get(origin, {}).pop(number, None)
         if registration is None:
             return
         interest, patterns, details = registration
-        self.patterns -= len(patterns)
+        self._count(interest, -len(patterns))
         self._counts[origin] -= len(patterns)
         for pattern in patterns:
             interest.remove(pattern, origin)

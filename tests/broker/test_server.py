@@ -89,6 +89,7 @@ def test_info_of_a_new_broker(any_broker: BrokerProcess, request: pytest.Fixture
         "waiting": 0,
         "watches": 0,
         "subscriptions": 0,
+        "retained": 0,
         "change_log": 0,
         "connections": 1,
         "counters": {

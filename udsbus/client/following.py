@@ -255,19 +255,25 @@ class Subscription(Follower):
     # --- called by the event thread -----------------------------------------------------------
 
     def begin(self, ask: Callable[[Call[Any], Answer], None], same_bus: bool) -> None:
-        def started(answer: Any) -> None:
-            if self.started.is_open:
-                self.interruptions += 1
-            go_on(self._core.started(answer))
+        ask(self._core.start(same_bus=same_bus), partial(self._begun_anew, ask))
 
-        def go_on(step: MessageStep) -> None:
-            self._tell(step.messages)
-            if step.next is not None:
-                ask(step.next, lambda page: go_on(self._core.listed(page)))
-            else:
-                self.started.open()
+    def _begun_anew(self, ask: Callable[[Call[Any], Answer], None], answer: Any) -> None:
+        if self.started.is_open:
+            self.interruptions += 1
+        self._go_on(ask, self._core.started, answer)
 
-        ask(self._core.start(same_bus=same_bus), started)
+    def _go_on(
+        self,
+        ask: Callable[[Call[Any], Answer], None],
+        read: Callable[[Any], MessageStep],
+        answer: Any,
+    ) -> None:
+        step = read(answer)
+        self._tell(step.messages)
+        if step.next is not None:
+            ask(step.next, partial(self._go_on, ask, self._core.listed))
+        else:
+            self.started.open()
 
     def ceaser(self) -> Callable[[], Call[Any] | None]:
         core = self._core

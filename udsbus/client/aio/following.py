@@ -349,19 +349,20 @@ class AsyncSubscription(AsyncFollower[RawMessage, Message]):
         return Message(item.topic, decode(item.message), item.retained)
 
     def begin(self, ask: Ask, same_bus: bool) -> None:
-        def started(answer: Any) -> None:
-            if self.started:
-                self.interruptions += 1
-            go_on(self._core.started(answer))
+        ask(self._core.start(same_bus=same_bus), partial(self._begun_anew, ask))
 
-        def go_on(step: MessageStep) -> None:
-            self._put(step.messages)
-            if step.next is not None:
-                ask(step.next, lambda page: go_on(self._core.listed(page)))
-            else:
-                self._has_started()
+    def _begun_anew(self, ask: Ask, answer: Any) -> None:
+        if self.started:
+            self.interruptions += 1
+        self._go_on(ask, self._core.started, answer)
 
-        ask(self._core.start(same_bus=same_bus), started)
+    def _go_on(self, ask: Ask, read: Callable[[Any], MessageStep], answer: Any) -> None:
+        step = read(answer)
+        self._put(step.messages)
+        if step.next is not None:
+            ask(step.next, partial(self._go_on, ask, self._core.listed))
+        else:
+            self._has_started()
 
     def ceaser(self) -> Callable[[], Call[Any] | None]:
         core = self._core

@@ -72,6 +72,24 @@ def test_a_broker_that_has_not_answered_yet_has_longer() -> None:
         assert pulse.left(0.0) == first
 
 
+def test_who_rests_begins_anew() -> None:
+    pulse = Pulse(5.0, 10.0)
+    pulse.begin(0.0)
+    pulse.agree(5.0, 0.0)
+    assert [pulse.is_over(5.0), pulse.is_over(10.0)] == [False, False]
+    pulse.rest(12.0)
+    assert pulse.left(12.0) == 5.0
+    assert [pulse.is_over(now) for now in (17.0, 22.0, 27.0)] == [False, False, True]
+
+
+def test_two_intervals_are_fresh() -> None:
+    pulse = Pulse(5.0, 10.0)
+    pulse.begin(0.0)
+    pulse.agree(5.0, 0.0)
+    pulse.hear(100.0)
+    assert [pulse.is_fresh(now) for now in (100.0, 110.0, 110.1)] == [True, True, False]
+
+
 def test_without_a_heartbeat_nothing_is_over_ever() -> None:
     pulse = Pulse(None, 10.0)
     pulse.begin(0.0)

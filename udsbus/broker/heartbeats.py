@@ -75,8 +75,7 @@ class Heartbeats:
             if connection is None or connection.linger_until is not None:
                 continue  # it is gone, or about to
             if not self._follows(number):
-                connection.missed = 0  # it need not say anything until it does again
-                continue
+                continue  # it need not say anything until it does again, which says enough
             if self._is_silent(connection):
                 self._end_connection(
                     number, CloseReason.SILENT,
@@ -93,8 +92,9 @@ class Heartbeats:
     def _is_silent(self, connection: Connection) -> bool:
         connection.missed = 0 if connection.heard else connection.missed + 1
         connection.heard = False
-        if connection.missed < BEATS_MISSED or connection.ended is not None:
-            return False  # one that has ended its half says no more, but may listen
+        if connection.missed < BEATS_MISSED:
+            return False
         if connection.paused:  # what it says is not read before it takes what waits for it
             return True
+        # One that has ended its half says no more, and listens: its end is there to be read.
         return not connection.requests and not connection.has_input()

@@ -168,7 +168,7 @@ def test_a_broker_that_hangs_is_found_out(
     caplog.set_level(logging.INFO, "udsbus.client")
     with (
         running_broker(address) as broker,
-        udsbus.connect(address, heartbeat=OFTEN, timeout=0.2) as client,
+        udsbus.connect(address, heartbeat=OFTEN, timeout=1.0) as client,
         udsbus.connect(address, timeout=PATIENCE) as other,
         client.watch("a/*") as watch,
         client.subscribe("a/*") as subscription,
@@ -183,7 +183,7 @@ def test_a_broker_that_hangs_is_found_out(
             wait_until(lambda: "it hangs" in caplog.text, "the connection to be given up")
             assert watch.lag > 2 * OFTEN
             assert not client.in_sync
-            with pytest.raises(RequestTimeout):
+            with pytest.raises(RequestTimeout), client.timeout_of(0.1):
                 client.ping()
         for number in range(1, 100):
             other.set(f"a/{number}", number)
@@ -206,7 +206,7 @@ def test_a_broker_that_never_greets_is_given_up(
         return [1, 5, []] if method == "watch" else True
 
     with FakeBroker(address, answer) as broker, udsbus.connect(
-        address, heartbeat=OFTEN, timeout=0.3
+        address, heartbeat=OFTEN, timeout=1.0
     ) as client, client.watch("a") as watch:  # fmt: skip
         broker.accepting.clear()
         broker.hang_up()

@@ -134,7 +134,7 @@ async def test_an_idle_watch_does_not_start_over(broker: BrokerProcess, other: A
                 p.set("elsewhere", number)
         await until(lambda: (a._core._last or 0) >= revision, "a beat")
         assert idle._link is not None
-        idle._link.give_up("cut by the test")
+        idle._link._end("cut by the test")
         await other.set("a", 1)
         assert [change.value for change in await take(a, 1)] == [1]
         assert a.started_over == 0
@@ -144,7 +144,7 @@ async def test_a_watch_that_has_let_go_does_not_believe_the_beats(
     broker: BrokerProcess, other: AsyncClient, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """They are for the others: it is not told of what they say has been."""
-    monkeypatch.setattr(following_module, "WATCH_BACKLOG", 4)
+    monkeypatch.setattr(following_module, "ASYNC_WATCH_BACKLOG", 4)
     async with (
         udsbus.connect_async(broker.address, heartbeat=OFTEN) as client,
         client.watch("a") as slow,
@@ -180,7 +180,7 @@ async def test_messages(client: AsyncClient, other: AsyncClient) -> None:
         assert await quiet.get(PATIENCE) == Message("end", 5)
         assert await rest(subscription) == [Message("status/a", 2), Message("status/b", 3)]
         assert client._link is not None
-        client._link.give_up("cut by the test")
+        client._link._end("cut by the test")
         await other.publish("status/c", 6, retain=True)
         assert await subscription.get(PATIENCE) == Message("status/c", 6, True)
         assert subscription.interruptions == 1

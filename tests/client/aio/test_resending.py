@@ -142,7 +142,7 @@ async def test_nobody_there(address: str, runtime: Path) -> None:
             link = client._link
             assert link is not None
             os.rename(address, f"{address}.away")
-            link.give_up("cut by the test")
+            link._end("cut by the test")
             with pytest.raises(BrokerUnavailable, match="no such socket"):
                 await client.get("a")
             os.rename(f"{address}.away", address)

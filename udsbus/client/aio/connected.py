@@ -102,11 +102,11 @@ class AsyncConnected(AsyncSession):
         if not self._follows():
             self._pulse.rest(now)  # it beats for those who follow something
             return
-        link.read()  # it may have beaten while this process was stopped
+        link._read()  # it may have beaten while this process was stopped
         now = monotonic()
         if self._pulse.is_over(now):
             silence = now - self._pulse.heard
-            link.give_up(
+            link._end(
                 f"nothing was heard of the broker for {silence:.3g} s; it is stopped, or it hangs"
             )
 

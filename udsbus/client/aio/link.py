@@ -55,7 +55,7 @@ class Link:
         """Read from now on, with a task in `tasks` if it takes one."""
         self._tasks = tasks
         if self._loop is not None:
-            self._loop.add_reader(self._socket.fileno(), self.read)
+            self._loop.add_reader(self._socket.fileno(), self._read)
         else:
             tasks.start_soon(self._keep_reading)
 
@@ -102,8 +102,8 @@ class Link:
             sent = 0
         except OSError as error:
             # What the broker has said before it went may still be read.
-            self.read()
-            self.give_up(f"the connection ended: {error.strerror}")
+            self._read()
+            self._end(f"the connection ended: {error.strerror}")
             return
         if sent < len(frame):
             self._output += memoryview(frame)[sent:]
@@ -120,8 +120,8 @@ class Link:
                 self._write_when_ready()
                 return
             except OSError as error:
-                self.read()
-                self.give_up(f"the connection ended: {error.strerror}")
+                self._read()
+                self._end(f"the connection ended: {error.strerror}")
                 return
             del self._output[:sent]
         if self._writing and self._loop is not None and not self.closed:
@@ -150,8 +150,8 @@ class Link:
 
     # --- in ---------------------------------------------------------------------------------
 
-    def read(self) -> None:
-        """Take what has come."""
+    def _read(self) -> None:
+        """What has come."""
         if self.closed:
             return
         try:
@@ -159,16 +159,16 @@ class Link:
         except (BlockingIOError, InterruptedError):
             return
         except OSError as error:
-            self.give_up(f"the connection ended: {error.strerror}")
+            self._end(f"the connection ended: {error.strerror}")
             return
         if not data:
-            self.give_up("the connection ended")
+            self._end("the connection ended")
             return
         messages = self._decoder.feed(data)
         if messages:
             self._received(messages)
         if self._decoder.cause is not None:
-            self.give_up(f"the broker sent something else: {self._decoder.cause}")
+            self._end(f"the broker sent something else: {self._decoder.cause}")
 
     async def _keep_reading(self) -> None:
         while not self.closed:
@@ -176,10 +176,9 @@ class Link:
                 await anyio.wait_readable(self._socket)
             except (anyio.ClosedResourceError, ValueError):  # closed
                 return
-            self.read()
+            self._read()
 
-    def give_up(self, why: str) -> None:
-        """Close it, and say that it has ended."""
+    def _end(self, why: str) -> None:
         if not self.closed:
             self.close()
             self._ended(why)

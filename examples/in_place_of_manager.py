@@ -63,7 +63,8 @@ def main() -> None:
             for to in customers:
                 orders.put(("pears", to))
             with bus.watch(sold.key, initial=True) as watch:
-                next(change for change in watch if change.value >= 1.5 * ORDERS)
+                changes = (change for change in watch if isinstance(change, udsbus.Change))
+                next(change for change in changes if change.value >= 1.5 * ORDERS)
             while bus.info()["standby"] is None:
                 time.sleep(0.01)
             print(f"process {broker.pid} holds all that; it is killed")

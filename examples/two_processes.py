@@ -9,6 +9,9 @@ def worker(address: str) -> None:
     client = udsbus.connect(address, name="worker")
     with client.watch("config/**", initial=True) as watch:
         for change in watch:
+            if isinstance(change, udsbus.CaughtUp):
+                print("worker: that is all that was there; now the changes")
+                continue
             print(f"worker: {change.key} is now {change.value!r}")
             client.increment("seen")
             if change.value == "stop":

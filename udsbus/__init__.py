@@ -33,6 +33,7 @@ if TYPE_CHECKING:
     from .client.results import Result
     from .client.spawning import LocalBroker
     from .client.sync import Client
+    from .client.watching import CaughtUp
     from .errors import (
         AccessDenied,
         BrokerUnavailable,
@@ -121,6 +122,7 @@ _WHERE = {
     "AsyncTransaction": "client.aio.batches",
     "AsyncWatch": "client.aio.following",
     "connect_async": "client.opening",
+    "CaughtUp": "client.watching",
     "Change": "client.following",
     "Client": "client.sync",
     "ClientInfo": "client.requests",
@@ -195,6 +197,7 @@ __all__ = [
     "Bound",
     "BoundedSemaphore",
     "BrokerUnavailable",
+    "CaughtUp",
     "Change",
     "Client",
     "ClientInfo",

@@ -42,8 +42,9 @@ VALUE_BYTES: Final = _limit(
     "one value is copied whole at each read; larger data belongs in a file whose path is shared",
 )  # fmt: skip
 FRAME_BYTES: Final = _limit(
-    "frame_bytes", 64 * MIB, "bytes of one message",
-    "bounds the bytes that one connection can make the broker hold before a message is complete",
+    "frame_bytes", 65 * MIB, "bytes of one message",
+    "bounds the bytes that one connection can make the broker hold before a message is complete, "
+    "and holds two values of any size: that of a key, and the one before",
 )  # fmt: skip
 KEYS_PER_REQUEST: Final = _limit(
     "keys_per_request", 100_000, "keys or operations",
@@ -122,7 +123,10 @@ CHANGE_LOG_CHANGES: Final = _limit(
     "a watch that reconnects within this many changes resumes without a gap",
 )  # fmt: skip
 CHANGE_LOG_BYTES: Final = _limit(
-    "change_log_bytes", 16 * MIB, "bytes of keys and values", "bounds the memory of the change log"
+    "change_log_bytes",
+    16 * MIB,
+    "bytes of keys, values and the values before",
+    "bounds the memory of the change log",
 )
 RESUME_SECONDS: Final = _limit(
     "resume_seconds", 60, "seconds",
@@ -140,6 +144,9 @@ OUTPUT_CLOSE_BYTES: Final = _limit(
     "output_close_bytes", 128 * MIB, "bytes not taken",
     "events beyond this close the connection; the client resumes or is told what it missed",
 )  # fmt: skip
+
+CHANGES_BYTES: Final = VALUE_BYTES
+"""Bytes of the changes of one revision that go into one notification; more are split."""
 
 # --- how the turn shares its time (not visible to a peer) -----------------------------------
 RECEIVE_BYTES: Final = 64 * KIB

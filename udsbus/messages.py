@@ -183,6 +183,12 @@ class Batch(NamedTuple):
 class Watch(NamedTuple):
     pattern: str
     from_revision: int | None = None
+    kinds: frozenset[str] | None = None
+    """Only changes of these kinds; None: of all."""
+    ignore_own: bool = False
+    """Not what the session of this connection has changed itself."""
+    previous: bool = False
+    """Tell the values before, too."""
 
 
 class Unwatch(NamedTuple):
@@ -286,6 +292,7 @@ DELETED: Final = "deleted"
 EXPIRED: Final = "expired"
 RELEASED: Final = "released"
 """The session that it belonged to has ended."""
+KINDS: Final = (CREATED, UPDATED, DELETED, EXPIRED, RELEASED)
 GONE: Final = (DELETED, EXPIRED, RELEASED)
 """The kinds of change after which a key is not there."""
 
@@ -302,6 +309,23 @@ class Change(NamedTuple):
     """When the key will expire, on the clock the engine is given."""
     origin: int = 0
     """The connection that asked for it; 0 for the broker itself."""
+    before: bytes | None = None
+    """The value that there was; None: the key was absent."""
+    session: str | None = None
+    """That of the connection, when it asked: known as long as the change is, while connections go
+    and their numbers are given again by the next broker."""
+
+
+class Recorded(NamedTuple):
+    """What a journal holds of a change: the rest follows from what was before it, and from the
+    connections that it names."""
+
+    revision: int
+    kind: str
+    key: str
+    value: bytes | None
+    deadline: float | None = None
+    origin: int = 0
 
 
 class DeadlineMoved(NamedTuple):

@@ -95,7 +95,7 @@ class Presence:
         # The initial state, because there may be users whom nobody was left to tend.
         with self._bus.watch("users/**", initial=True) as changes:
             for change in changes:
-                if change.kind not in ("created", "updated"):
+                if isinstance(change, udsbus.Change) and change.kind not in ("created", "updated"):
                     self._release_if_gone(change.key.split("/")[1])
 
     def _release_if_gone(self, user: str) -> None:

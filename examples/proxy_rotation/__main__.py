@@ -55,8 +55,9 @@ def demonstrate(bus: udsbus.Client, servers: dict[str, str], ask: Callable[[], s
     with bus.watch(f"{WORKERS}/*", initial=True) as reports:
         bus.set(CURRENT, "127.0.0.1:eighty")  # not by way of rotate(), which would refuse it
         print(f"a mistake:    answered by {ask()}{ask()}{ask()}{ask()}")
-        while (report := reports.get(timeout=10)) and not report.value["trouble"]:
-            pass  # not reported yet
+        while report := reports.get(timeout=10):
+            if isinstance(report, udsbus.Change) and report.value["trouble"]:
+                break  # it is reported
     for key, state in bus.items(f"{WORKERS}/*"):
         print(f"{key}: {state}")
 

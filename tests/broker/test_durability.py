@@ -19,7 +19,7 @@ from udsbus.errors import BrokerUnavailable
 from udsbus.journal import Recovery, StateDirectory
 from udsbus.journal.folding import fold
 from udsbus.journal.repair import check, repair
-from udsbus.messages import Change
+from udsbus.messages import Recorded
 from udsbus.version import PROTOCOL_VERSION
 
 
@@ -142,7 +142,7 @@ def writers_of(state: Path) -> list[Any]:
     for _, turn in Recovery(directory):
         writers |= turn.writers
         for change in turn.changes:
-            assert isinstance(change, Change)
+            assert isinstance(change, Recorded)
             writer = writers.get(change.origin)
             told.append(writer and writer[:3])
     directory.close()

@@ -12,7 +12,7 @@ import pytest
 import udsbus
 from udsbus.cli.following import tell_gaps
 
-from ..harness import BrokerProcess, running_broker, wait_until
+from ..harness import BrokerProcess, running_broker
 from .support import Command, Running, is_one_complaint
 
 
@@ -68,12 +68,72 @@ def test_initial(command: Command, client: udsbus.Client) -> None:
     assert lines == [f"{revision}\tpresent\ta\t1", f"{revision}\tpresent\tb\t2"]
 
 
+def test_the_end_of_the_initial_state(command: Command, client: udsbus.Client) -> None:
+    """In each format; and it does not count."""
+    client.set("a", 1)
+    as_fields, as_json = ("watch", "a", "--initial", "-v"), ("watch", "a", "--initial", "--json")
+    with (
+        command.running(*as_fields, "--count", "2") as fields,
+        command.running(*as_json, "-v", "--count", "2") as objects,
+    ):
+        began(fields)
+        began(objects)
+        client.set("a", 2)
+        assert [fields.end(), objects.end()] == [0, 0]
+        rows = [line.split("\t") for line in fields.rest().splitlines()]
+        assert [row[1:] for row in rows] == [
+            ["present", "a", "1"], ["caught_up", "", ""], ["updated", "a", "2"],
+        ]  # fmt: skip
+        assert int(rows[0][0]) <= int(rows[1][0]) < int(rows[2][0])
+        lines = [json.loads(line) for line in objects.rest().splitlines()]
+        assert list(lines[1]) == ["revision", "kind"]
+        assert [line["kind"] for line in lines] == ["present", "caught_up", "updated"]
+    with command.terminal(*as_fields) as watching:
+        watching.expect("present .* a  2\r\n")
+        watching.expect(r"\d  .*caught_up")
+
+
+def test_kinds(command: Command, client: udsbus.Client) -> None:
+    revision = client.set("a", 1)
+    client.set("a", 2)
+    client.delete("a")
+    client.set("a", 3)
+    since = ("--from-revision", str(revision - 1))
+    args = ("watch", "a", "--kind", "deleted", "--kind", "created", *since, "--count", "3")
+    kinds = [line.split("\t")[1] for line in command.lines(*args)]
+    assert kinds == ["created", "deleted", "created"]
+    assert command("watch", "a", "--kind", "present").code == 2
+
+
+def test_the_value_before(command: Command, client: udsbus.Client) -> None:
+    revision = client.set("a", [1])
+    client.set("a", None)
+    client.set("a", 2)
+    client.delete("a")
+    args = ("watch", "a", "--previous", "--from-revision", str(revision - 1), "--count", "4")
+    assert [line.split("\t")[1:] for line in command.lines(*args)] == [
+        ["created", "a", "[1]", ""],
+        ["updated", "a", "null", "[1]"],
+        ["updated", "a", "2", "null"],
+        ["deleted", "a", "", "2"],
+    ]
+    assert [json.loads(line) for line in command.lines(*args, "--json")][1:] == [
+        {"revision": revision + 1, "kind": "updated", "key": "a", "value": None, "previous": [1]},
+        {"revision": revision + 2, "kind": "updated", "key": "a", "value": 2, "previous": None},
+        {"revision": revision + 3, "kind": "deleted", "key": "a", "previous": 2},
+    ]
+    _, text = command.on_terminal(*args)
+    assert "(was [1])" in text
+
+
 def test_wait_for_a_key_to_be_there(command: Command, client: udsbus.Client) -> None:
     with command.running("watch", "job/done", "-v", "--initial", "--count", "1") as watching:
         began(watching)
         client.set("job/done", True)
         assert watching.end() == 0
-        assert watching.line().endswith("\tcreated\tjob/done\ttrue")
+        caught_up, created = watching.rest().splitlines()
+        assert "\tcaught_up\t" in caught_up
+        assert created.endswith("\tcreated\tjob/done\ttrue")
 
 
 def test_from_revision(command: Command, client: udsbus.Client) -> None:
@@ -103,7 +163,7 @@ def test_timeout(command: Command, client: udsbus.Client) -> None:
     client.set("a", 1)
     code, out, err = command("watch", "a", "--initial", "--timeout", "0.05", "--count", "2")
     assert code == 4
-    assert out.endswith("\tpresent\ta\t1\n")
+    assert "\tpresent\ta\t1\n" in out
     assert "1 came of 2" in err
     code, _, err = command("watch", "a", "--initial", "--timeout", "0.05")
     assert (code, err) == (0, "")
@@ -151,12 +211,13 @@ def test_goes_on_when_the_broker_is_started_anew(
     with command.running("watch", "a", "-v", "--initial") as watching:
         began(watching)
         assert watching.line().endswith("present\ta\t1")
+        assert "caught_up" in watching.line()
         broker.stop(how)
         assert "interrupted" in watching.line("stderr")
         with running_broker(address), udsbus.connect(address) as client:
             assert watching.line().split("\t")[1:] == ["deleted", "a", ""]
             assert "changes were missed" in watching.line("stderr")
-            wait_until(lambda: client.info()["watches"], "the watch on the new broker")
+            assert "caught_up" in watching.line()
             client.set("a", 2)
             assert watching.line().split("\t")[1:] == ["created", "a", "2"]
             assert watching.signal(signal.SIGINT) == 0

@@ -28,6 +28,7 @@ import msgpack
 import udsbus
 import udsbus.client
 import udsbus.primitives
+from udsbus import CaughtUp
 from udsbus.wire.encoding import encode_error
 from udsbus.wire.framing import NOTIFICATION, REQUEST, Decoder
 
@@ -267,25 +268,37 @@ def in_threads(*functions: Callable[[], T]) -> list[T]:
 
 
 def take(
-    source: udsbus.Watch, until: Callable[[udsbus.Change], bool], most: int = 1_000_000
+    source: udsbus.Watch[Any], until: Callable[[udsbus.Change], bool], most: int = 1_000_000
 ) -> list[udsbus.Change]:
     """The changes from `source`, up to the first for which `until` is true."""
     changes: list[udsbus.Change] = []
     while len(changes) < most:
         change = source.get(timeout=PATIENCE)
         assert change is not None, f"no more changes after {changes[-3:]}"
+        if isinstance(change, CaughtUp):
+            continue
         changes.append(change)
         if until(change):
             return changes
     raise AssertionError(f"not among {most} changes")
 
 
-def take_number(source: udsbus.Watch, number: int) -> list[udsbus.Change]:
+def take_number(source: udsbus.Watch[Any], number: int) -> list[udsbus.Change]:
     """The next `number` changes."""
-    changes = [source.get(timeout=PATIENCE) for _ in range(number)]
-    found = [change for change in changes if change is not None]
-    assert len(found) == number, f"{number - len(found)} changes are missing"
+    found: list[udsbus.Change] = []
+    while len(found) < number:
+        change = source.get(timeout=PATIENCE)
+        assert change is not None, f"{number - len(found)} changes are missing"
+        if not isinstance(change, CaughtUp):
+            found.append(change)
     return found
+
+
+def catches_up(source: udsbus.Watch[udsbus.Change | CaughtUp]) -> CaughtUp:
+    """The next thing that `source` tells, which is that it has caught up."""
+    told = source.get(timeout=PATIENCE)
+    assert isinstance(told, CaughtUp), told
+    return told
 
 
 def replay(changes: list[udsbus.Change], state: dict[str, Any] | None = None) -> dict[str, Any]:
@@ -299,13 +312,14 @@ def replay(changes: list[udsbus.Change], state: dict[str, Any] | None = None) ->
     return state
 
 
-def catch_up(source: udsbus.Watch, state: dict[str, Any], truth: dict[str, Any]) -> None:
+def catch_up(source: udsbus.Watch[Any], state: dict[str, Any], truth: dict[str, Any]) -> None:
     """Follow `source` until the state that it tells of is the truth."""
     until = time.monotonic() + PATIENCE
     while state != truth:
         change = source.get(timeout=max(until - time.monotonic(), 0))
         assert change is not None, f"{state} is told of, {truth} is the truth"
-        replay([change], state)
+        if not isinstance(change, CaughtUp):
+            replay([change], state)
 
 
 # --- a proxy ----------------------------------------------------------------------------------

@@ -41,7 +41,10 @@ def test_as_a_decorator_it_returns_the_function(client: Client) -> None:
     client.set("elsewhere", 1)
     client.delete("a/b")
     calls.wait_for(1, None)
-    assert calls == [(revision, "created", "a/b", 1), (revision + 2, "deleted", "a/b", None)]
+    assert calls == [
+        Change(revision, "created", "a/b", 1),
+        Change(revision + 2, "deleted", "a/b", None),
+    ]
 
 
 def test_with_a_function_it_returns_the_watch(client: Client) -> None:

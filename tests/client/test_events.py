@@ -324,9 +324,9 @@ def test_unknown_notifications_are_ignored(address: str) -> None:
             broker.send(
                 notification("whisper", 7) + notification("change", 6, "created", "a", b"\x01")
             )
-            assert watch.get(timeout=PATIENCE) == (6, "created", "a", 1)
+            assert watch.get(timeout=PATIENCE) == Change(6, "created", "a", 1)
             broker.send(notification("change", 7, "renamed", "a", b"\x02", "and more"))
-            assert watch.get(timeout=PATIENCE) == (7, "renamed", "a", 2)
+            assert watch.get(timeout=PATIENCE) == Change(7, "renamed", "a", 2)  # type: ignore[arg-type]
             assert broker.requests == ["watch"]
 
 

@@ -13,9 +13,9 @@ import pytest
 
 import udsbus
 from tests.harness import BrokerProcess, wait_until
-from udsbus import Change, Client
+from udsbus import CaughtUp, Change, Client
 
-from .support import PATIENCE, Child, Task, in_children, replay, take, take_number
+from .support import PATIENCE, Child, Task, catches_up, in_children, replay, take, take_number
 
 # --- what a watch tells -------------------------------------------------------------------------
 
@@ -140,17 +140,21 @@ def test_initial_tells_what_is_there_first(client: Client) -> None:
     revision = client.set_many(values)
     with client.watch("a/*", initial=True) as watch:
         client.set("a/0001", "new")
-        changes = take_number(watch, 2_501)
+        told = [watch.get(timeout=PATIENCE) for _ in range(2_502)]
         assert watch.get(timeout=0) is None
-    assert changes == [
+    assert told == [
         *[Change(revision, "present", key, value) for key, value in values.items()],
+        CaughtUp(revision),
         Change(revision + 1, "updated", "a/0001", "new"),
     ]
+    assert [type(each) for each in told[-2:]] == [CaughtUp, Change]
     assert (watch.started_over, watch.skipped) == (0, 0)
 
 
 def test_initial_of_nothing(client: Client) -> None:
+    revision = client.set("elsewhere", 1)
     with client.watch("a/*", initial=True) as watch:
+        assert catches_up(watch) == CaughtUp(revision)
         assert watch.get(timeout=0) is None
         client.set("a/b", 1)
         assert take_number(watch, 1)[0].kind == "created"
@@ -165,7 +169,9 @@ def test_initial_state_and_changes_meet(client: Client, bus: BrokerProcess) -> N
         chance = random.Random(seed)
         with udsbus.connect(bus.address) as own, own.watch("attempt", initial=True) as attempts:
             for turn in itertools.chain.from_iterable(
-                range(number.value * 50, number.value * 50 + 50) for number in attempts
+                range(number.value * 50, number.value * 50 + 50)
+                for number in attempts
+                if isinstance(number, Change)
             ):
                 with own.pipeline() as p:
                     for key in chance.sample(keys, 20):

@@ -7,6 +7,7 @@ import multiprocessing
 import os
 import threading
 from itertools import pairwise
+from typing import Any
 
 import pytest
 
@@ -175,7 +176,7 @@ def test_multiprocessing_inherits_a_client(client: Client) -> None:
 # --- watches ------------------------------------------------------------------------------------
 
 
-def values(watch: Watch, last: int) -> list[int]:
+def values(watch: Watch[Any], last: int) -> list[int]:
     """The values told, up to `last`."""
     return [change.value for change in take(watch, lambda change: change.value == last)]
 

@@ -48,7 +48,7 @@ def transaction(client: Client) -> None:
 def watch(client: Client) -> None:
     with client.watch("a", initial=True) as watch:
         change = watch.get(timeout=TIMEOUT)
-        assert change is not None
+        assert isinstance(change, udsbus.Change)
         assert change.value == "a"
 
 

@@ -9,10 +9,13 @@ import pytest
 from hypothesis import HealthCheck, Phase, example, given, settings
 from hypothesis import strategies as st
 
-from udsbus import InvalidRequest, LimitExceeded
-from udsbus.client.watching import WatchCore
+from udsbus import InvalidRequest, LimitExceeded, messages
+from udsbus.client.watching import Missed, WatchCore
+from udsbus.limits import CHANGES_BYTES
+from udsbus.messages import Watch
+from udsbus.wire import encoding
 
-from .followed import LOG_CHANGES, FollowedBus
+from .followed import LOG_CHANGES, Asked, FollowedBus
 
 KEYS = ["a/b", "a/c", "a/d/e", "a", "c"]
 
@@ -25,6 +28,9 @@ STEPS: list[Any] = [
     *[step(FollowedBus.set, key) for key in KEYS],
     *[step(FollowedBus.delete, key) for key in KEYS],
     *[step(FollowedBus.transact, *keys) for keys in (KEYS[:3], KEYS[1:4], KEYS)],
+    *[step(FollowedBus.set, key, None, True) for key in KEYS],
+    step(FollowedBus.delete, "a/b", True),
+    step(FollowedBus.transact_mine, "a/c", "a/b"),
     step(FollowedBus.set, "a/b", 2.0),
     step(FollowedBus.pass_time),
     step(FollowedBus.answer),
@@ -32,17 +38,20 @@ STEPS: list[Any] = [
     step(FollowedBus.beat),
     *[step(FollowedBus.receive)] * 3,
     *[step(FollowedBus.round_trip)] * 4,
-    *[step(FollowedBus.cut)] * 2,
+    *[step(FollowedBus.cut_after, frames) for frames in range(4)],
     step(FollowedBus.restart),
+    step(FollowedBus.take_over),
+    *[step(FollowedBus.forget, ago) for ago in range(3)],
     step(FollowedBus.catch_up),
 ]
 
 
 LOSS = step(FollowedBus.restart)
+KINDS = st.none() | st.frozensets(st.sampled_from(messages.KINDS), min_size=1)
 
 
 @settings(
-    max_examples=1_500, derandomize=True, deadline=None, phases=[Phase.generate, Phase.shrink],
+    max_examples=3_000, derandomize=True, deadline=None, phases=[Phase.generate, Phase.shrink],
     report_multiple_bugs=False, suppress_health_check=[HealthCheck.too_slow],
 )  # fmt: skip
 @given(
@@ -50,16 +59,36 @@ LOSS = step(FollowedBus.restart)
     begin=st.sampled_from([(True, None), (True, None), (False, None), (False, 0), (False, 3)]),
     before=st.lists(st.sampled_from(KEYS), max_size=6),
     steps=st.lists(st.sampled_from(STEPS), min_size=5, max_size=30),
+    asked=st.builds(Asked, st.none(), st.just(False), st.booleans(), st.booleans())
+    | st.builds(Asked, KINDS, st.booleans(), st.booleans(), st.booleans()),
+    beside=st.none()
+    | st.builds(Watch, st.just("**"), st.none(), KINDS, st.booleans(), st.booleans()),
+    split=st.sampled_from([CHANGES_BYTES, 20]),
 )
-@example("a/**", (True, None), ["a/b", "a/c"], [*[step(FollowedBus.round_trip)] * 2, LOSS])
+@example(
+    "a/**", (True, None), ["a/b", "a/c"], [*[step(FollowedBus.round_trip)] * 2, LOSS], Asked(),
+    None, CHANGES_BYTES,
+)  # fmt: skip
 def test_following_gives_the_truth(
-    pattern: str, begin: tuple[bool, int | None], before: list[str], steps: list[Any]
+    pattern: str,
+    begin: tuple[bool, int | None],
+    before: list[str],
+    steps: list[Any],
+    asked: Asked,
+    beside: Watch | None,
+    split: int,
 ) -> None:
+    """Whatever is asked for, and whatever another watch of the connection wants: the bus changes,
+    and the connection, the broker or the bus ends, at any place; and the log forgets."""
     initial, since = begin
-    bus = FollowedBus(pattern, initial=initial, since=since, before=before)
-    for function, *arguments in steps:
-        function(bus, *arguments)
-    bus.catch_up()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(encoding, "CHANGES_BYTES", split)
+        bus = FollowedBus(
+            pattern, initial=initial, since=since, before=before, asked=asked, beside=beside
+        )
+        for function, *arguments in steps:
+            function(bus, *arguments)
+        bus.catch_up()
 
 
 def test_a_key_that_was_not_told_of_is_not_updated() -> None:
@@ -116,6 +145,139 @@ def test_a_beat_between_the_pages_of_a_list_is_no_news() -> None:
     bus.cut()
     bus.catch_up()
     assert {change.key for change in bus.told} == {"a/1", "a/2", "a/3"}
+
+
+HISTORY: list[Any] = [
+    step(FollowedBus.set, "a/b"),
+    step(FollowedBus.set, "a/c", 1.0),
+    step(FollowedBus.transact, "a/b", "a/d/e", "c"),
+    step(FollowedBus.set, "c"),
+    step(FollowedBus.delete, "a/d/e"),
+    step(FollowedBus.pass_time),
+    step(FollowedBus.set, "a/b"),
+    step(FollowedBus.delete, "a/b"),
+]
+"""A revision each; two keys are deleted alone, one in a transaction, and one expires."""
+
+
+@pytest.mark.parametrize("initial", [True, False])
+@pytest.mark.parametrize("forgotten", range(len(HISTORY) + 1))
+@pytest.mark.parametrize("seen", range(len(HISTORY) + 1))
+def test_the_log_is_cut_at_every_revision(seen: int, forgotten: int, initial: bool) -> None:
+    """Of what happens while the watch is away. It starts over only if it must, says what it has
+    missed, and tells of keys that are gone too."""
+    asked = Asked(previous=True, strict=True)
+    bus = FollowedBus("**", initial=initial, since=None, before=[], asked=asked)
+    bus.catch_up()
+    for number, (function, *arguments) in enumerate(HISTORY):
+        if number == seen:
+            bus.catch_up()
+            bus.cut()
+        function(bus, *arguments)
+        bus.end_turn()
+    if seen == len(HISTORY):
+        bus.catch_up()
+        bus.cut()
+    assert bus.engine.revision == len(HISTORY)
+    bus.forget(len(HISTORY) - forgotten)
+    bus.catch_up()
+    assert bus.engine.log.forgotten >= forgotten
+    missed = bus.engine.log.forgotten > seen
+    assert bus.core.started_over == missed
+    assert bus.missed == ([Missed(seen, len(HISTORY))] if missed else [])
+
+
+def test_the_parts_of_a_revision_are_told_together(monkeypatch: pytest.MonkeyPatch) -> None:
+    """However many notifications they take; and none of it if the connection is lost in between,
+    but all when it is back."""
+    monkeypatch.setattr(encoding, "CHANGES_BYTES", 20)
+    bus = FollowedBus("a/**", initial=False, since=None, before=["a/c"])
+    bus.catch_up()
+    bus.transact("a/d/e", "a/c", "a/b")
+    bus.end_turn()
+    bus.receive()
+    assert bus.told == []
+    bus.receive()
+    assert [(change.key, change.revision) for change in bus.told] == [("a/c", 2), ("a/b", 2)]
+    bus.transact("a/d/e", "a/c", "a/b")
+    bus.cut_after(1)
+    assert len(bus.told) == 2
+    bus.catch_up()
+    assert len(bus.told) == 4
+
+
+@pytest.mark.parametrize("beside", [None, Watch("**"), Watch("**", previous=True)])
+def test_what_is_ones_own_is_known_across_a_takeover(beside: Watch | None) -> None:
+    """Also if another watch of the connection wants to be told of it."""
+    asked = Asked(ignore_own=True)
+    bus = FollowedBus("**", initial=False, since=None, before=[], asked=asked, beside=beside)
+    bus.catch_up()
+    bus.cut()
+    bus.set("a", mine=True)
+    bus.set("b")
+    bus.transact_mine("a", "c", "b")
+    bus.take_over()
+    bus.set("c", mine=True)
+    bus.catch_up()
+    bus.delete("c")
+    bus.catch_up()
+    assert [(change.kind, change.key) for change in bus.told] == [
+        ("created", "b"), ("deleted", "c"),
+    ]  # fmt: skip
+    assert bus.core.started_over == 0
+
+
+@pytest.mark.parametrize(
+    ("kinds", "told"),
+    [
+        (("created",), [("present", "a/3")]),
+        (("deleted", "created"), [("present", "a/3"), ("deleted", "a/1"), ("deleted", "a/2")]),
+    ],
+)
+def test_what_is_gone_is_told_to_those_who_want_to_know_what_goes(
+    kinds: tuple[str, ...], told: list[tuple[str, str]]
+) -> None:
+    """As for what is there, it does not matter who has removed it, nor how it went."""
+    asked = Asked(kinds=kinds, ignore_own=True)
+    before = ["a/1", "a/2", "a/3"]
+    bus = FollowedBus("a/*", initial=True, since=None, before=before, asked=asked)
+    bus.catch_up()
+    known = len(bus.told)
+    bus.cut()
+    bus.delete("a/1", mine=True)
+    bus.set("a/2", 1.0)
+    bus.pass_time()
+    bus.forget(0)
+    bus.catch_up()
+    assert [(change.kind, change.key) for change in bus.told[known:]] == told
+
+
+def test_changes_that_came_and_went_unseen_are_told_to_be_gone() -> None:
+    """Who wants deletions alone gets each of them, also of keys that were created unseen."""
+    asked = Asked(kinds=("deleted",))
+    bus = FollowedBus("a/*", initial=True, since=None, before=["a/1"], asked=asked)
+    bus.catch_up()
+    bus.set("a/2")
+    bus.delete("a/2")
+    bus.catch_up()
+    assert [(change.kind, change.key) for change in bus.told] == [
+        ("present", "a/1"), ("deleted", "a/2"),
+    ]  # fmt: skip
+
+
+def test_its_state() -> None:
+    bus = FollowedBus("a/*", initial=True, since=None, before=["a/1", "a/2", "a/3"])
+    states = [bus.core.state]
+    for happens in (bus.round_trip, bus.catch_up, bus.core.lost, bus.cut, bus.catch_up):
+        happens()
+        states.append(bus.core.state)
+    assert states == ["starting", "listing", "live", "interrupted", "interrupted", "live"]
+
+
+@pytest.mark.parametrize("kinds", [["create"], ["created", "present"], [], "created", 7, [None]])
+def test_kinds_that_are_none(kinds: Any) -> None:
+    with pytest.raises(InvalidRequest, match="created, updated, deleted, expired, released"):
+        WatchCore("a", from_revision=None, initial=False, kinds=kinds)
 
 
 @pytest.mark.parametrize(

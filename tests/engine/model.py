@@ -96,12 +96,16 @@ class Model:
         """Every change there has ever been."""
         self.watches: dict[int, tuple[int, list[str]]] = {}
         """Number → whose it is, and its patterns."""
+        self.watched: dict[int, m.Watch] = {}
+        """Number → what was asked for."""
         self.subscriptions: dict[int, tuple[int, list[str]]] = {}
         self.quiet: dict[int, tuple[int, list[str]]] = {}
         """Those without echo."""
         self.detailed: set[int] = set()
         """The numbers of those with details."""
         self.registered = 0
+        self.sessions: dict[int, str] = {}
+        """Connection → its session."""
         self.effects: list[m.Effect] = []
         """Of the last command."""
         self._log_changes = log_changes
@@ -139,7 +143,9 @@ class Model:
         return _interested(self.watches, key)
 
     def subscribers(self, topic: str, publisher: int) -> set[int]:
-        others = _interested(self.quiet, topic) - {publisher}
+        session = self.sessions.get(publisher)
+        own = {each for each, of in self.sessions.items() if of == session} | {publisher}
+        others = _interested(self.quiet, topic) - own
         return _interested(self.subscriptions, topic) | others
 
     def details_for(self) -> set[int]:
@@ -152,7 +158,7 @@ class Model:
         remembered = 0
         size = 0
         for change in reversed(self.history):
-            size += len(change.key) + len(change.value or b"")
+            size += len(change.key) + len(change.value or b"") + len(change.before or b"")
             if remembered == self._log_changes or size > self._log_bytes:
                 break
             remembered += 1
@@ -243,12 +249,28 @@ class Model:
     # --- who wants to know ---
 
     def Watch(self, origin: int, command: m.Watch, now: float) -> Any:
-        _refuse(wrong_pattern(command.pattern))
+        session = self.sessions.get(origin)
+        unknown = {InvalidRequest} if command.ignore_own and session is None else set()
+        _refuse(wrong_pattern(command.pattern) | unknown)
         missed: list[m.Change] | None = []
         if command.from_revision is not None:
             missed = self.changes_since(command.from_revision, command.pattern)
         number = self._register(self.watches, origin, [command.pattern])
-        return number, self.revision, missed if missed is None else [c[:4] for c in missed]
+        self.watched[number] = command
+        if missed is None:
+            return number, self.revision, None
+        told = [
+            change
+            for change in missed
+            if (command.kinds is None or change.kind in command.kinds)
+            and not (command.ignore_own and change.session == session)
+        ]
+        detailed = command.ignore_own or command.previous
+        return (
+            number,
+            self.revision,
+            [(*c[:4], c.before, c.session) if detailed else tuple(c[:4]) for c in told],
+        )
 
     def Unwatch(self, origin: int, command: m.Unwatch, now: float) -> bool:
         return _unregister(self.watches, origin, command.watch)
@@ -285,7 +307,7 @@ class Model:
                     command.message,
                     tuple(sorted(told - detailed)),
                     tuple(sorted(detailed)),
-                    (revision, None) if detailed else (None, None),
+                    (revision, self.sessions.get(origin)) if detailed else (None, None),
                 )
             )
         return len(told)
@@ -343,12 +365,16 @@ class Model:
         assert stale is None or kind == m.UPDATED, f"{key} was written before its expiry was told"
         self.rows[key] = row
         self.revision = row.revision
-        self._tell(m.Change(row.revision, kind, key, row.value, row.deadline, origin))
+        before = None if stale is None else stale.value
+        session = self.sessions.get(origin)
+        fields = row.revision, kind, key, row.value, row.deadline, origin, before, session
+        self._tell(m.Change(*fields))
 
     def _remove(self, key: str, kind: str, revision: int, origin: int) -> None:
-        del self.rows[key]
+        before = self.rows.pop(key).value
         self.revision = revision
-        self._tell(m.Change(revision, kind, key, None, None, origin))
+        session = self.sessions.get(origin)
+        self._tell(m.Change(revision, kind, key, None, None, origin, before, session))
 
     def _tell(self, change: m.Change) -> None:
         self.history.append(change)

@@ -12,6 +12,7 @@ from typing import Any, TypeVar
 from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 
+from udsbus import messages as m
 from udsbus.engine import Engine
 from udsbus.engine.changelog import ChangeLog
 
@@ -79,6 +80,15 @@ class TextNumbers:
 
     def encode(self, value: Any) -> bytes:
         return repr(value).encode()
+
+
+def recorded(effects: list[m.Effect]) -> list[m.Recorded | m.DeadlineMoved | m.Owned]:
+    """What a journal gives back of effects."""
+    return [
+        m.Recorded(*effect[:6]) if isinstance(effect, m.Change) else effect
+        for effect in effects
+        if not isinstance(effect, m.Message)
+    ]
 
 
 def new_engine(log: ChangeLog | None = None) -> Engine:

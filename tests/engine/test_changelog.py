@@ -9,8 +9,11 @@ from udsbus.engine.changelog import ChangeLog
 from .support import examples
 
 
-def change(revision: int, key: str = "a", value: bytes | None = b"1") -> m.Change:
-    return m.Change(revision, m.DELETED if value is None else m.UPDATED, key, value)
+def change(
+    revision: int, key: str = "a", value: bytes | None = b"1", before: bytes | None = None
+) -> m.Change:
+    kind = m.DELETED if value is None else m.UPDATED
+    return m.Change(revision, kind, key, value, before=before)
 
 
 def log_of(changes: list[m.Change], max_changes: int = 1000, max_bytes: int = 1000) -> ChangeLog:
@@ -53,6 +56,17 @@ def test_forgets_the_oldest_beyond_its_bytes() -> None:
     assert revisions_since(log, 0) is None
 
 
+def test_the_values_before_count_too() -> None:
+    log = log_of(
+        [change(1, "k", b"1"), change(2, "k", b"1", b"22"), change(3, "k", None, b"1")], 9, 6
+    )
+    assert revisions_since(log, 1) == [2, 3]
+    assert revisions_since(log, 0) is None
+    log.extend([change(4, "k", b"1", b"333")])
+    assert revisions_since(log, 3) == [4]
+    assert revisions_since(log, 2) is None
+
+
 def test_a_transaction_that_is_partly_forgotten_is_unknown_as_a_whole() -> None:
     log = log_of([change(1), change(2, "a"), change(2, "b"), change(2, "c"), change(3)], 3)
     assert len(log) == 3
@@ -78,19 +92,22 @@ def test_a_change_larger_than_the_whole_log_leaves_it_empty() -> None:
     assert revisions_since(log, 2) == [3]
 
 
+Values = tuple[bytes | None, bytes | None]
+"""After a change, and before."""
+
 values = st.none() | st.binary(min_size=1, max_size=9)
-revisions = st.lists(st.lists(values, min_size=1, max_size=4), max_size=20)
+revisions = st.lists(st.lists(st.tuples(values, values), min_size=1, max_size=4), max_size=20)
 
 
 @examples(100)
 @given(revisions, st.integers(1, 10), st.integers(1, 60))
 def test_at_once_is_the_same_as_one_by_one(
-    transactions: list[list[bytes | None]], max_changes: int, max_bytes: int
+    transactions: list[list[Values]], max_changes: int, max_bytes: int
 ) -> None:
     changes = [
-        change(revision, "k", value)
+        change(revision, "k", value, before)
         for revision, values in enumerate(transactions, 1)
-        for value in values
+        for value, before in values
     ]
     together = ChangeLog(max_changes, max_bytes)
     together.extend(changes)
@@ -112,18 +129,19 @@ def test_what_was_entered_at_once_is_forgotten_at_once() -> None:
 @examples(200)
 @given(revisions, st.integers(1, 10), st.integers(1, 60))
 def test_gives_all_or_none_and_never_outgrows_its_bounds(
-    transactions: list[list[bytes | None]], max_changes: int, max_bytes: int
+    transactions: list[list[Values]], max_changes: int, max_bytes: int
 ) -> None:
     changes = [
-        change(revision, f"k{number}", value)
+        change(revision, f"k{number}", value, before)
         for revision, values in enumerate(transactions, 1)
-        for number, value in enumerate(values)
+        for number, (value, before) in enumerate(values)
     ]
     log = ChangeLog(max_changes, max_bytes)
     for each in changes:
         log.extend([each])
         assert len(log) <= max_changes
-        assert sum(len(c.key) + len(c.value or b"") for c in log._after(0)) <= max_bytes
+        held = [b"".join((c.key.encode(), c.value or b"", c.before or b"")) for c in log._after(0)]
+        assert sum(map(len, held)) <= max_bytes
     unknown = changes[: len(changes) - len(log)]
     for revision in range(len(transactions) + 1):
         if any(each.revision > revision for each in unknown):

@@ -44,7 +44,7 @@ def test_an_effect_says_what_changed_and_who_asked(engine: Engine) -> None:
     engine.execute(YOU, m.Delete("a"), 11.0)
     assert engine.take_effects() == [
         m.Change(1, m.CREATED, "a", b"1", deadline=15.0, origin=ME),
-        m.Change(2, m.DELETED, "a", None, deadline=None, origin=YOU),
+        m.Change(2, m.DELETED, "a", None, deadline=None, origin=YOU, before=b"1"),
     ]
     assert engine.take_effects() == []
 
@@ -149,7 +149,7 @@ def test_a_key_expires_at_its_deadline_and_that_is_a_change(engine: Engine) -> N
     engine.tend(14.9)
     assert engine.execute(ME, m.Ttl("a"), 14.0) == 1.0
     engine.tend(15.0)
-    assert engine.take_effects() == [m.Change(2, m.EXPIRED, "a", None)]
+    assert engine.take_effects() == [m.Change(2, m.EXPIRED, "a", None, before=b"1")]
     assert engine.next_deadline() is None
 
 

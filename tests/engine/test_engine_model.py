@@ -15,6 +15,7 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, ru
 from udsbus import messages as m
 from udsbus.engine import Engine
 from udsbus.engine.changelog import ChangeLog
+from udsbus.engine.wants import Want
 from udsbus.errors import Error
 from udsbus.limits import KEY_BYTES, NUMBER_BYTES
 
@@ -23,6 +24,7 @@ from .support import examples, new_engine, pages
 
 LOG_CHANGES = 8
 LOG_BYTES = 120
+SESSIONS = {1: "one", 2: "two"}
 """So little that forgetting happens all the time."""
 
 # --- what may be asked ----------------------------------------------------------------------
@@ -69,7 +71,15 @@ transactions = st.builds(
     st.lists(gets | sets | deletes | increments, max_size=4),
     st.none(),
 )
-watches = st.builds(m.Watch, selections, st.none() | st.integers(-2, 12))
+kinds = st.none() | st.frozensets(st.sampled_from(m.KINDS), min_size=1)
+watches = st.builds(
+    m.Watch,
+    selections,
+    st.none() | st.integers(-2, 12),
+    kinds,
+    st.sampled_from([False, False, True]),
+    st.booleans(),
+)
 """Here `from_revision` is how many revisions ago."""
 subscriptions = st.builds(
     m.Subscribe, st.lists(selections, max_size=3), st.booleans(), st.booleans()
@@ -119,6 +129,8 @@ class Bus(RuleBasedStateMachine):
         self.engine = new_engine(ChangeLog(LOG_CHANGES, LOG_BYTES))
         self.twin = new_engine(ChangeLog(LOG_CHANGES, LOG_BYTES))
         """Is given the same commands and must do the same, several commands to a turn."""
+        for bus in (self.model, self.engine, self.twin):
+            bus.sessions.update(SESSIONS)
         self.turn: Effects = ()
         """What the twin will have to tell at the end of the turn."""
 
@@ -296,6 +308,31 @@ class Bus(RuleBasedStateMachine):
             registered = [*self.model.watches.values(), *subscribed.values()]
             theirs = any(owner == origin for owner, _ in registered)
             assert self.engine.has_patterns(origin) == theirs
+
+    @invariant()
+    def what_they_want(self) -> None:
+        """Of a connection all that one of its watches wants, and nothing that none does."""
+        watches = [
+            (origin, self.model.watched[number])
+            for number, (origin, _) in self.model.watches.items()
+        ]
+        for origin in (1, 2, 3):
+            theirs = [watch for owner, watch in watches if owner == origin]
+            want = self.engine.wants.get(origin, Want())
+            if not theirs:
+                assert origin not in self.engine.wants
+                continue
+            assert want.detail == any(one.previous or one.ignore_own for one in theirs)
+            session = SESSIONS.get(origin)
+            for kind in m.KINDS:
+                of_that = [one for one in theirs if one.kinds is None or kind in one.kinds]
+                others = m.Change(1, kind, "a", None, session="others")
+                assert want.wants(others, session) == bool(of_that)
+                own = m.Change(1, kind, "a", None, session=session)
+                if any(not one.ignore_own for one in of_that):
+                    assert want.wants(own, session)
+                elif all(one.ignore_own for one in theirs):
+                    assert not want.wants(own, session)
 
     @rule(revisions_ago=st.integers(-1, 30), pattern=st.sampled_from(PATTERNS))
     def resume(self, revisions_ago: int, pattern: str) -> None:

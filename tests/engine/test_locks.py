@@ -22,7 +22,7 @@ from udsbus.errors import (
 )
 from udsbus.limits import GRANTS_PER_TURN, KEY_BYTES, PAGE_KEYS, WAITS_PER_CONNECTION
 
-from .support import examples, steps
+from .support import examples, recorded, steps
 
 A, B, C = 1, 2, 3
 """Connections; each is a session of its own."""
@@ -297,7 +297,7 @@ def test_a_lock_lingers_over_a_takeover(locked: Locked) -> None:
     locked.acquire(A, linger=5.0)
     locked.engine.linger("a", 0.0)
     replica = Engine(Literals())
-    replica.replay([e for e in locked.engine.take_effects() if not isinstance(e, m.Message)])
+    replica.replay(recorded(locked.engine.take_effects()))
     replica.locks.adopt(100.0)
     assert replica.next_deadline() == 105.0
     replica.tend(105.0)
@@ -543,8 +543,7 @@ def test_a_replica_knows_the_holders(history: Any) -> None:
     for what in history:
         act(locked, what)
     engine, replica, loaded = locked.engine, Engine(Literals()), Engine(Literals())
-    changes = [one for one in engine.take_effects() if not isinstance(one, m.Message)]
-    replica.replay(changes)
+    replica.replay(recorded(engine.take_effects()))
     entries = dict(sorted(engine.keyspace.entries.items()))
     loaded.load(entries, engine.owners.sessions.items(), engine.revision, [], 0)
     assert held(replica) == held(loaded) == held(engine)

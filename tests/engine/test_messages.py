@@ -14,7 +14,7 @@ from udsbus.errors import AccessDenied, InvalidRequest, LimitExceeded
 from udsbus.limits import KEY_BYTES, KEY_SEGMENTS
 from udsbus.patterns import RETAINED_KEYS, matcher
 
-from .support import examples, new_engine
+from .support import examples, new_engine, recorded
 
 ME, TOO, YOU, ANYBODY = 1, 2, 3, 4
 SESSIONS = {ME: "mine", TOO: "mine", YOU: "yours"}
@@ -138,7 +138,7 @@ def test_a_message_that_is_retained_is_a_key_of_the_broker() -> None:
     assert run(engine, ME, m.Publish("a", b"x", True)) == 1
     key = f"{RETAINED_KEYS}a"
     assert engine.take_effects() == [
-        m.Change(1, m.CREATED, key, b"x", None, ME),
+        m.Change(1, m.CREATED, key, b"x", None, ME, None, "mine"),
         m.Message("a", b"x", (), (YOU,), (1, "mine")),
     ]
     assert run(engine, ME, m.Publish("a", b"y")) == 1
@@ -160,7 +160,9 @@ def test_unretain() -> None:
     engine.undo()
     assert engine.retained == 1
     assert run(engine, YOU, m.Unretain("a")) is True
-    assert engine.take_effects()[-1] == m.Change(2, m.DELETED, f"{RETAINED_KEYS}a", None, None, YOU)
+    assert engine.take_effects()[-1] == m.Change(
+        2, m.DELETED, f"{RETAINED_KEYS}a", None, None, YOU, b"x"
+    )
 
 
 def test_what_is_undone_is_not_retained() -> None:
@@ -179,7 +181,7 @@ def test_it_is_there_again_when_it_is_replayed() -> None:
     run(engine, ME, m.Publish("a", b"x", True))
     run(engine, ME, m.Publish("b", b"x", True))
     run(engine, ME, m.Unretain("a"))
-    other.replay([one for one in engine.take_effects() if isinstance(one, m.Change)])
+    other.replay(recorded(engine.take_effects()))
     assert other.keyspace.entries == engine.keyspace.entries
     assert other.retained == 1
 

@@ -15,7 +15,7 @@ from udsbus.errors import AccessDenied, Error, InvalidRequest, LimitExceeded
 from udsbus.limits import GRANTS_PER_TURN, ORDER_BYTES, PAGE_BYTES, WAITS_PER_CONNECTION
 from udsbus.patterns import IN_HAND_KEYS, QUEUE_KEYS, TAKEN_KEYS
 
-from .support import examples, steps
+from .support import examples, recorded, steps
 from .test_locks import Literals
 
 A, B, C = 1, 2, 3
@@ -471,7 +471,7 @@ def test_a_replica_knows_what_is_in_them(history: Any) -> None:
     for what in history:
         act(queueing, what)
     engine, replica, loaded = queueing.engine, Engine(Literals()), Engine(Literals())
-    replica.replay([one for one in engine.take_effects() if not isinstance(one, m.Message)])
+    replica.replay(recorded(engine.take_effects()))
     entries = dict(sorted(engine.keyspace.entries.items()))
     loaded.load(entries, engine.owners.sessions.items(), engine.revision, [], 0)
     assert content(replica) == content(loaded) == content(engine)

@@ -33,9 +33,9 @@ def test_a_revision_is_the_expected_one_or_a_conflict() -> None:
 
 def test_a_reply_fits_into_one_frame() -> None:
     value = bytes(VALUE_BYTES)
-    check_reply([value, None, 7, True])
+    check_reply([value, None, 7, True, value])
     with pytest.raises(LimitExceeded, match="ask for fewer at once") as caught:
-        check_reply([value, None, value])
+        check_reply([value, None, value, value])
     assert caught.value.details["limit"] == "frame_bytes"
     assert caught.value.details["maximum"] < FRAME_BYTES
 

@@ -220,9 +220,9 @@ def test_after_a_start() -> None:
     engine.load({"$sys/schemas/a": (b"1", 1, None), "b": (b"1", 2, None)}, (), 2, [], 2)
     engine.replay(
         [
-            m.Change(3, m.CREATED, "$sys/schemas/b/**", b"2"),
-            m.Change(4, m.CREATED, "$sys/schemas/c", b"9"),
-            m.Change(5, m.DELETED, "$sys/schemas/c", None),
+            m.Recorded(3, m.CREATED, "$sys/schemas/b/**", b"2"),
+            m.Recorded(4, m.CREATED, "$sys/schemas/c", b"9"),
+            m.Recorded(5, m.DELETED, "$sys/schemas/c", None),
         ]
     )
     assert engine.use_schemas() == {}

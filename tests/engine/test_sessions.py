@@ -13,7 +13,7 @@ from udsbus import messages as m
 from udsbus.engine import Engine
 from udsbus.errors import Error, InvalidRequest
 
-from .support import examples, new_engine
+from .support import examples, new_engine, recorded
 
 SESSIONS = {1: "one", 2: "two"}
 
@@ -60,8 +60,7 @@ def test_undo_and_replay(steps: Any) -> None:
     settled, now = owned(engine), 0.0
     for step in steps:
         if step == "settle":
-            effects = engine.take_effects()
-            other.replay([effect for effect in effects if not isinstance(effect, m.Message)])
+            other.replay(recorded(engine.take_effects()))
             engine.settle()
             settled = owned(engine)
             assert owned(other) == settled

@@ -14,7 +14,7 @@ from udsbus.engine.changelog import ChangeLog
 from udsbus.errors import Error
 from udsbus.patterns import matcher
 
-from .support import examples, new_engine
+from .support import examples, new_engine, recorded
 from .test_engine_model import deadlines, deletes, increments, many, sets, transactions, watches
 
 writes = st.one_of(sets, many, deletes, increments, transactions, deadlines)
@@ -67,12 +67,14 @@ def state(engine: Engine) -> Any:
         engine.registrations.quiet_patterns,
         engine.retained,
         [engine.has_patterns(origin) for origin in (1, 2)],
+        dict(engine.wants),
     )
 
 
 def keeping_undo() -> Engine:
     engine = new_engine(ChangeLog(LOG_CHANGES))
     engine.keep_undo()
+    engine.sessions.update({1: "one", 2: "two"})
     return engine
 
 
@@ -150,12 +152,17 @@ def test_a_connection_that_is_gone_gets_nothing_back() -> None:
 @given(st.lists(asked, max_size=12), st.lists(asked, max_size=6))
 @examples(300)
 def test_replaying_gives_the_same_state(requests: Any, after: Any) -> None:
+    """Also the log, though a journal knows neither the values before nor the sessions of changes:
+    it knows who the connections were."""
     engine, other = new_engine(ChangeLog(LOG_CHANGES)), new_engine(ChangeLog(LOG_CHANGES))
+    engine.sessions.update({1: "one", 2: "two"})
+    writers = {origin: m.Writer(0, 0, None, name) for origin, name in engine.sessions.items()}
     for request in requests:
         outcomes = carry_out(engine, [request])
         engine.settle()
-        changes = [one for one in outcomes if isinstance(one, m.Change | m.DeadlineMoved)]
-        other.replay(changes)
+        effects = [one for one in outcomes if isinstance(one, m.Change | m.DeadlineMoved)]
+        other.replay(recorded(list(effects)), writers)
+    other.sessions.update(engine.sessions)
     for origin in (1, 2):
         engine.disconnect(origin)
     assert state(other) == state(engine)
@@ -167,12 +174,12 @@ def test_replaying_gives_the_same_state(requests: Any, after: Any) -> None:
     "change",
     [
         m.DeadlineMoved("a", 5.0),
-        m.Change(7, m.DELETED, "a", None),
-        m.Change(7, "updated", "a", b"1"),
+        m.Recorded(7, m.DELETED, "a", None),
+        m.Recorded(7, "updated", "a", b"1"),
     ],
     ids=["deadline", "deleted", "updated"],
 )
-def test_replaying_what_lost_its_beginning(change: m.Change | m.DeadlineMoved) -> None:
+def test_replaying_what_lost_its_beginning(change: m.Recorded | m.DeadlineMoved) -> None:
     """As in a journal that was bridged over damage."""
     engine = new_engine()
     engine.replay([change])

@@ -213,6 +213,8 @@ def wait_for_reports(bus: udsbus.Client, seen: Callable[[dict[str, object]], boo
         for _ in range(20 * WORKER_PROCESSES):  # heartbeats come each second
             report = reports.get(timeout=20)
             assert report is not None, f"the workers are silent, {waiting} too"
+            if isinstance(report, udsbus.CaughtUp):
+                continue
             (waiting.discard if seen(report.value or {}) else waiting.add)(report.key)
             if not waiting:
                 return

@@ -15,6 +15,7 @@ from udsbus.messages import (
     Change,
     DeadlineMoved,
     Effect,
+    Recorded,
     Writer,
 )
 
@@ -87,7 +88,11 @@ def read(path: Path) -> list[list[Effect]]:
     """The changes of each turn that a broker would find; marks without a change left out."""
     turns, journal = opened(path)
     crash(journal)
-    return [list(turn.changes) for turn in turns if turn.changes]
+    return [
+        [Change(*one) if isinstance(one, Recorded) else one for one in turn.changes]
+        for turn in turns
+        if turn.changes
+    ]
 
 
 def copy(original: Path, to: Path) -> Path:

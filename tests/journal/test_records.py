@@ -22,14 +22,14 @@ from udsbus.journal.records import (
     turn_payload,
     turns,
 )
-from udsbus.messages import UPDATED, Answered, Change, DeadlineMoved, Writer
+from udsbus.messages import UPDATED, Answered, DeadlineMoved, Recorded, Writer
 
 HEADER = Header(3, 12_345, 12_000, "a bus", 77, "boot", "0.1.0")
 TURN = Turn(
     1.5,
     2.5,
     100,
-    [Change(78, UPDATED, "ü", b"\x01", 9.5, 4), DeadlineMoved("ü", None)],
+    [Recorded(78, UPDATED, "ü", b"\x01", 9.5, 4), DeadlineMoved("ü", None)],
     {4: Writer(1, 2, "name", "session", 7), 5: Writer(3, 4, None)},
     (Answered(4, 99, b"response"),),
     True,
@@ -51,7 +51,7 @@ def test_a_segment_is_read_as_it_was_written() -> None:
     assert [turn for _, turn in found] == [TURN, TURN._replace(writers={})]
     assert found[-1][0] == len(data)
     kinds = [type(change) for change in found[0][1].changes]
-    assert kinds == [Change, DeadlineMoved]
+    assert kinds == [Recorded, DeadlineMoved]
 
 
 @given(st.binary(max_size=300), st.integers(0, 2**40), st.binary(max_size=40))

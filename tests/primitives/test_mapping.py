@@ -15,7 +15,15 @@ import udsbus
 from tests.client.support import PATIENCE, in_children
 from tests.engine.support import examples
 from tests.harness import BrokerProcess
-from udsbus import AccessDenied, Client, InvalidRequest, LimitExceeded, Mapping, UnsupportedValue
+from udsbus import (
+    AccessDenied,
+    Change,
+    Client,
+    InvalidRequest,
+    LimitExceeded,
+    Mapping,
+    UnsupportedValue,
+)
 from udsbus.limits import PAGE_KEYS
 
 from .conftest import Asked
@@ -94,9 +102,11 @@ def test_its_changes_can_be_watched(client: Client, mapping: Mapping) -> None:
     with mapping.watch(initial=True) as watch:
         client.set("config", "nor this")
         mapping["b"] = 2
-        changes = [watch.get(PATIENCE), watch.get(PATIENCE)]
+        changes = [watch.get(PATIENCE) for _ in range(3)]
     found = [
-        (change.kind, mapping.key_of(change.key), change.value) for change in changes if change
+        (change.kind, mapping.key_of(change.key), change.value)
+        for change in changes
+        if isinstance(change, Change)
     ]
     assert found == [("present", "a*", 1), ("created", "b", 2)]
 

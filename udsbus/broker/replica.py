@@ -90,10 +90,10 @@ class Replica:
     def replay(self, header: Header, turn: JournalTurn) -> None:
         """Do again what a turn, or a part of one, has done."""
         self.go_on_as(header.bus, header.first_revision)
-        self.engine.replay(self._on_our_clock(header, turn))
         if header.segment != self.segment:
             self.segment, self._writers = header.segment, {}
         self._writers |= turn.writers
+        self.engine.replay(self._on_our_clock(header, turn), self._writers)
         for origin, msgid, response in turn.answers:
             writer = self._writers.get(origin)
             if writer is not None and writer.session is not None:

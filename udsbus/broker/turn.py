@@ -17,6 +17,7 @@ from __future__ import annotations
 
 import logging
 import os
+from collections.abc import Sequence
 from time import monotonic
 from typing import Any
 
@@ -55,7 +56,6 @@ from ..messages import (
 )
 from ..spinning import Spinning
 from ..wire.encoding import (
-    encode_change,
     encode_closing,
     encode_detailed,
     encode_error,
@@ -67,6 +67,7 @@ from ..wire.framing import REQUEST, RESPONSE
 from ..wire.methods import ANSWERS_KEPT
 from .answering import Answering, Handler
 from .connection import Connection
+from .fanout import Revision
 from .heartbeats import Heartbeats
 from .hub import HANGUP, READ, WRITE, Hub
 from .lanes import Answers, Lanes
@@ -497,9 +498,9 @@ class Turn:
             connection.requests = []
         self._touched.append(connection)
 
-    def _watch(self, number: int, now: float, pattern: str, from_revision: int | None) -> Any:
+    def _watch(self, number: int, now: float, *fields: Any) -> Any:
         self._begin_to_follow(number, now)
-        return self._engine.handlers[Watch](number, now, pattern, from_revision)
+        return self._engine.handlers[Watch](number, now, *fields)
 
     def _subscribe(self, number: int, now: float, *fields: Any) -> Any:
         self._begin_to_follow(number, now)
@@ -544,19 +545,35 @@ class Turn:
         if not self._engine.registrations.patterns:
             return
         watches = self._engine.watches
+        together: Revision | None = None
         for effect in effects:
             if type(effect) is Change:
                 subscribers = watches.find(effect.key)
+                if together is not None and together.number != effect.revision:
+                    self._tell_changes(together)
+                    together = None
                 if subscribers:
-                    self._tell(subscribers, encode_change(effect))
+                    if together is None:
+                        together = Revision(effect.revision)
+                    together.add(effect, subscribers)
             elif type(effect) is Message:
+                if together is not None:
+                    self._tell_changes(together)
+                    together = None
                 self._statistics.messages += 1
                 if effect.subscribers:
                     self._tell(effect.subscribers, encode_message(effect.topic, effect.message))
                 if effect.detailed:
                     self._tell(effect.detailed, encode_detailed(effect))
+        if together is not None:
+            self._tell_changes(together)
 
-    def _tell(self, subscribers: tuple[int, ...], frame: bytes) -> None:
+    def _tell_changes(self, together: Revision) -> None:
+        for told in together.notifications(self._engine.wants, self._engine.sessions):
+            for frame in told.frames:
+                self._tell(told.connections, frame)
+
+    def _tell(self, subscribers: Sequence[int], frame: bytes) -> None:
         if len(frame) > KEPT_BYTES:
             forget_buffer()
         for number in subscribers:

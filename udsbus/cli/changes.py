@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 import sys
-from typing import TYPE_CHECKING
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
 
 import click
 
-from ..messages import GONE
+from ..messages import CREATED, GONE, KINDS
 from .options import REVISION, TIMEOUT, Command, Name, Text, following_options, socket_option
 from .outcomes import DONE
 from .output import is_terminal, json_of, shown, write_line
 
 if TYPE_CHECKING:
-    from ..client.following import Change, Watch
+    from ..client.following import Change, ChangeKind, Watch
     from ..client.sync import Client
+    from ..client.watching import CaughtUp
 
 COLORS = {
     "created": "green",
@@ -24,6 +26,8 @@ COLORS = {
     "released": "magenta",
     "present": "bright_black",
 }
+CAUGHT_UP = "caught_up"
+"""In the place of a kind: all that was there has been told."""
 
 
 @click.command("watch", cls=Command)
@@ -34,12 +38,19 @@ COLORS = {
     help="Begin with the changes after revision N; if the broker has forgotten them, with what is "
     "there.",
 )  # fmt: skip
+@click.option(
+    "--kind", "kinds", multiple=True, type=click.Choice(KINDS),
+    help="Only changes of this kind; may be given again.",
+)  # fmt: skip
+@click.option("--previous", is_flag=True, help="With the value before, too.")
 @following_options
 @socket_option
 def watch_command(
     pattern: str,
     initial: bool,
     from_revision: int | None,
+    kinds: tuple[ChangeKind, ...],
+    previous: bool,
     count: int | None,
     timeout: float | None,
     as_json: bool,
@@ -48,7 +59,8 @@ def watch_command(
     """Print the changes of the keys that match PATTERN.
 
     One a line, as they happen. A line is revision, kind, key and value with tabs between; the
-    value is empty for a key that is gone. See also `udsbus wait`.
+    value is empty for a key that is gone. With --initial, a line of the kind `caught_up`, which
+    --count does not count, follows what is there. See also `udsbus wait`.
 
     Runs until Ctrl-C, and through restarts of the broker: if changes were missed, stderr says so
     and what is there now follows.
@@ -57,11 +69,20 @@ def watch_command(
         raise click.UsageError("--initial and --from-revision exclude each other")
     from .following import follow
 
-    def start(client: Client) -> Watch:
-        return client.watch(pattern, initial=initial, from_revision=from_revision)
+    def start(client: Client) -> Watch[Any]:
+        return client.watch(
+            pattern,
+            initial=initial,
+            from_revision=from_revision,
+            kinds=kinds or None,
+            previous=previous,
+        )
 
+    line: Callable[[Change | CaughtUp, bool], str]
     line = _object if as_json else _row if is_terminal(sys.stdout) else _fields
-    return follow(start, line, count=count, seconds=timeout, verbose=verbose)
+    return follow(
+        start, lambda told: line(told, previous), count=count, seconds=timeout, verbose=verbose
+    )
 
 
 @click.command("wait", cls=Command)
@@ -100,21 +121,33 @@ def wait_command(
     return code
 
 
-def _value(change: Change) -> str:
-    return "" if change.kind in GONE else json_of(change.value)
+def _parts(told: Change | CaughtUp, previous: bool) -> tuple[str, str, str, str | None]:
+    """Kind, key, value, and the value before if there was one and it is wanted."""
+    if len(told) == 1:  # it has caught up; its class is not imported for that
+        return CAUGHT_UP, "", "", None
+    _, kind, key, value, before = told
+    was = json_of(before) if previous and kind not in (CREATED, "present") else None
+    return kind, shown(key), "" if kind in GONE else json_of(value), was
 
 
-def _fields(change: Change) -> str:
-    return f"{change.revision}\t{change.kind}\t{shown(change.key)}\t{_value(change)}"
+def _fields(told: Change | CaughtUp, previous: bool) -> str:
+    *parts, was = _parts(told, previous)
+    return "\t".join([str(told.revision), *parts, *([was or ""] if previous else [])])
 
 
-def _row(change: Change) -> str:
-    kind = click.style(f"{change.kind:<8}", fg=COLORS.get(change.kind))
-    return f"{change.revision:>6}  {kind}  {shown(change.key)}  {_value(change)}".rstrip()
+def _row(told: Change | CaughtUp, previous: bool) -> str:
+    kind, key, value, was = _parts(told, previous)
+    styled = click.style(f"{kind:<8}", fg=COLORS.get(kind, "bright_black"))
+    row = f"{told.revision:>6}  {styled}  {key}  {value}".rstrip()
+    return row if was is None else f"{row}  (was {was})"
 
 
-def _object(change: Change) -> str:
-    fields = change._asdict()
-    if change.kind in GONE:
+def _object(told: Change | CaughtUp, previous: bool) -> str:
+    if len(told) == 1:
+        return json_of({"revision": told.revision, "kind": CAUGHT_UP})
+    fields = told._asdict()
+    if told.kind in GONE:
         del fields["value"]
+    if not previous or told.kind in (CREATED, "present"):
+        del fields["previous"]
     return json_of(fields)

@@ -14,6 +14,7 @@ from typing import Any
 
 from ..client.following import Change, Subscription, Watch
 from ..client.sync import Client
+from ..client.watching import CaughtUp
 from ..errors import UnsupportedValue
 from ..limits import REQUEST_TIMEOUT
 from .options import address
@@ -49,7 +50,7 @@ class _Complaints(logging.Handler):
 
 
 def follow(
-    start: Callable[[Client], Watch | Subscription],
+    start: Callable[[Client], Watch[Any] | Subscription],
     line: Callable[[Any], str],
     *,
     count: int | None,
@@ -58,7 +59,8 @@ def follow(
 ) -> int:
     """Write the line of each item of what `start` gives, at once. Returns the exit code.
 
-    Ends after `count` items, after `seconds`, with Ctrl-C, and when nobody reads any longer.
+    Ends after `count` items, not counting that a watch has caught up, after `seconds`, with
+    Ctrl-C, and when nobody reads any longer.
     """
     told: dict[str, int] = {}
     came = 0
@@ -86,7 +88,7 @@ def follow(
                     continue
                 break
             write(line(item) + "\n", flush=True)
-            came += 1
+            came += not isinstance(item, CaughtUp)
     except KeyboardInterrupt:
         if count is not None:
             raise
@@ -111,14 +113,14 @@ def wait_for(
         while True:
             left = LOOK_SECONDS if until is None else max(until - monotonic(), 0)
             change = watch.get(min(left, LOOK_SECONDS))
-            if change is not None and is_it(change):
+            if isinstance(change, Change) and is_it(change):
                 return DONE, change
             if change is None and until is not None and left <= 0:
                 complain(f"timed out after {seconds:g} s")
                 return TIMED_OUT, None
 
 
-def tell_gaps(source: Watch | Subscription, told: dict[str, int]) -> None:
+def tell_gaps(source: Watch[Any] | Subscription, told: dict[str, int]) -> None:
     """Say what has grown; `told` remembers how far that was said."""
     for name, text in EVENTS.items():
         if getattr(source, name, 0) > told.get(name, 0):
@@ -131,7 +133,7 @@ def tell_gaps(source: Watch | Subscription, told: dict[str, int]) -> None:
             complain(text.format(number))
 
 
-def _end_with_reader(source: Watch | Subscription) -> threading.Event:
+def _end_with_reader(source: Watch[Any] | Subscription) -> threading.Event:
     """Close `source`, and say so, when whoever reads our output has gone. Otherwise only the next
     line would find out, which may be never: `udsbus watch … | head -1` would stay."""
     unread = threading.Event()

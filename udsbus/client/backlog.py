@@ -6,7 +6,7 @@ import contextlib
 import os
 import threading
 from collections import OrderedDict, deque
-from collections.abc import Callable
+from collections.abc import Callable, Hashable
 from typing import Generic, TypeVar
 
 T = TypeVar("T")
@@ -18,6 +18,8 @@ class Backlog(Generic[T]):
     In order, up to `limit` items. Beyond it, with `key`, only the newest item of each key is kept
     until the consumer has caught up (*conflation*); without, the oldest items are dropped. Either
     way `skipped` counts what the consumer will not see. `conflate` keeps the newest from the start.
+    An item whose key is None is a *mark*: it is kept, and comes when all that was put before it, or
+    what has taken its place, has been taken.
 
     A consumer that finds nothing waits for `bell`, a descriptor, because it waits for the event
     connection at the same time (see `Events.take`).
@@ -27,7 +29,10 @@ class Backlog(Generic[T]):
     """Here, for an interrupt may come before `__init__`, and `__del__` after it."""
 
     def __init__(
-        self, limit: int, key: Callable[[T], str] | None = None, conflate: bool = False
+        self,
+        limit: int,
+        key: Callable[[T], Hashable | None] | None = None,
+        conflate: bool = False,
     ) -> None:
         self.skipped = 0
         self.closed = False
@@ -36,8 +41,10 @@ class Backlog(Generic[T]):
         self._always = conflate
         self._items: deque[tuple[T, float]] = deque()
         """Each with the time at which it came."""
-        self._newest: OrderedDict[str, tuple[T, float]] = OrderedDict()
-        """By key. A dict is slow to take from the front."""
+        self._newest: OrderedDict[Hashable, tuple[T, float]] = OrderedDict()
+        """Not a dict, which is slow to take from the front."""
+        self._marks: deque[tuple[T, set[Hashable]]] = deque()
+        """The marks, while conflating, and the keys of what must be taken before each."""
         self._conflating = conflate
         self._reset()
 
@@ -51,7 +58,7 @@ class Backlog(Generic[T]):
         self._bell = None
 
     def __len__(self) -> int:
-        return len(self._items) + len(self._newest)
+        return len(self._items) + len(self._newest) + len(self._marks)
 
     @property
     def oldest(self) -> float | None:
@@ -76,13 +83,36 @@ class Backlog(Generic[T]):
     def take(self) -> T | None:
         """The next item; None when there is none."""
         with self._lock:
-            if self._items:
-                return self._items.popleft()[0]
-            if self._newest:
-                _, (item, _) = self._newest.popitem(last=False)
-                self._conflating = self._always or bool(self._newest)
-                return item
-            return None
+            return self._take()
+
+    def take_together(self, belong: Callable[[T, T], bool]) -> list[T] | None:
+        """The next item and those behind it as long as each belongs to the one before; None when
+        there is none."""
+        with self._lock:
+            item = self._take()
+            if item is None:
+                return None
+            found = [item]
+            while (following := self._next()) is not None and belong(found[-1], following):
+                self._take()
+                found.append(following)
+            return found
+
+    def put_back(self, items: list[T], now: float = 0.0) -> None:
+        """Items that were taken last, and are to be taken again; `now` as for `put`."""
+        with self._lock:
+            if not self._conflating:
+                self._items.extendleft((item, now) for item in reversed(items))
+                return
+            for item in reversed(items):
+                key = None if self._key is None else self._key(item)
+                if key is None:
+                    self._marks.appendleft((item, set()))
+                elif key in self._newest:
+                    self.skipped += 1
+                else:
+                    self._newest[key] = item, now
+                    self._newest.move_to_end(key, last=False)
 
     def await_bell(self) -> int | None:
         """The descriptor that becomes readable when there is something to take, or it is closed;
@@ -130,9 +160,32 @@ class Backlog(Generic[T]):
     def __del__(self) -> None:
         self._close_bell()
 
+    def _take(self) -> T | None:
+        if self._items:
+            return self._items.popleft()[0]
+        item = self._next()
+        if item is None:
+            return None
+        if self._marks and not self._marks[0][1]:
+            self._marks.popleft()
+        else:
+            key, _ = self._newest.popitem(last=False)
+            for _, before in self._marks:
+                before.discard(key)
+        self._conflating = self._always or bool(self._newest or self._marks)
+        return item
+
+    def _next(self) -> T | None:
+        """What `_take` will take."""
+        if self._items:
+            return self._items[0][0]
+        if self._marks and not self._marks[0][1]:
+            return self._marks[0][0]
+        return next(iter(self._newest.values()))[0] if self._newest else None
+
     def _is_settled(self) -> bool:
         """Whether a consumer need not wait."""
-        return bool(self._items or self._newest or self.closed)
+        return bool(self._items or self._newest or self._marks or self.closed)
 
     def _ring(self) -> None:
         if self._awaited and not self._rung and self._bell is not None:
@@ -160,6 +213,9 @@ class Backlog(Generic[T]):
         assert self._key is not None
         for timed in items:
             key = self._key(timed[0])
+            if key is None:
+                self._marks.append((timed[0], set(self._newest)))
+                continue
             if self._newest.pop(key, None) is not None:
                 self.skipped += 1
             self._newest[key] = timed  # at the end: its place is that of its newest change

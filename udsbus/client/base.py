@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import os
 import weakref
-from collections.abc import Callable
-from typing import TYPE_CHECKING, Any, TypeVar, overload
+from collections.abc import Callable, Iterable
+from typing import TYPE_CHECKING, Any, Literal, TypeVar, overload
 
 from ..errors import InvalidRequest
 from ..limits import HEARTBEAT_SECONDS, REQUEST_TIMEOUT
@@ -19,13 +19,13 @@ from .binding import MISSING
 from .bound import Bound
 from .callbacks import Callbacks, Function
 from .events import Events
-from .following import Subscription, Watch
+from .following import Change, ChangeKind, Subscription, Watch
 from .forks import told
 from .holding import Holdings
 from .methods import Methods
 from .requests import Call
 from .subscribing import SubscriptionCore
-from .watching import WatchCore
+from .watching import CaughtUp, WatchCore
 
 if TYPE_CHECKING:
     from typing import Self
@@ -69,6 +69,32 @@ class Base(Methods):
 
     # --- what happens -----------------------------------------------------------------------
 
+    @overload
+    def watch(
+        self,
+        pattern: str,
+        *,
+        from_revision: int | None = ...,
+        initial: Literal[False] = ...,
+        conflate: bool = ...,
+        kinds: Iterable[ChangeKind] | None = ...,
+        ignore_own: bool = ...,
+        previous: bool = ...,
+        strict: bool = ...,
+    ) -> Watch[Change]: ...
+    @overload
+    def watch(
+        self,
+        pattern: str,
+        *,
+        from_revision: int | None = ...,
+        initial: bool,
+        conflate: bool = ...,
+        kinds: Iterable[ChangeKind] | None = ...,
+        ignore_own: bool = ...,
+        previous: bool = ...,
+        strict: bool = ...,
+    ) -> Watch[Change | CaughtUp]: ...
     def watch(
         self,
         pattern: str,
@@ -76,21 +102,33 @@ class Base(Methods):
         from_revision: int | None = None,
         initial: bool = False,
         conflate: bool = False,
-    ) -> Watch:
+        kinds: Iterable[ChangeKind] | None = None,
+        ignore_own: bool = False,
+        previous: bool = False,
+        strict: bool = False,
+    ) -> Watch[Any]:
         """Follow the changes of the keys that match, from now on; or from after `from_revision`.
 
-        `initial`: first tell what is there (`kind == "present"`), then what changes, without a gap
-        or a double. `conflate`: of changes not taken yet, only the newest of each key.
+        `initial`: first tell what is there (`kind == "present"`), then `CaughtUp`, then what
+        changes, without a gap or a double. `conflate`: of changes not taken yet, only the newest of
+        each key. `kinds`: only changes of these. `ignore_own`: none that this client has made.
+        `previous`: with the value that there was before each change. What is told of a state, at
+        the beginning or after changes were missed, is all that is there, whatever the `kinds` and
+        whoever made it. `strict`: when changes were missed, MissedChanges is raised before that.
         """
-        return self._watch(pattern, from_revision, initial, conflate)
+        return self._watch(
+            pattern, from_revision, initial, conflate, kinds, ignore_own, previous, strict
+        )
 
     @overload
     def on_change(self, pattern: str, *, initial: bool = ...) -> Callable[[Function], Function]: ...
     @overload
-    def on_change(self, pattern: str, function: Function, *, initial: bool = ...) -> Watch: ...
+    def on_change(
+        self, pattern: str, function: Function, *, initial: bool = ...
+    ) -> Watch[Change]: ...
     def on_change(
         self, pattern: str, function: Function | None = None, *, initial: bool = False
-    ) -> Watch | Callable[[Function], Function]:
+    ) -> Watch[Change] | Callable[[Function], Function]:
         """Call a function with each `Change` of the keys that match; a decorator.
 
             @client.on_change("config/**")
@@ -101,10 +139,10 @@ class Base(Methods):
         program: it does not keep it alive. With `function` it returns the Watch, to close it.
         """
         if function is not None:
-            return self._watch(pattern, None, initial, False, function)
+            return self._watch(pattern, None, initial, function=function)
 
         def decorate(function: Function) -> Function:
-            self._watch(pattern, None, initial, False, function)
+            self._watch(pattern, None, initial, function=function)
             return function
 
         return decorate
@@ -203,9 +241,13 @@ class Base(Methods):
         pattern: str,
         from_revision: int | None,
         initial: bool,
-        conflate: bool,
+        conflate: bool = False,
+        kinds: Iterable[str] | None = None,
+        ignore_own: bool = False,
+        previous: bool = False,
+        strict: bool = False,
         function: Function | None = None,
-    ) -> Watch:
+    ) -> Watch[Any]:
         self._check_open()
         if from_revision is not None and (type(from_revision) is not int or from_revision < 0):
             raise InvalidRequest(
@@ -215,9 +257,18 @@ class Base(Methods):
             raise InvalidRequest("a watch begins with the initial state or from a revision")
         if function is not None and not callable(function):
             raise InvalidRequest(f"on_change calls a function, not {type(function).__name__}")
-        core = WatchCore(pattern, from_revision=from_revision, initial=initial)
+        core = WatchCore(
+            pattern,
+            from_revision=from_revision,
+            initial=initial,
+            kinds=kinds,
+            ignore_own=ignore_own,
+            previous=previous,
+            strict=strict,
+            marks=function is None,
+        )
         told = self._callbacks.changes if function is not None else None
-        watch = Watch(self._events, self, core, conflate, told)
+        watch = Watch[Any](self._events, self, core, lambda: self.session, conflate, told)
         if function is not None:
             self._callbacks.add(watch, function)
         self._events.follow(watch, self._patience)

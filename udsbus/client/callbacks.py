@@ -23,19 +23,19 @@ _in_use: set[Callbacks] = set()
 
 class Callbacks:
     def __init__(self) -> None:
-        self._functions: dict[Watch, Function] = {}
+        self._functions: dict[Watch[Change], Function] = {}
         self._reset()
 
     def _reset(self) -> None:
-        self._due: SimpleQueue[Watch | None] = SimpleQueue()
+        self._due: SimpleQueue[Watch[Change] | None] = SimpleQueue()
         self._lock = threading.RLock()  # a signal handler may close the client
         self._thread: threading.Thread | None = None
 
-    def add(self, watch: Watch, function: Function) -> None:
+    def add(self, watch: Watch[Change], function: Function) -> None:
         self._functions[watch] = function
         _in_use.add(self)
 
-    def changes(self, watch: Watch, number: int) -> None:
+    def changes(self, watch: Watch[Change], number: int) -> None:
         """`number` more changes wait in `watch`."""
         with self._lock:
             if self._thread is None and number:

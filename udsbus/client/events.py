@@ -187,19 +187,27 @@ class Events:
             with contextlib.suppress(OSError):  # full: it will wake up anyway
                 self._wake_write.send(b"!")
 
-    def take(self, backlog: Backlog[T], timeout: float | None) -> T | None:
-        """The next item of `backlog`; None when none comes within `timeout` seconds, or it is
-        closed. While it waits, the calling thread reads the connection too."""
+    def take(
+        self, backlog: Backlog[Any], take: Callable[[], T | None], timeout: float | None
+    ) -> T | None:
+        """What `take` takes from `backlog`; None when nothing comes within `timeout` seconds, or it
+        is closed. While it waits, the calling thread reads the connection too."""
         if self._taking.lock.locked():  # a signal handler: what it interrupted may be reading
-            return self._take(backlog, timeout, may_lead=False)
+            return self._take(backlog, take, timeout, may_lead=False)
         with self._taking.lock:
-            return self._take(backlog, timeout, may_lead=True)
+            return self._take(backlog, take, timeout, may_lead=True)
 
-    def _take(self, backlog: Backlog[T], timeout: float | None, may_lead: bool) -> T | None:
+    def _take(
+        self,
+        backlog: Backlog[Any],
+        take: Callable[[], T | None],
+        timeout: float | None,
+        may_lead: bool,
+    ) -> T | None:
         if timeout is not None and type(timeout) not in (int, float):
             raise InvalidRequest(f"timeout must be a number of seconds, not {timeout!r}")
         until = None if timeout is None else monotonic() + min(timeout, TIMEOUT_MOST)
-        while (item := backlog.take()) is None:
+        while (item := take()) is None:
             self.ensure_running()
             left = RECHECK_SECONDS if until is None else min(until - monotonic(), RECHECK_SECONDS)
             if backlog.closed or left <= 0:

@@ -68,7 +68,8 @@ class Follower:
         """The broker has told of everything up to `revision`."""
 
     def interrupted(self, heard: float) -> None:
-        """The connection is lost, over which something came at `heard` for the last time."""
+        """The connection is lost, over which something came at `heard` for the last time; `begin`
+        comes when there is another."""
 
     @property
     def live(self) -> bool:

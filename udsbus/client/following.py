@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Hashable, Iterator
 from functools import partial
 from time import monotonic
-from typing import Any, Literal, NamedTuple
+from typing import TYPE_CHECKING, Any, Generic, Literal, NamedTuple
 
+if not TYPE_CHECKING:
+    from typing import TypeVar
+
+from ..errors import MissedChanges
 from ..limits import SUBSCRIPTION_BACKLOG, WATCH_BACKLOG
 from ..wire.values import decode
 from . import requests
@@ -16,9 +20,10 @@ from .follower import Answer, Follower
 from .requests import Call
 from .subscribing import RawMessage, SubscriptionCore
 from .subscribing import Step as MessageStep
-from .watching import RawChange, Step, WatchCore
+from .watching import PRESENT, CaughtUp, Missed, RawChange, State, Step, Told, WatchCore
 
-Kind = Literal["created", "updated", "deleted", "expired", "released", "present"]
+ChangeKind = Literal["created", "updated", "deleted", "expired", "released"]
+Kind = ChangeKind | Literal["present"]
 
 
 class Change(NamedTuple):
@@ -31,6 +36,18 @@ class Change(NamedTuple):
     key: str
     value: Any
     """The new value; None when the key is gone."""
+    previous: Any = None
+    """With `watch(previous=True)`, the value right before; None when the key was absent, and in
+    what is told of a state."""
+
+
+if TYPE_CHECKING:
+    from typing_extensions import TypeVar
+
+    T = TypeVar("T", default=Change)
+    """What a watch gives. A `Watch` of which nothing more is said gives changes."""
+else:
+    T = TypeVar("T")
 
 
 class Message(NamedTuple):
@@ -42,13 +59,16 @@ class Message(NamedTuple):
     """It was published before, with `retain`, and is the last of its topic: see `subscribe`."""
 
 
-class Watch(Follower):
+class Watch(Follower, Generic[T]):
     """The changes of the keys that match a pattern, in order, without a gap.
 
     Iterate over it, or call `get`. A lost connection is taken up again by itself; when changes
     were missed meanwhile, the present state follows (`kind == "present"`, and `deleted` for keys
     that are gone) and `started_over` counts it. When you take changes more slowly than they come,
     you get the newest of each key and `skipped` counts the others.
+
+    A `Watch[Change | CaughtUp]` is one that begins with the initial state: `CaughtUp` comes when
+    all of it has been told, also when that is told once more. docs/watching.md says more.
     """
 
     def __init__(
@@ -56,13 +76,15 @@ class Watch(Follower):
         events: Events,
         owner: object,
         core: WatchCore,
+        session: Callable[[], str],
         conflate: bool,
-        on_changes: Callable[[Watch, int], None] | None,
+        on_changes: Callable[[Watch[T], int], None] | None,
     ) -> None:
         self._core = core
         super().__init__(owner)
         self._events = events
-        self._backlog = Backlog[RawChange](WATCH_BACKLOG, lambda change: change.key, conflate)
+        self._session = session
+        self._backlog = Backlog[Told](WATCH_BACKLOG, key_of, conflate)
         self._on_changes = on_changes
         self.attended = on_changes is None
         self._complete = 0.0
@@ -71,6 +93,13 @@ class Watch(Follower):
     @property
     def pattern(self) -> str:
         return self._core.pattern
+
+    @property
+    def state(self) -> State:
+        """`starting`: the broker has not answered yet. `listing`: what is there is being read, at
+        the beginning or because changes were missed. `live`: each change comes as it happens.
+        `interrupted`: the connection is lost, and being taken up again. `closed`: it has ended."""
+        return "closed" if self._backlog.closed else self._core.state
 
     @property
     def started_over(self) -> int:
@@ -106,21 +135,43 @@ class Watch(Follower):
             oldest = self._events.heard if self._core.live else self._complete
         return max(0.0, monotonic() - oldest)
 
-    def get(self, timeout: float | None = None) -> Change | None:
+    def get(self, timeout: float | None = None) -> T | None:
         """The next change; None when none comes within `timeout` seconds or the watch is closed.
 
-        Raises UnsupportedValue for a value that cannot be read; the watch goes on. When the broker
-        refuses to take it up again after a lost connection, that is raised.
+        Raises UnsupportedValue for a value that cannot be read, and MissedChanges once for each gap
+        if the watch is `strict`; the watch goes on. When the broker refuses to take it up again
+        after a lost connection, that is raised.
         """
-        change = self._events.take(self._backlog, timeout)
-        if change is None:
-            if self._backlog.closed and self.refusal is not None:
-                raise self.refusal
+        # mypy makes something else of the union than it is.
+        told: Told | None = self._events.take(self._backlog, self._backlog.take, timeout)  # type: ignore[assignment]
+        if told is None:
+            self._raise_refusal()
             return None
-        revision, kind, key, value = change
-        return Change(revision, kind, key, None if value is None else decode(value))  # type: ignore[arg-type]
+        return self._read(told)
 
-    def __iter__(self) -> Iterator[Change]:
+    def get_transaction(self, timeout: float | None = None) -> list[T]:
+        """All changes of the next revision that has any for this watch; empty when none comes
+        within `timeout` seconds or the watch is closed.
+
+        Of an initial state, and of one told after changes were missed, it is what has come of it so
+        far; `CaughtUp` comes alone. Changes that were left out for newer ones are missing from
+        theirs. Raises like `get`; the other changes of that revision come with the next call.
+        """
+        take = partial(self._backlog.take_together, belong)
+        group = self._events.take(self._backlog, take, timeout)
+        if group is None:
+            self._raise_refusal()
+            return []
+        found = []
+        for index, told in enumerate(group):
+            try:
+                found.append(self._read(told))
+            except BaseException:
+                self._backlog.put_back(group[:index] + group[index + 1 :], self._events.heard)
+                raise
+        return found
+
+    def __iter__(self) -> Iterator[T]:
         """The changes as they come, until the watch or its client is closed."""
         while (change := self.get()) is not None:
             yield change
@@ -129,17 +180,24 @@ class Watch(Follower):
         """End it: nobody waits any longer, and the broker sends no more."""
         self._events.leave(self)
 
-    def __enter__(self) -> Watch:
+    def __enter__(self) -> Watch[T]:
         return self
 
     def __exit__(self, *_: object) -> None:
         self.close()
 
+    def _raise_refusal(self) -> None:
+        if self._backlog.closed and self.refusal is not None:
+            raise self.refusal
+
+    def _read(self, told: Told) -> T:
+        return read_told(self.pattern, told)  # type: ignore[return-value]
+
     # --- called by the event thread -----------------------------------------------------------
 
     def begin(self, ask: Callable[[Call[Any], Answer], None], same_bus: bool) -> None:
-        started = partial(self._go_on, ask, self._core.started)
-        ask(self._core.start(same_bus=same_bus), started)
+        call = self._core.start(session=self._session(), same_bus=same_bus)
+        ask(call, partial(self._go_on, ask, self._core.started))
 
     def _go_on(
         self,
@@ -148,7 +206,7 @@ class Watch(Follower):
         answer: Any,
     ) -> None:
         step = read(answer)
-        self._tell(step.changes)
+        self._tell(step.told)
         if step.next is not None:
             ask(step.next, partial(self._go_on, ask, self._core.listed))
         elif self._core.live:
@@ -159,8 +217,12 @@ class Watch(Follower):
         return lambda: None if core.number is None else requests.unwatch(core.number)
 
     def notified(self, kind: str, params: list[Any]) -> None:
-        if kind == "change" and self._core.matches(params[2]):
-            self._tell(self._core.change(RawChange(*params[:4])))
+        self._tell(self._core.notified(kind, params))
+
+    def interrupted(self, heard: float) -> None:
+        if self._core.live:
+            self._complete = heard
+        self._core.lost()
 
     def wake(self) -> None:
         self._backlog.close()
@@ -172,20 +234,53 @@ class Watch(Follower):
     def beat(self, revision: int) -> None:
         self._core.beat(revision)
 
-    def interrupted(self, heard: float) -> None:
-        if self._core.live:
-            self._complete = heard
-            self._core.interrupt()
-
     @property
     def live(self) -> bool:
         return self._core.live
 
-    def _tell(self, changes: list[RawChange]) -> None:
-        if changes:
-            self._backlog.put(changes, self._events.heard)
+    def _tell(self, told: list[Told]) -> None:
+        if told:
+            self._backlog.put(told, self._events.heard)
             if self._on_changes is not None:
-                self._on_changes(self, len(changes))
+                self._on_changes(self, len(told))
+
+
+def read_told(pattern: str, told: Told) -> Change | CaughtUp:
+    """What the user of a watch gets. Raises MissedChanges, UnsupportedValue."""
+    if isinstance(told, Missed):
+        raise MissedChanges(
+            f"changes of {pattern!r} after revision {told.after_revision} were missed; "
+            f"what is there at revision {told.revision} follows",
+            after_revision=told.after_revision,
+            revision=told.revision,
+        )
+    if isinstance(told, CaughtUp):
+        return told
+    revision, kind, key, value, previous = told
+    return Change(
+        revision,
+        kind,  # type: ignore[arg-type]
+        key,
+        None if value is None else decode(value),
+        None if previous is None else decode(previous),
+    )
+
+
+def key_of(told: Told) -> Hashable | None:
+    """What a newer one replaces: the change of the same key. `Missed` has its place before the
+    state that it announces, and `CaughtUp` behind it."""
+    if isinstance(told, RawChange):
+        return told.key
+    return told if isinstance(told, Missed) else None
+
+
+def belong(one: Told, following: Told) -> bool:
+    """Whether they are told together."""
+    if not isinstance(one, RawChange) or not isinstance(following, RawChange):
+        return False
+    if one.kind == PRESENT or following.kind == PRESENT:
+        return one.kind == following.kind
+    return one.revision == following.revision
 
 
 class Subscription(Follower):
@@ -230,7 +325,7 @@ class Subscription(Follower):
         Raises UnsupportedValue for one that cannot be read; the subscription goes on. When the
         broker refuses to take it up again after a lost connection, that is raised.
         """
-        message = self._events.take(self._backlog, timeout)
+        message = self._events.take(self._backlog, self._backlog.take, timeout)
         if message is None:
             if self._backlog.closed and self.refusal is not None:
                 raise self.refusal

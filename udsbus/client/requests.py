@@ -435,8 +435,20 @@ def set_schema(pattern: str, schema: Mapping[str, Any] | bool | None) -> Call[in
 # --- changes and messages --------------------------------------------------------------------
 
 
-def watch(pattern: str, from_revision: int | None) -> Call[Any]:
-    return Call("watch", (pattern, *_options(from_revision=from_revision)), as_is)
+def watch(
+    pattern: str,
+    from_revision: int | None,
+    kinds: Iterable[str] | None = None,
+    ignore_own: bool = False,
+    previous: bool = False,
+) -> Call[Any]:
+    options = _options(
+        from_revision=from_revision,
+        kinds=None if kinds is None else sorted(kinds),
+        ignore_own=ignore_own or None,
+        previous=previous or None,
+    )
+    return Call("watch", (pattern, *options), as_is)
 
 
 def unwatch(number: int) -> Call[bool]:

@@ -1,7 +1,7 @@
 """The core of a watch, sans I/O: what to ask the broker, and which changes the user is told of.
 
 The edge (a thread, a task) sends the `Call`s it gets from here, feeds the answers back, and hands
-the changes on. The promise is that following the changes gives the true state:
+on what is to be told. The promise is that following the changes gives the true state:
 
 - a watch *resumes* after a lost connection from the last revision that it saw; the broker sends
   what came since;
@@ -12,18 +12,21 @@ the changes on. The promise is that following the changes gives the true state:
     start ──► starting ──► live ◄──┐
                  │           │     │
                  └─► listing ┼─────┘
-                             └─ (connection lost) ─► start
+                             └─ (connection lost) ─► interrupted ─► start
 
 Listing goes page by page while changes keep coming, so these wait until the list is complete;
 then each is told unless the list has it already (its key is there at that revision or later).
+
+The changes of a revision are told together, so there is no revision that is told of in part.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import Any, Final, NamedTuple
+from typing import Any, Final, Literal, NamedTuple
 
-from ..messages import CREATED, DELETED, UPDATED
+from ..errors import InvalidRequest
+from ..messages import CREATED, DELETED, GONE, KINDS, UPDATED
 from ..patterns import check_pattern, matcher
 from . import requests
 from .requests import Call
@@ -31,27 +34,65 @@ from .requests import Call
 PRESENT: Final = "present"
 """Kind of a change that is none: the key was there when the watch began or started over."""
 
+State = Literal["starting", "listing", "live", "interrupted", "closed"]
+"""`starting`: the broker has not answered yet. `listing`: what is there is being read, at the
+beginning or because changes were missed. `live`: each change is told as it comes. `interrupted`:
+the connection is lost, and being taken up again. `closed`: it has ended."""
+
 
 class RawChange(NamedTuple):
-    """A change as it came from the broker, its value still encoded."""
+    """A change as it came from the broker, its values still encoded."""
 
     revision: int
     kind: str
     key: str
     value: bytes | None
+    previous: bytes | None = None
+
+
+class CaughtUp(NamedTuple):
+    """All that was there has been told; what follows are the changes after `revision`, if there is
+    no newer `present` before them."""
+
+    revision: int
+
+
+class Missed(NamedTuple):
+    """Changes were missed; what was there later follows."""
+
+    after_revision: int
+    """Up to here everything has been told."""
+    revision: int
+    """What is there at this revision, or later, follows."""
+
+
+Told = RawChange | CaughtUp | Missed
 
 
 class Step(NamedTuple):
-    """What follows from an answer: changes to tell, and what to ask next (None: nothing)."""
+    """What follows from an answer: what to tell, and what to ask next (None: nothing)."""
 
-    changes: list[RawChange]
+    told: list[Told]
     next: Call[Any] | None
 
 
 class WatchCore:
-    """One watch. Raises InvalidRequest for a malformed pattern."""
+    """One watch. Raises InvalidRequest for a malformed pattern, or kinds that are none."""
 
-    def __init__(self, pattern: str, *, from_revision: int | None, initial: bool) -> None:
+    def __init__(
+        self,
+        pattern: str,
+        *,
+        from_revision: int | None,
+        initial: bool,
+        kinds: Iterable[str] | None = None,
+        ignore_own: bool = False,
+        previous: bool = False,
+        strict: bool = False,
+        marks: bool = True,
+    ) -> None:
+        """`strict`: tell that changes were `Missed`. `marks`: after an `initial` state tell that it
+        has `CaughtUp`."""
         check_pattern(pattern)
         self.pattern = pattern
         self.matches = matcher(pattern)
@@ -61,115 +102,169 @@ class WatchCore:
         """Everything up to now has been told."""
         self.started_over = 0
         """How often changes were missed and the present state was told instead."""
+        self._kinds = _checked(kinds)
+        self._ignore_own = ignore_own
+        self._previous = previous
+        self._strict = strict
+        self._tells_caught_up = initial and marks
+        self._session: str | None = None
+        """Whose changes are its own."""
+        self._answered = False
+        """The broker has known of it."""
         self._list_first = initial
         self._last = from_revision
-        """The newest revision told of; None before the first answer."""
-        self._last_keys: set[str] = set()
-        """The keys told of at `_last`: a connection can break between the changes of one
-        transaction, so the last revision is asked for again and these are left out."""
+        """The newest revision up to which all has been told; None before the first answer."""
+        self._missed_after: int | None = None
+        """What `_last` was before the changes that were missed, and of which nobody was told."""
         self._base = 0
         """Changes up to here are in the answer that made the watch live."""
         self._known: dict[str, int] = {}
         """The keys that the user has been told are there, and the revision told of."""
         self._knows_all = False
-        """The keys have been listed, so that `_known` lacks none."""
+        """The keys have been listed, and each change is seen, so that `_known` lacks none."""
         self._listing: dict[str, int] | None = None
         """While listing: key → revision listed."""
         self._held: list[RawChange] = []
         """While listing: the changes that came meanwhile."""
+        self._unfinished: list[RawChange] = []
+        """The changes of a revision of which more follow in the next notification."""
 
-    def start(self, *, same_bus: bool = True) -> Call[Any]:
-        """What to ask on a new connection; `same_bus`: the broker still has the old revisions."""
+    @property
+    def state(self) -> State:
+        if self._listing is not None:
+            return "listing"
+        if self.live:
+            return "live"
+        return "interrupted" if self._answered else "starting"
+
+    def lost(self) -> None:
+        """The connection is lost."""
         self.number = None
         self.live = False
-        self._held = []
+        self._held, self._unfinished = [], []
         self._listing = None
+
+    def start(self, *, session: str | None = None, same_bus: bool = True) -> Call[Any]:
+        """What to ask on a new connection, which is one of `session`; `same_bus`: the broker still
+        has the old revisions."""
+        self.lost()
+        self._session = session
         if not same_bus and self._last is not None:
-            self._last = None
+            self._missed_after, self._last = self._last, None
             self._list_first = True
             self._known = dict.fromkeys(self._known, 0)  # its revisions are of another bus
             self.started_over += 1
-        if self._list_first or self._last is None:
-            return requests.watch(self.pattern, None)
-        resume = self._last - 1 if self._last_keys else self._last
-        return requests.watch(self.pattern, max(resume, 0))
+        since = None if self._list_first else self._last
+        return requests.watch(self.pattern, since, self._kinds, self._ignore_own, self._previous)
 
     def started(self, answer: Any) -> Step:
         """The answer to `start`."""
         self.number, revision, changes = answer
         self._base = revision
+        self._answered = True
         if changes is None:
             self.started_over += 1
             self._list_first = True
+            self._missed_after = self._last
         if self._list_first:
             self._listing = {}
-            return Step([], requests.raw_items_page(self.pattern, None))
+            told: list[Told] = []
+            after, self._missed_after = self._missed_after, None
+            if after is not None and self._strict:
+                told.append(Missed(after, revision))
+            return Step(told, requests.raw_items_page(self.pattern, None))
         self.live = True
-        told = self._tell([RawChange(*change) for change in changes])
-        if self._last is None or self._last < revision:
-            self._last, self._last_keys = revision, set()
-        return Step(told, None)
+        self._last = revision
+        return Step(self._tell(self._read((change[0], change[1:]) for change in changes)), None)
 
     def listed(self, page: Any) -> Step:
         """The answer to a page of the list."""
         items, after = page
         assert self._listing is not None
-        present = []
+        told: list[Told] = []
         for key, value, revision in items:
             self._listing[key] = self._known[key] = revision  # told, even if the list is cut off
-            present.append(RawChange(revision, PRESENT, key, value))
+            told.append(RawChange(revision, PRESENT, key, value))
         if after is not None:
-            return Step(present, requests.raw_items_page(self.pattern, after))
-        return Step(present + self._finish_list(), None)
+            return Step(told, requests.raw_items_page(self.pattern, after))
+        return Step(told + self._finish_list(), None)
 
-    def change(self, change: RawChange) -> list[RawChange]:
-        """A change of a key that matches: the changes to tell now."""
+    def notified(self, name: str, params: list[Any]) -> list[Told]:
+        """A notification of the broker, of any kind: what to tell now."""
+        more = False
+        if name == "change":
+            revision, parts = params[0], [params[1:]]
+        elif name == "changes":
+            revision, parts = params[:2]
+            more = len(params) > 2 and params[2]
+        else:
+            return []
+        found = self._read((revision, part) for part in parts)
+        if more or self._unfinished:
+            self._unfinished += found
+            if more:
+                return []
+            found, self._unfinished = self._unfinished, []
         if self._listing is not None:
-            self._held.append(change)
+            self._held += found
             return []
-        if not self.live or change.revision <= self._base:
+        if not self.live or revision <= self._base:
             return []
-        return self._tell([change])
+        self._last = revision  # also if nothing matches: whatever does has come before
+        return self._tell(found)
 
     def beat(self, revision: int) -> None:
         """The broker has told of everything up to `revision`. So a watch that nothing came for does
         not have to go on from where it began, which the broker forgets in time."""
-        if self.live and (self._last is None or revision >= self._last):
-            self._last, self._last_keys = revision, set()
+        if self.live and (self._last is None or revision > self._last):
+            self._last = revision
 
-    def interrupt(self) -> None:
-        """The connection is lost; `start` is next."""
-        self.live = False
+    def _read(self, changes: Iterable[tuple[int, list[Any]]]) -> list[RawChange]:
+        """Those that match and are wanted, of (revision, [kind, key, value, …])."""
+        found = []
+        for revision, part in changes:
+            kind, key, value = part[:3]
+            if not self.matches(key) or (self._kinds is not None and kind not in self._kinds):
+                continue
+            previous, session = part[3:5] if len(part) > 4 else (None, None)
+            if self._ignore_own and session is not None and session == self._session:
+                continue
+            if not self._previous:  # another watch of the connection has asked for it
+                previous = None
+            found.append(RawChange(revision, kind, key, value, previous))
+        return found
 
-    def _finish_list(self) -> list[RawChange]:
+    def _finish_list(self) -> list[Told]:
         listing, self._listing = self._listing, None
         assert listing is not None
-        gone = sorted(self._known.keys() - listing.keys())
-        told = [RawChange(self._base, DELETED, key, None) for key in gone]
+        told: list[Told] = []
+        if self._kinds is None or not self._kinds.isdisjoint(GONE):
+            gone = sorted(self._known.keys() - listing.keys())
+            told += [RawChange(self._base, DELETED, key, None) for key in gone]
         self._known = listing
-        self._knows_all = True
+        self._knows_all = self._kinds is None and not self._ignore_own
         self._list_first = False
         self.live = True
-        self._last, self._last_keys = self._base, set()
+        self._last = self._base
+        if self._tells_caught_up:
+            told.append(CaughtUp(self._base))
         held, self._held = self._held, []
-        return told + self._tell(change for change in held if change.revision > self._base)
+        return told + self._tell([change for change in held if change.revision > self._base])
 
-    def _tell(self, changes: Iterable[RawChange]) -> list[RawChange]:
+    def _tell(self, changes: list[RawChange]) -> list[Told]:
         """Note what the user will know after these, leaving out what it knows already."""
-        told = []
+        told: list[Told] = []
         for change in changes:
-            revision, _, key, value = change
-            if revision != self._last:
-                self._last, self._last_keys = revision, set()
-            elif key in self._last_keys:
-                continue
-            self._last_keys.add(key)
+            revision, kind, key, value, _ = change
+            if revision > (self._last or 0):
+                self._last = revision
             known = self._known.get(key)
             if known is None:
                 if self._knows_all and value is None:
                     continue  # it came and went while the keys were listed
-                if self._knows_all and change.kind == UPDATED:
-                    change = change._replace(kind=CREATED)  # it was there, but nobody was told
+                if self._knows_all and kind == UPDATED:
+                    # It was there, but nobody was told.
+                    change = change._replace(kind=CREATED, previous=None)
             elif revision <= known:
                 continue  # the list had it already
             if value is None:
@@ -178,3 +273,19 @@ class WatchCore:
                 self._known[key] = revision
             told.append(change)
         return told
+
+
+def _checked(kinds: Iterable[str] | None) -> frozenset[str] | None:
+    """What to ask for; None: all of them."""
+    if kinds is None:
+        return None
+    known = ", ".join(KINDS)
+    if isinstance(kinds, str) or not isinstance(kinds, Iterable):
+        raise InvalidRequest(f"kinds must be a list of some of {known}, not {kinds!r}")
+    wanted = list(kinds)
+    for kind in wanted:
+        if kind not in KINDS:
+            raise InvalidRequest(f"each of kinds must be one of {known}, not {kind!r}")
+    if not wanted:
+        raise InvalidRequest(f"kinds must be at least one of {known}")
+    return None if set(wanted) == set(KINDS) else frozenset(wanted)

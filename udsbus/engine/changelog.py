@@ -3,26 +3,34 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 
 from ..limits import CHANGE_LOG_BYTES, CHANGE_LOG_CHANGES
-from ..messages import Change
+from ..messages import Change, Recorded, Writer
+from .keyspace import Entry
 
 FRACTION = 16
 """What is entered at once is kept, and later forgotten, as one *run*, at most 1/16 of the log.
 That is cheaper than to count each change in and out."""
 
 
+Run = tuple[
+    Sequence[Change | Recorded], int, list[Entry | None] | None, Mapping[int, Writer] | None
+]
+"""(changes, their bytes). Of those that a journal tells of also what makes them whole: the entries
+before them, and who the origins are."""
+
+
 class ChangeLog:
-    """Bounded in changes and in bytes of keys and values."""
+    """Bounded in changes and in bytes of keys and of values, those before the changes too."""
 
     __slots__ = ("_bytes", "_count", "_max_bytes", "_max_changes", "_runs", "forgotten")
 
     def __init__(
         self, max_changes: int = CHANGE_LOG_CHANGES, max_bytes: int = CHANGE_LOG_BYTES
     ) -> None:
-        self._runs: deque[tuple[list[Change], int]] = deque()
-        """(changes, their bytes), the oldest first."""
+        self._runs: deque[Run] = deque()
+        """The oldest first."""
         self._max_changes = max_changes
         self._max_bytes = max_bytes
         self._count = 0
@@ -36,23 +44,47 @@ class ChangeLog:
     def extend(self, changes: list[Change]) -> None:
         """Enter the changes of a turn, which become the log's, and forget the oldest beyond the
         bounds."""
+        if not changes:
+            return
         size = 0
-        for _, _, key, value, _, _ in changes:
-            size += len(key) if value is None else len(key) + len(value)
-        most, most_bytes = self._max_changes // FRACTION, self._max_bytes // FRACTION
-        if len(changes) <= most and size <= most_bytes:
-            self._enter(changes, size)
+        for _, _, key, value, _, _, before, _ in changes:
+            if value is not None and before is not None:  # the commonest, done quickest
+                size += len(key) + len(value) + len(before)
+            else:
+                size += len(key) + len(value or b"") + len(before or b"")
+        if self._fits(len(changes), size):
+            self._enter((changes, size, None, None))
         else:
             for change in changes:
-                self._enter([change], len(change.key) + len(change.value or b""))
+                size = len(change.key) + len(change.value or b"") + len(change.before or b"")
+                self._enter(([change], size, None, None))
 
-    def _enter(self, run: list[Change], size: int) -> None:
+    def extend_recorded(
+        self,
+        changes: list[Recorded],
+        before: list[Entry | None],
+        writers: Mapping[int, Writer],
+        size: int,
+    ) -> None:
+        """The same for changes that a journal tells of, `size` bytes in all, which took the place
+        of the entries `before`. They are made whole only when somebody asks: most never are, and a
+        standby must keep up."""
+        if self._fits(len(changes), size):
+            self._enter((changes, size, before, writers))
+        else:
+            self.extend(_whole((changes, size, before, writers)))
+
+    def _fits(self, number: int, size: int) -> bool:
+        """Whether changes are few enough for one run."""
+        return number <= self._max_changes // FRACTION and size <= self._max_bytes // FRACTION
+
+    def _enter(self, run: Run) -> None:
         runs = self._runs
-        runs.append((run, size))
-        self._count += len(run)
-        self._bytes += size
+        runs.append(run)
+        self._count += len(run[0])
+        self._bytes += run[1]
         while self._count > self._max_changes or self._bytes > self._max_bytes:
-            oldest, oldest_size = runs.popleft()
+            oldest, oldest_size, _, _ = runs.popleft()
             self._count -= len(oldest)
             self._bytes -= oldest_size
             self.forgotten = oldest[-1].revision
@@ -67,10 +99,10 @@ class ChangeLog:
         """Forget what came after `revision`, because it never happened."""
         runs = self._runs
         while runs and runs[-1][0][-1].revision > revision:
-            run, size = runs.pop()
-            self._count -= len(run)
-            self._bytes -= size
-            kept = [change for change in run if change.revision <= revision]
+            run = runs.pop()
+            self._count -= len(run[0])
+            self._bytes -= run[1]
+            kept = [change for change in _whole(run) if change.revision <= revision]
             if kept:
                 self.extend(kept)
         self.forgotten = min(self.forgotten, revision)
@@ -85,8 +117,23 @@ class ChangeLog:
 
     def _after(self, revision: int) -> Iterator[Change]:
         """The changes after `revision`, the newest first."""
-        for run, _ in reversed(self._runs):
-            for change in reversed(run):
+        for run in reversed(self._runs):
+            if run[0][-1].revision <= revision:
+                return
+            for change in reversed(_whole(run)):
                 if change.revision <= revision:
                     return
                 yield change
+
+
+def _whole(run: Run) -> list[Change]:
+    """The changes of a run."""
+    changes, _, entries, writers = run
+    if entries is None or writers is None:
+        return changes  # type: ignore[return-value]
+    whole = []
+    for change, entry in zip(changes, entries, strict=True):
+        writer = writers.get(change.origin)
+        before = None if entry is None else entry[0]
+        whole.append(Change(*change[:6], before, None if writer is None else writer.session))
+    return whole

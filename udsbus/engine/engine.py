@@ -17,6 +17,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from itertools import islice
+from types import MappingProxyType
 from typing import Any
 
 from .. import messages as m
@@ -47,6 +48,7 @@ from .rules import Codec, check_reply, check_revision, check_value, incremented
 from .schemas import Compile, Schemas, cannot_compile
 from .transactions import plan
 from .waiting import WaitingList
+from .wants import Want
 
 NOTED = LOCK_KEYS, QUEUE_KEYS, TAKEN_KEYS, IN_HAND_KEYS
 """Below these, keys that the locks and the queues have an index of."""
@@ -74,6 +76,7 @@ class Engine:
         self.owners = Owners()
         self.sessions: dict[int, str] = {}
         """Connection → its session, of those that have one."""
+        self._session = self.sessions.get
         self._owned = self.owners.sessions
         self.waiting = WaitingList(self)
         self.locks = Locks(self, codec, self.waiting)
@@ -82,6 +85,7 @@ class Engine:
         self.registrations = Registrations(self.to_undo)
         self.watches = self.registrations.watches
         self.subscriptions = self.registrations.subscriptions
+        self.wants = self.registrations.wants
         self._detailed = self.registrations.detailed
         self.schemas = Schemas(compile_schema)
         self._schema_checks = self.schemas.checks
@@ -252,14 +256,22 @@ class Engine:
         self.revision = self._first_revision = max(self.revision, revision)
         self.log.forget_all(self.revision)
 
-    def replay(self, changes: Sequence[m.Change | m.DeadlineMoved | m.Owned]) -> None:
-        """Change again what a journal tells of, in the order in which it happened.
+    def replay(
+        self,
+        changes: Sequence[m.Recorded | m.DeadlineMoved | m.Owned],
+        writers: Mapping[int, m.Writer] = MappingProxyType({}),
+    ) -> None:
+        """Change again what a journal tells of, in the order in which it happened; `writers` are
+        those whom it knows, by `Change.origin`.
 
         What a repaired journal no longer tells the beginning of is left out.
         """
         keyspace, entries = self.keyspace, self._entries
+        told: list[m.Recorded] = []
+        before: list[Entry | None] = []
+        size = 0
         for change in changes:
-            if len(change) != 6:
+            if len(change) != 6:  # quicker than to look at its class
                 if isinstance(change, m.Owned):
                     if change.key in entries:
                         self.owners.give(change.key, change.session)
@@ -268,18 +280,26 @@ class Engine:
                     keyspace.put(change.key, (value, revision, change.deadline))
                 continue
             revision, _, key, new, deadline, _ = change
-            was_there = False
-            if new is not None:
-                was_there = keyspace.put(key, (new, revision, deadline))
-            elif key in entries:
-                was_there = True
-                keyspace.drop(key)
-                self.owners.give(key, None)
+            entry = entries.get(key)
+            if new is None:
+                if entry is not None:
+                    keyspace.drop(key)
+                    self.owners.give(key, None)
+            elif entry is not None and entry[2] is None and deadline is None:
+                entries[key] = (new, revision, None)  # neither order nor deadlines change
+            else:
+                keyspace.put(key, (new, revision, deadline))
             if key[0] == RESERVED:
-                self._note(key, was_there)
+                self._note(key, entry is not None)
             self.revision = revision
-            self._changes.append(change)
-        self._log_changes()
+            told.append(change)
+            before.append(entry)
+            size += len(key) if new is None else len(key) + len(new)
+            if entry is not None:
+                size += len(entry[0])
+        if told:
+            self.changes += len(told)
+            self.log.extend_recorded(told, before, writers, size)
 
     def _note(self, key: str, was_there: bool) -> None:
         """A key of the broker's own is as `_entries` has it now."""
@@ -310,13 +330,17 @@ class Engine:
         else:
             kind = m.UPDATED if self.keyspace.put(key, (value, revision, deadline)) else m.CREATED
         self.revision = revision
-        change = _new(m.Change, (revision, kind, key, value, deadline, origin))
+        value_before = None if before is None else before[0]
+        session = self._session(origin)
+        fields = revision, kind, key, value, deadline, origin, value_before, session
+        change = _new(m.Change, fields)
         self._effects.append(change)
         self._changes.append(change)
 
     def _remove(self, key: str, kind: str, origin: int, revision: int | None = None) -> None:
+        before = self._entries[key]
         if self._undo is not None:
-            self._undo.append((key, self._entries[key]))
+            self._undo.append((key, before))
         self.keyspace.drop(key)
         if key in self._owned:
             self._give(key, None)
@@ -324,7 +348,8 @@ class Engine:
             self.locks.dropped(key)
             self.queues.dropped(key)
         self.revision = revision if revision is not None else self.revision + 1
-        change = m.Change(self.revision, kind, key, None, None, origin)
+        session = self._session(origin)
+        change = m.Change(self.revision, kind, key, None, None, origin, before[0], session)
         self._effects.append(change)
         self._changes.append(change)
 
@@ -447,7 +472,9 @@ class Engine:
                 self._undo.append((key, entry))
             revision = self.revision = self.revision + 1
             self._entries[key] = (value, revision, None)
-            change = _new(m.Change, (revision, m.UPDATED, key, value, None, origin))
+            session = self._session(origin)
+            fields = revision, m.UPDATED, key, value, None, origin, entry[0], session
+            change = _new(m.Change, fields)
             self._effects.append(change)
             self._changes.append(change)
             return revision
@@ -672,9 +699,18 @@ class Engine:
     # --- who wants to know ------------------------------------------------------------------
 
     def _watch(
-        self, origin: int, now: float, pattern: str, from_revision: int | None
-    ) -> tuple[int, int, list[tuple[int, str, str, bytes | None]] | None]:
+        self,
+        origin: int,
+        now: float,
+        pattern: str,
+        from_revision: int | None,
+        kinds: frozenset[str] | None = None,
+        ignore_own: bool = False,
+        previous: bool = False,
+    ) -> tuple[int, int, list[tuple[Any, ...]] | None]:
         check_pattern(pattern)
+        session = self.session_of(origin, "a watch without its own changes") if ignore_own else None
+        want = Want(kinds, ignore_own, previous or ignore_own)
         missed: list[m.Change] | None = []
         if from_revision is not None:
             missed = None
@@ -682,9 +718,15 @@ class Engine:
             if from_revision <= self.revision:
                 self._log_changes()
                 missed = self.log.since(from_revision, matcher(pattern))
-        watch = self.registrations.add(origin, self.watches, [pattern])
-        changes = missed if missed is None else [change[:4] for change in missed]
-        return watch, self.revision, changes
+        watch = self.registrations.add(origin, self.watches, [pattern], want)
+        if missed is None:
+            return watch, self.revision, None
+        told = [change for change in missed if want.wants(change, session)]
+        return (
+            watch,
+            self.revision,
+            [(*change[:4], *change[6:]) if want.detail else change[:4] for change in told],
+        )
 
     def _unwatch(self, origin: int, now: float, watch: int) -> bool:
         return self.registrations.remove(origin, watch, self.watches)
@@ -695,7 +737,7 @@ class Engine:
         for pattern in patterns:
             check_pattern(pattern)
         interest = self.subscriptions if echo else self.registrations.quiet
-        number = self.registrations.add(origin, interest, patterns, details)
+        number = self.registrations.add(origin, interest, patterns, details=details)
         return (number, self.revision, self.retained) if details else number
 
     def _unsubscribe(self, origin: int, now: float, subscription: int) -> bool:

@@ -8,15 +8,18 @@ from typing import NamedTuple
 from ..errors import LimitExceeded
 from ..limits import PATTERNS_PER_CONNECTION
 from .interest import Interest
+from .wants import USUAL, Want, united
 
 
 class Registration(NamedTuple):
-    """One watch or subscription."""
+    """A watch or a subscription."""
 
     interest: Interest
     patterns: list[str]
+    want: Want = USUAL
+    """Of a watch."""
     details: bool = False
-    """It wants messages with their details."""
+    """Of a subscription: it wants messages with their details."""
 
 
 class Registrations:
@@ -32,22 +35,33 @@ class Registrations:
         """How many of them are of `quiet`."""
         self.detailed: dict[int, int] = {}
         """Connection → how many of its subscriptions want details."""
+        self.wants: dict[int, Want] = {}
+        """Connection → what it wants to be told, of those of whose watches one wants less or more
+        than is usual."""
         self._to_undo = to_undo
         self._next_number = 1
         self._of: dict[int, dict[int, Registration]] = {}
         """Connection → its watches and subscriptions by number."""
         self._counts: dict[int, int] = {}
         """Connection → its patterns."""
+        self._wanted: dict[int, dict[Want, int]] = {}
+        """Connection → what its watches want, and how many of them."""
 
     def has(self, origin: int) -> bool:
         """Whether a connection watches or subscribes to anything."""
         return bool(self._of.get(origin))
 
     def add(
-        self, origin: int, interest: Interest, patterns: list[str], details: bool = False
+        self,
+        origin: int,
+        interest: Interest,
+        patterns: list[str],
+        want: Want = USUAL,
+        details: bool = False,
     ) -> int:
         """Register a connection for patterns of one or the other interest. Returns the number of
         that, which is given once. Raises LimitExceeded."""
+        self._of.setdefault(origin, {})
         total = self._counts.get(origin, 0) + len(patterns)
         if total > PATTERNS_PER_CONNECTION:
             raise LimitExceeded(
@@ -55,11 +69,9 @@ class Registrations:
                 f"may be is {PATTERNS_PER_CONNECTION}",
                 limit="patterns_per_connection", maximum=PATTERNS_PER_CONNECTION, actual=total,
             )  # fmt: skip
-        self._of.setdefault(origin, {})
-        self._counts.setdefault(origin, 0)
         number = self._next_number
         self._next_number += 1
-        self._put(origin, number, Registration(interest, patterns, details))
+        self._enter(origin, number, Registration(interest, patterns, want, details))
         self._to_undo(lambda: self._forget(origin, number))
         return number
 
@@ -69,44 +81,68 @@ class Registrations:
         if registration is None or not any(registration.interest is each for each in interests):
             return False
         self._forget(origin, number)
-        self._to_undo(lambda: self._put(origin, number, registration))
+        self._to_undo(lambda: self._put_back(origin, number, registration))
         return True
 
     def disconnect(self, origin: int) -> None:
         """Forget what belongs to a connection that is gone."""
         self._counts.pop(origin, None)
+        self.wants.pop(origin, None)
+        self._wanted.pop(origin, None)
         self.detailed.pop(origin, None)
-        for interest, patterns, _ in self._of.pop(origin, {}).values():
-            self._count(interest, -len(patterns))
-            for pattern in patterns:
-                interest.remove(pattern, origin)
+        for registration in self._of.pop(origin, {}).values():
+            self._count_patterns(registration, -1)
+            for pattern in registration.patterns:
+                registration.interest.remove(pattern, origin)
 
-    def _put(self, origin: int, number: int, registration: Registration) -> None:
-        if origin not in self._of:
-            return  # its connection is gone
-        interest, patterns, details = self._of[origin][number] = registration
-        self._count(interest, len(patterns))
-        self._counts[origin] += len(patterns)
-        for pattern in patterns:
-            interest.add(pattern, origin)
-        if details:
+    def _enter(self, origin: int, number: int, registration: Registration) -> None:
+        self._of[origin][number] = registration
+        self._counts[origin] = self._counts.get(origin, 0) + len(registration.patterns)
+        for pattern in registration.patterns:
+            registration.interest.add(pattern, origin)
+        self._count_patterns(registration, 1)
+        if registration.details:
             self.detailed[origin] = self.detailed.get(origin, 0) + 1
-
-    def _count(self, interest: Interest, more: int) -> None:
-        self.patterns += more
-        if interest is self.quiet:
-            self.quiet_patterns += more
+        if registration.interest is self.watches:
+            self._count(origin, registration.want, 1)
 
     def _forget(self, origin: int, number: int) -> None:
         registration = self._of.get(origin, {}).pop(number, None)
         if registration is None:
             return
-        interest, patterns, details = registration
-        self._count(interest, -len(patterns))
+        interest, patterns, want, details = registration
         self._counts[origin] -= len(patterns)
         for pattern in patterns:
             interest.remove(pattern, origin)
+        self._count_patterns(registration, -1)
         if details:
             self.detailed[origin] -= 1
             if not self.detailed[origin]:
                 del self.detailed[origin]
+        if interest is self.watches:
+            self._count(origin, want, -1)
+
+    def _put_back(self, origin: int, number: int, registration: Registration) -> None:
+        if origin in self._of:  # else its connection is gone
+            self._enter(origin, number, registration)
+
+    def _count_patterns(self, registration: Registration, sign: int) -> None:
+        more = sign * len(registration.patterns)
+        self.patterns += more
+        if registration.interest is self.quiet:
+            self.quiet_patterns += more
+
+    def _count(self, origin: int, want: Want, more: int) -> None:
+        """There is one watch more, or less, that wants this; find out what they want together."""
+        wanted = self._wanted.setdefault(origin, {})
+        before = wanted.get(want, 0)
+        wanted[want] = before + more
+        if before + more and before:
+            return
+        if not before + more:
+            del wanted[want]
+        together = united(wanted) if wanted else USUAL
+        if together == USUAL:
+            self.wants.pop(origin, None)
+        else:
+            self.wants[origin] = together

@@ -51,7 +51,8 @@ create table changes (
     after blob,                 -- the value after
     text text,                  -- that for people
     time real not null,         -- seconds since 1970
-    pid integer, uid integer, client text  -- who did it; null: the broker itself
+    pid integer, uid integer, client text, -- who did it; null: the broker itself
+    session text                -- by which the broker knows that client
 );
 create index changes_by_key on changes (key, revision);
 create index changes_by_time on changes (time);
@@ -218,10 +219,15 @@ def latest_changes(
     """The last changes, at most `number`, the oldest first; and the newest revision of which there
     is one missing, `forgotten` or later."""
     select = (
-        "select revision, kind, key, after from changes where revision > ? "
+        "select revision, kind, key, after, before, session from changes where revision > ? "
         "order by rowid desc limit ?"
     )
-    found = [Change(*row) for row in database.execute(select, (forgotten, number))]
+    found = [
+        Change(revision, kind, key, after, before=before, session=session)
+        for revision, kind, key, after, before, session in database.execute(
+            select, (forgotten, number)
+        )
+    ]
     found.reverse()
     if len(found) == number:
         forgotten = found[0].revision

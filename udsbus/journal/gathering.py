@@ -41,6 +41,8 @@ class PastChange(NamedTuple):
     uid: int | None
     client: str | None
     """What that client calls itself."""
+    session: str | None = None
+    """By which the broker knows it."""
 
 
 class KeptAnswer(NamedTuple):
@@ -104,7 +106,7 @@ class Gathering:
             )
             value_before = None if before is None else before.value
             who = self._writers.get(origin)
-            by = (None, None, None) if who is None else who[:3]
+            by = (None, None, None, None) if who is None else who[:4]
             self.changes.append(
                 PastChange(revision, key, kind, value_before, value, turn.time, *by)
             )

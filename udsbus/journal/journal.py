@@ -14,16 +14,27 @@ import msgpack
 
 from ..errors import StorageFailed
 from ..limits import KEPT_BYTES, RECORD_BYTES, SEGMENT_BYTES
-from ..messages import Answered, Change, Effect, Message, Writer
+from ..messages import Answered, Change, DeadlineMoved, Effect, Message, Owned, Writer
 from ..peers import boot_id
 from ..version import __version__
 from .directory import StateDirectory, sync_directory
-from .records import MAGIC, MARK, Changed, Header, frame, header_payload, pack_frame
+from .records import (
+    MAGIC,
+    MARK,
+    RECORDED,
+    Header,
+    frame,
+    header_payload,
+    pack_frame,
+    recorded,
+)
 
 log = logging.getLogger("udsbus.journal")
 
 Durability = Literal["none", "process", "disk"]
 
+Told = Change | DeadlineMoved | Owned
+"""What a turn tells a journal."""
 FEW = 4
 """So many changes fit in one record whatever their values: see RECORD_BYTES and VALUE_BYTES."""
 
@@ -136,11 +147,11 @@ class FileJournal:
             and (not answers or (len(answers) == 1 and answers[0][0] in self._introduced))
         ):  # the commonest, and it shall cost a `set` as little as can be
             try:
-                self._write(effects, None, answers, now)
+                self._write((effects[0][:RECORDED],), None, answers, now)
             except OSError as error:
                 raise self._failed(error, cut_to=self._end) from None
             return True
-        changes: list[Changed] = [one for one in effects if not isinstance(one, Message)]
+        changes: list[Told] = [one for one in effects if not isinstance(one, Message)]
         if not changes:
             return False
         if self.failure is not None:
@@ -152,13 +163,13 @@ class FileJournal:
                 before = self._end
             writers = self._newcomers(changes, answers)
             if len(changes) <= FEW:
-                self._write(changes, writers, answers, now)
+                self._write(recorded(changes), writers, answers, now)
             else:
                 *first, last = _records(changes)
                 for some in first:
-                    self._write(some, writers, [], now, more=True)
+                    self._write(recorded(some), writers, [], now, more=True)
                     writers = None
-                self._write(last, writers, answers, now)
+                self._write(recorded(last), writers, answers, now)
             if self.durability == "disk":
                 self._sync_now()
         except OSError as error:
@@ -176,7 +187,7 @@ class FileJournal:
         now: float,
         more: bool = False,
     ) -> None:
-        """Raises OSError; a part may have been written then."""
+        """`changes` as `recorded` gives them. Raises OSError; a part may have been written then."""
         payload = self._pack((time(), now, self.synced, changes, writers, answers, more))
         position = self._end
         # As `frame` does; a call less is a part of what a `set` takes.
@@ -196,9 +207,7 @@ class FileJournal:
         """A connection has told more of itself: say so with its next change."""
         self._introduced.discard(origin)
 
-    def _newcomers(
-        self, changes: list[Changed], answers: list[Answered]
-    ) -> dict[int, Writer] | None:
+    def _newcomers(self, changes: list[Told], answers: list[Answered]) -> dict[int, Writer] | None:
         """Those who have neither changed anything in this segment before nor been answered."""
         origins = {change.origin for change in changes if isinstance(change, Change)}
         origins |= {answer[0] for answer in answers}
@@ -365,9 +374,9 @@ class Sync(NamedTuple):
             sync_directory(self.directory)
 
 
-def _records(changes: list[Changed]) -> Iterator[list[Changed]]:
+def _records(changes: list[Told]) -> Iterator[list[Told]]:
     """The changes in as many records as it takes, with all of one revision in the same."""
-    some: list[Changed] = []
+    some: list[Told] = []
     size = 0
     revision = -1
     for change in changes:

@@ -15,12 +15,12 @@ from __future__ import annotations
 
 import struct
 import zlib
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import Any, Final, NamedTuple
 
 import msgpack
 
-from ..messages import Answered, Change, DeadlineMoved, Owned, Writer
+from ..messages import Answered, Change, DeadlineMoved, Owned, Recorded, Writer
 from ..version import __version__
 
 MAGIC: Final = b"udsbus journal 1\n"
@@ -32,8 +32,10 @@ pack_frame = _FRAME.pack
 OVERHEAD: Final = _FRAME.size
 
 _new: Any = tuple.__new__
+RECORDED: Final = len(Recorded._fields)
+"""So many fields of a change are in a record."""
 
-Changed = Change | DeadlineMoved | Owned
+Changed = Recorded | DeadlineMoved | Owned
 
 
 class Header(NamedTuple):
@@ -136,6 +138,11 @@ def turn_payload(turn: Turn) -> bytes:
     return msgpack.packb(turn)  # type: ignore[no-any-return]
 
 
+def recorded(changes: Iterable[Change | DeadlineMoved | Owned]) -> list[Any]:
+    """Of each what a record holds."""
+    return [change[:RECORDED] for change in changes]
+
+
 def read_header(data: bytes) -> tuple[Header, int]:
     """The header of a segment, and the offset of the first turn. Raises BadRecord."""
     if data[: len(MAGIC)] != MAGIC:
@@ -161,7 +168,8 @@ def read_turn(payload: bytes, offset: int) -> Turn:
         fields = msgpack.unpackb(payload, use_list=False, strict_map_key=False)
         time, clock, synced, changes, writers, answers, more = fields[:7]
         changed = [
-            _new(Change, change) if len(change) == 6 else _other(*change) for change in changes
+            _new(Recorded, change) if len(change) == RECORDED else _other(*change)
+            for change in changes
         ]
         if writers:
             writers = {origin: Writer(*writer) for origin, writer in writers.items()}

@@ -15,7 +15,7 @@ from time import monotonic, time
 from typing import NamedTuple
 
 from ..errors import JournalDamaged
-from ..messages import Change, Writer
+from ..messages import Recorded, Writer
 from ..peers import boot_id
 from ..version import __version__
 from .database import position_in
@@ -49,7 +49,7 @@ class Extent(NamedTuple):
     """Of the last, in seconds since 1970."""
 
     def with_turn(self, turn: Turn) -> Extent:
-        revisions = [change.revision for change in turn.changes if isinstance(change, Change)]
+        revisions = [change.revision for change in turn.changes if isinstance(change, Recorded)]
         return Extent(
             self.turns + 1,
             self.changes + len(turn.changes),

@@ -15,6 +15,7 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from ..client import requests
+from ..client.following import Change
 from ..errors import InvalidRequest, NotHeld
 from ..messages import GONE
 from .locks import Lock, RLock
@@ -284,6 +285,6 @@ def _first(watch: Any, wanted: Callable[[Any], T | None], timeout: float | None)
             if until is None or monotonic() < until:
                 raise InvalidRequest("the client was closed while this waited")
             return None
-        found = wanted(change)
+        found = wanted(change) if isinstance(change, Change) else None
         if found is not None:
             return found

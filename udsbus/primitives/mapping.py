@@ -200,7 +200,7 @@ class Mapping(DictLike):
                 for key in keys[begin : begin + CLEARED_AT_ONCE]:
                     transaction.delete(key)
 
-    def watch(self, **options: Any) -> Watch:
+    def watch(self, **options: Any) -> Watch[Any]:
         """Follow its changes, see `Client.watch`. Their keys are those of the bus: see `key_of`."""
         return self._client.watch(self.pattern, **options)
 

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import msgpack
 
 from ..errors import Error
+from ..limits import CHANGES_BYTES
 from ..messages import Change, CloseReason, Message
 
 # One packer for the thread of the broker; a client has one for each connection.
 _pack = msgpack.Packer(autoreset=True).pack
+_pack_array: Callable[[int], bytes] = msgpack.Packer(autoreset=True).pack_array_header
 
 
 def forget_buffer() -> None:
@@ -32,8 +35,42 @@ def encode_result(msgid: int | None, result: Any) -> bytes:
     return _pack((1, msgid, None, result))  # type: ignore[no-any-return]
 
 
-def encode_change(change: Change) -> bytes:
-    return _pack((2, "change", (change.revision, change.kind, change.key, change.value)))  # type: ignore[no-any-return]
+def encode_change(change: Change, detail: bool = False) -> bytes:
+    """The notification of a change; `detail`: with the value before and the session."""
+    revision, kind, key, value, _, _, before, session = change
+    if detail:
+        return _pack((2, "change", (revision, kind, key, value, before, session)))  # type: ignore[no-any-return]
+    return _pack((2, "change", (revision, kind, key, value)))  # type: ignore[no-any-return]
+
+
+def encode_part(change: Change, detail: bool = False) -> bytes:
+    """What stands for one change in `encode_changes`: no frame, but a part of many."""
+    _, kind, key, value, _, _, before, session = change
+    if detail:
+        return _pack((kind, key, value, before, session))  # type: ignore[no-any-return]
+    return _pack((kind, key, value))  # type: ignore[no-any-return]
+
+
+def encode_changes(revision: int, parts: list[bytes]) -> list[bytes]:
+    """The notifications of changes that share a revision: one, or as many as it takes to keep each
+    below CHANGES_BYTES, unless a single change is larger."""
+    frames = []
+    some: list[bytes] = []
+    size = 0
+    for part in parts:
+        if size + len(part) > CHANGES_BYTES and some:
+            frames.append(_changes(revision, some, more=True))
+            some, size = [], 0
+        some.append(part)
+        size += len(part)
+    frames.append(_changes(revision, some, more=False))
+    return frames
+
+
+def _changes(revision: int, parts: list[bytes], more: bool) -> bytes:
+    begin = _pack_array(3) + _pack(2) + _pack("changes") + _pack_array(3 if more else 2)
+    array = _pack(revision) + _pack_array(len(parts))
+    return b"".join([begin, array, *parts, _pack(True) if more else b""])
 
 
 def encode_message(topic: str, message: bytes) -> bytes:

@@ -104,6 +104,19 @@ def _integers(name: str, value: Any) -> Any:
     return value
 
 
+def _kinds(name: str, value: Any) -> Any:
+    if value is None:
+        return None
+    known = ", ".join(m.KINDS)
+    for kind in _list(name, value):
+        if type(kind) is not str or kind not in m.KINDS:
+            raise InvalidRequest(f"each of {name} must be one of {known}, not {_shown(kind)}")
+    if not value:
+        raise InvalidRequest(f"{name} must be at least one of {known}")
+    kinds = frozenset(value)
+    return None if len(kinds) == len(m.KINDS) else kinds
+
+
 def _values(name: str, value: Any) -> Any:
     if type(value) is not dict:
         raise InvalidRequest(f"{name} must be a map of key to value, not {_shown(value)}")
@@ -527,7 +540,13 @@ _ROWS = (
     Method(
         "watch", m.Watch, "Be told of every change of the keys that match.",
         "[watch, revision, changes since `from_revision` (nil: they are no longer known)]",
-        (_PATTERN,), (Parameter("from_revision", _optional_integer, "last revision seen"),),
+        (_PATTERN,),
+        (
+            Parameter("from_revision", _optional_integer, "last revision seen"),
+            Parameter("kinds", _kinds, "array of kinds: only changes of these"),
+            Parameter("ignore_own", _flag, "not what this session has changed itself"),
+            Parameter("previous", _flag, "tell the values before, too"),
+        ),
         reads=True,
     ),
     Method("unwatch", m.Unwatch, "End a watch.", "bool: it was there",
@@ -570,6 +589,10 @@ NOTIFICATIONS: dict[str, tuple[str, str]] = {
     "change": (
         "A key that this connection watches has changed.",
         "[revision, kind, key, value or nil]",
+    ),
+    "changes": (
+        "Several keys that this connection watches have changed at one revision.",
+        "[revision, array of [kind, key, value or nil]]",
     ),
     "message": (
         "A message for a subscription of this connection.",

@@ -11,7 +11,7 @@ import pytest
 import udsbus
 from tests.client.support import PATIENCE
 from tests.harness import BrokerProcess
-from udsbus import AsyncClient, Client, InvalidRequest
+from udsbus import AsyncClient, Change, Client, InvalidRequest
 from udsbus.limits import ASYNC_WATCH_BACKLOG, CHANGE_LOG_CHANGES
 
 pytestmark = pytest.mark.anyio
@@ -60,13 +60,14 @@ async def test_a_very_slow_one_gets_the_present_state(
     known: dict[str, Any] = {}
     async with client.watch("w/*", initial=True) as watch:
         (first,) = await taken(watch, 1)
+        assert isinstance(first, Change)
         known[first.key] = first.value
         await anyio.to_thread.run_sync(write, client.address, 0, much, 7)
         await other.delete("w/gone")
         end = await other.set("w/last", "last")
         with anyio.fail_after(PATIENCE):
             while (change := await watch.get()) is not None:
-                if not hasattr(change, "key"):
+                if not isinstance(change, Change):
                     continue
                 if change.value is None:
                     known.pop(change.key)
@@ -75,7 +76,7 @@ async def test_a_very_slow_one_gets_the_present_state(
                 if change.revision >= end and change.key == "w/last":
                     break
         while (change := await watch.get(timeout=0.05)) is not None:
-            if hasattr(change, "key"):
+            if isinstance(change, Change):
                 known.pop(change.key) if change.value is None else known.update(
                     {change.key: change.value}
                 )

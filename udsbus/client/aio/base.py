@@ -6,11 +6,11 @@ import logging
 import os
 import weakref
 from collections import deque
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterable
 from inspect import isawaitable
 from time import monotonic
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, TypeVar, overload
+from typing import TYPE_CHECKING, Any, Literal, TypeVar, overload
 
 import anyio
 
@@ -19,10 +19,10 @@ from ...limits import HEARTBEAT_SECONDS, REQUEST_TIMEOUT
 from ...patterns import check_name
 from .. import requests
 from ..binding import MISSING
-from ..following import Change
+from ..following import Change, ChangeKind
 from ..requests import Call
 from ..subscribing import SubscriptionCore
-from ..watching import WatchCore
+from ..watching import CaughtUp, WatchCore
 from .asked import NEVER
 from .bound import AsyncBound
 from .connected import AsyncConnected
@@ -69,6 +69,32 @@ class AsyncBase(AsyncConnected, AsyncMethods):
 
     # --- what happens -----------------------------------------------------------------------
 
+    @overload
+    def watch(
+        self,
+        pattern: str,
+        *,
+        from_revision: int | None = ...,
+        initial: Literal[False] = ...,
+        conflate: bool = ...,
+        kinds: Iterable[ChangeKind] | None = ...,
+        ignore_own: bool = ...,
+        previous: bool = ...,
+        strict: bool = ...,
+    ) -> AsyncWatch[Change]: ...
+    @overload
+    def watch(
+        self,
+        pattern: str,
+        *,
+        from_revision: int | None = ...,
+        initial: bool,
+        conflate: bool = ...,
+        kinds: Iterable[ChangeKind] | None = ...,
+        ignore_own: bool = ...,
+        previous: bool = ...,
+        strict: bool = ...,
+    ) -> AsyncWatch[Change | CaughtUp]: ...
     def watch(
         self,
         pattern: str,
@@ -76,13 +102,37 @@ class AsyncBase(AsyncConnected, AsyncMethods):
         from_revision: int | None = None,
         initial: bool = False,
         conflate: bool = False,
-    ) -> AsyncWatch:
+        kinds: Iterable[ChangeKind] | None = None,
+        ignore_own: bool = False,
+        previous: bool = False,
+        strict: bool = False,
+    ) -> AsyncWatch[Any]:
         """Follow the changes of the keys that match, from now on; or from after `from_revision`.
 
         It begins with `async with`, or when it is awaited. `initial`: first tell what is there
-        (`kind == "present"`), then what changes, without a gap or a double. `conflate`: of changes
-        not taken yet, only the newest of each key.
+        (`kind == "present"`), then `CaughtUp`, then what changes, without a gap or a double.
+        `conflate`: of changes not taken yet, only the newest of each key. `kinds`: only changes of
+        these. `ignore_own`: none that this client has made. `previous`: with the value that there
+        was before each change. What is told of a state, at the beginning or after changes were
+        missed, is all that is there, whatever the `kinds` and whoever made it. `strict`: when
+        changes were missed, MissedChanges is raised before that.
         """
+        return self._watch(
+            pattern, from_revision, initial, conflate, kinds, ignore_own, previous, strict
+        )
+
+    def _watch(
+        self,
+        pattern: str,
+        from_revision: int | None,
+        initial: bool,
+        conflate: bool = False,
+        kinds: Iterable[str] | None = None,
+        ignore_own: bool = False,
+        previous: bool = False,
+        strict: bool = False,
+        marks: bool = True,
+    ) -> AsyncWatch[Any]:
         self._check_open()
         if from_revision is not None and (type(from_revision) is not int or from_revision < 0):
             raise InvalidRequest(
@@ -90,7 +140,16 @@ class AsyncBase(AsyncConnected, AsyncMethods):
             )
         if initial and from_revision is not None:
             raise InvalidRequest("a watch begins with the initial state or from a revision")
-        core = WatchCore(pattern, from_revision=from_revision, initial=initial)
+        core = WatchCore(
+            pattern,
+            from_revision=from_revision,
+            initial=initial,
+            kinds=kinds,
+            ignore_own=ignore_own,
+            previous=previous,
+            strict=strict,
+            marks=marks,
+        )
         return AsyncWatch(self, core, conflate)
 
     @overload
@@ -144,10 +203,12 @@ class AsyncBase(AsyncConnected, AsyncMethods):
     @overload
     def on_change(self, pattern: str, *, initial: bool = ...) -> Callable[[Called], Called]: ...
     @overload
-    def on_change(self, pattern: str, function: Function, *, initial: bool = ...) -> AsyncWatch: ...
+    def on_change(
+        self, pattern: str, function: Function, *, initial: bool = ...
+    ) -> AsyncWatch[Change]: ...
     def on_change(
         self, pattern: str, function: Function | None = None, *, initial: bool = False
-    ) -> AsyncWatch | Callable[[Called], Called]:
+    ) -> AsyncWatch[Change] | Callable[[Called], Called]:
         """Call a function, async or not, with each `Change` of the keys that match; a decorator.
 
             @client.on_change("config/**")
@@ -166,15 +227,15 @@ class AsyncBase(AsyncConnected, AsyncMethods):
 
         return decorate
 
-    def _call_for(self, pattern: str, function: Function, initial: bool) -> AsyncWatch:
+    def _call_for(self, pattern: str, function: Function, initial: bool) -> AsyncWatch[Change]:
         if not callable(function):
             raise InvalidRequest(f"on_change calls a function, not {type(function).__name__}")
         self._check_usable()
-        watch = self.watch(pattern, initial=initial)
+        watch: AsyncWatch[Change] = self._watch(pattern, None, initial, marks=False)
         self._tasks.start_soon(self._call_with_changes, watch, function)
         return watch
 
-    async def _call_with_changes(self, watch: AsyncWatch, function: Function) -> None:
+    async def _call_with_changes(self, watch: AsyncWatch[Change], function: Function) -> None:
         while not watch.closed:
             try:
                 change = await watch.get()

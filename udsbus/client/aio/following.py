@@ -16,11 +16,11 @@ from ...limits import ASYNC_WATCH_BACKLOG, SUBSCRIPTION_BACKLOG
 from ...wire.values import decode
 from .. import requests
 from ..backlog import Backlog
-from ..following import Change, Message
+from ..following import Change, Message, belong, key_of, read_told
 from ..requests import Call
 from ..subscribing import RawMessage, SubscriptionCore
 from ..subscribing import Step as MessageStep
-from ..watching import RawChange, Step, WatchCore
+from ..watching import State, Step, Told, WatchCore
 from .asked import Waker, wake, waker, woken
 
 if TYPE_CHECKING:
@@ -32,6 +32,7 @@ log = logging.getLogger("udsbus.client")
 
 T = TypeVar("T")
 Item = TypeVar("Item")
+Taken = TypeVar("Taken")
 
 _serials = itertools.count(1)
 
@@ -91,21 +92,28 @@ class AsyncFollower(Generic[T, Item]):
         Raises UnsupportedValue for a value that cannot be read; it goes on. When the broker refuses
         to take it up again after a lost connection, that is raised.
         """
+        item = await self._next_of(self._backlog.take, timeout)
+        return None if item is None else self._read(item)
+
+    async def _next_of(
+        self, take: Callable[[], Taken | None], timeout: float | None
+    ) -> Taken | None:
+        """What `take` takes from the backlog, as soon as there is something."""
         if timeout is not None and type(timeout) not in (int, float):
             raise InvalidRequest(f"timeout must be a number of seconds, not {timeout!r}")
         if not self.started:
             await self.start()
-        item = self._backlog.take()
+        item = take()
         if item is None and not self.closed:
             with anyio.move_on_after(timeout):
-                while (item := self._backlog.take()) is None and not self.closed:
+                while (item := take()) is None and not self.closed:
                     await self._something()
         if item is None:
             if self.closed and self.refusal is not None:
                 raise self.refusal
             return None
         self._taken()
-        return self._read(item)
+        return item
 
     async def _something(self) -> None:
         """Wait until something comes."""
@@ -198,7 +206,16 @@ Answer = Callable[[Any], None]
 Ask = Callable[[Call[Any], Answer], None]
 
 
-class AsyncWatch(AsyncFollower[RawChange, Change]):
+if TYPE_CHECKING:
+    from typing_extensions import TypeVar as TypeVarWithDefault
+
+    What = TypeVarWithDefault("What", default=Change)
+    """What a watch gives, see `Watch`."""
+else:
+    What = TypeVar("What")
+
+
+class AsyncWatch(AsyncFollower[Told, What], Generic[What]):
     """The changes of the keys that match a pattern, in order, without a gap.
 
         async with client.watch("config/**") as watch:
@@ -211,7 +228,7 @@ class AsyncWatch(AsyncFollower[RawChange, Change]):
     """
 
     def __init__(self, client: AsyncBase, core: WatchCore, conflate: bool) -> None:
-        backlog = Backlog[RawChange](BACKLOG_MOST, lambda change: change.key, conflate)
+        backlog = Backlog[Told](BACKLOG_MOST, key_of, conflate)
         super().__init__(client, backlog)
         self._core = core
         self._next: tuple[Ask, Call[Any]] | None = None
@@ -250,9 +267,35 @@ class AsyncWatch(AsyncFollower[RawChange, Change]):
             oldest = self._client._pulse.heard if self._core.live else self._complete
         return max(0.0, monotonic() - oldest)
 
-    def _read(self, item: RawChange) -> Change:
-        revision, kind, key, value = item
-        return Change(revision, kind, key, None if value is None else decode(value))  # type: ignore[arg-type]
+    @property
+    def state(self) -> State:
+        """As of a `Watch`. It is `interrupted` too while it has let go."""
+        if self.closed:
+            return "closed"
+        state, link = self._core.state, self._client._link
+        if state in ("listing", "live") and (self._away or link is None or not link.greeted):
+            return "interrupted"
+        return state
+
+    async def get_transaction(self, timeout: float | None = None) -> list[What]:
+        """All changes of the next revision that has any for this watch; empty when none comes
+        within `timeout` seconds or the watch is closed. More is said at `Watch`."""
+        take = partial(self._backlog.take_together, belong)
+        group = await self._next_of(take, timeout)
+        found = []
+        for index, told in enumerate(group or ()):
+            try:
+                found.append(self._read(told))
+            except BaseException:
+                assert group is not None
+                self._backlog.put_back(
+                    group[:index] + group[index + 1 :], self._client._pulse.heard
+                )
+                raise
+        return found
+
+    def _read(self, item: Told) -> What:
+        return read_told(self.pattern, item)  # type: ignore[return-value]
 
     def _taken(self) -> None:
         if (self._away or self._next is not None) and len(
@@ -272,14 +315,15 @@ class AsyncWatch(AsyncFollower[RawChange, Change]):
         self._next = None
         same = same_bus and not self._missed_bus
         self._missed_bus = False
-        ask(self._core.start(same_bus=same), partial(self._go_on, ask, self._core.started))
+        call = self._core.start(session=self._client.session, same_bus=same)
+        ask(call, partial(self._go_on, ask, self._core.started))
 
     _missed_bus = False
     """While it was away, the broker has lost the revisions that this has seen."""
 
     def _go_on(self, ask: Ask, read: Callable[[Any], Step], answer: Any) -> None:
         step = read(answer)
-        self._put(step.changes)
+        self._put(step.told)
         if step.next is not None:
             if len(self._backlog) > ASYNC_WATCH_BACKLOG:
                 self._next = ask, step.next
@@ -293,9 +337,9 @@ class AsyncWatch(AsyncFollower[RawChange, Change]):
         return lambda: None if core.number is None else requests.unwatch(core.number)
 
     def notified(self, kind: str, params: list[Any]) -> None:
-        if self._away or kind != "change" or not self._core.matches(params[2]):
+        if self._away:
             return
-        self._put(self._core.change(RawChange(*params[:4])))
+        self._put(self._core.notified(kind, params))
         if len(self._backlog) > ASYNC_WATCH_BACKLOG and self._core.live:
             self._away = True
             self.let_go += 1
@@ -308,7 +352,7 @@ class AsyncWatch(AsyncFollower[RawChange, Change]):
     def interrupted(self, heard: float) -> None:
         if self._core.live:
             self._complete = heard
-            self._core.interrupt()
+        self._core.lost()
 
     @property
     def live(self) -> bool:

@@ -14,6 +14,7 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from ...client import requests
+from ...client.following import Change
 from ...errors import InvalidRequest, NotHeld
 from ...messages import GONE
 from .locks import AsyncLock, AsyncRLock
@@ -283,6 +284,6 @@ async def _first(watch: Any, wanted: Callable[[Any], T | None], timeout: float |
             if until is None or monotonic() < until:
                 raise InvalidRequest("the client was closed while this waited")
             return None
-        found = wanted(change)
+        found = wanted(change) if isinstance(change, Change) else None
         if found is not None:
             return found

@@ -185,7 +185,7 @@ class AsyncMapping:
                 for key in keys[begin : begin + CLEARED_AT_ONCE]:
                     transaction.delete(key)
 
-    def watch(self, **options: Any) -> AsyncWatch:
+    def watch(self, **options: Any) -> AsyncWatch[Any]:
         """Follow its changes, see `Client.watch`. Their keys are those of the bus: see `key_of`."""
         return self._client.watch(self.pattern, **options)
 

@@ -187,6 +187,20 @@ GRANTS_PER_TURN: Final = 500
 """Locks given at once to those who waited; the rest follow in the next turn."""
 GRACE_SECONDS: Final = 10.0
 """How long a client without any connection, whose process lives, may take to come back."""
+HEARTBEAT_SECONDS: Final = 5.0
+"""How often a broker tells a client that follows something that it lives, unless
+`connect(heartbeat=...)` says otherwise."""
+HEARTBEAT_LEAST: Final = 0.05
+"""A shorter interval is lengthened to this: a broker that is busy, or a machine, is late by so
+much now and then."""
+HEARTBEAT_MOST: Final = 60.0
+"""A longer one is shortened to this: who hangs shall be found out within minutes."""
+BEATS_MISSED: Final = 3
+"""So many intervals without a sign of life, and the other side is taken to hang."""
+BEATS_PER_TURN: Final = 256
+"""Connections told in one turn that the broker lives; the rest follow in the next."""
+BEAT_SLACK: Final = 0.02
+"""Beats that are due so soon go with those that are due: one wake-up for all of them."""
 LISTEN_BACKLOG: Final = 4096
 """Asked of `listen`; the kernel cuts it to net.core.somaxconn."""
 KEPT_BYTES: Final = 1 * MIB

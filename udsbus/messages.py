@@ -197,6 +197,10 @@ class Unwatch(NamedTuple):
 
 class Subscribe(NamedTuple):
     patterns: list[str]
+    echo: bool = True
+    """Also to what this very client publishes."""
+    details: bool = False
+    """Messages come with the revision that retains them, and the session that published them."""
     policy: str = "drop_oldest"
     """What becomes of messages that are not taken in time: one of POLICIES."""
 
@@ -208,8 +212,14 @@ class Unsubscribe(NamedTuple):
 class Publish(NamedTuple):
     topic: str
     message: bytes
+    retain: bool = False
+    """Keep it as the last message of its topic."""
     wait: float | None = None
     """Seconds to wait for those who subscribe by `block` and are behind; None: not at all."""
+
+
+class Unretain(NamedTuple):
+    topic: str
 
 
 class Hello(NamedTuple):
@@ -219,6 +229,14 @@ class Hello(NamedTuple):
     lane: int = 0
     unanswered: int = 1
     metadata: bytes | None = None
+    heartbeat: float | None = None
+    """Seconds between two signs of life, as the client wishes; None: there shall be none."""
+
+
+class Pong(NamedTuple):
+    """The answer to a `ping`."""
+
+    revision: int
 
 
 class Received(NamedTuple):
@@ -259,14 +277,14 @@ EngineCommand = (
     Get | GetEntry | Exists | GetMany | Set | SetMany | Delete | Increment | Expire | Persist
     | Ttl | Keys | Items | Count | Transaction | SetSchema | Acquire | Release | AddPermits
     | Waiting | Put | Take | Done | GiveBack | Join | Queued | Watch | Unwatch | Subscribe
-    | Unsubscribe | Publish
+    | Unsubscribe | Publish | Unretain
 )  # fmt: skip
-Command = EngineCommand | Batch | Hello | Received | Cancel | Goodbye | Kick | Ping | Info
+Command = EngineCommand | Batch | Hello | Received | Cancel | Pong | Goodbye | Kick | Ping | Info
 WRITES: Final = (
     Set, SetMany, Delete, Increment, Expire, Persist, Transaction, SetSchema, Acquire, Release,
-    AddPermits, Put, Take, Done, GiveBack, Kick,
+    AddPermits, Put, Take, Done, GiveBack, Publish, Unretain, Kick,
 )  # fmt: skip
-"""Those that change what is kept."""
+"""Those that change what is kept; `Publish` does if it is to be retained."""
 
 
 class Later(NamedTuple):
@@ -364,6 +382,11 @@ class Message(NamedTuple):
     topic: str
     message: bytes
     subscribers: tuple[int, ...]
+    detailed: tuple[int, ...] = ()
+    """Others, who want to know the following too."""
+    about: tuple[int | None, str | None] = (None, None)
+    """The revision that retains it, if one does, and the session of who published it, if he has
+    one."""
     waited: bool = False
     """It was not published before there was room for it where publishers shall wait."""
 
@@ -394,6 +417,8 @@ class CloseReason(Enum):
     """The process that opened it is dead, though another holds it open."""
     SLOW_READER = "slow_reader"
     """It is behind, and more was waiting for it than can be kept."""
+    SILENT = "silent"
+    """Nothing was heard of it for three heartbeats: it is stopped, or it hangs."""
     REPLACED = "replaced"
     """Another connection goes on with its lane."""
     TAKEOVER = "takeover"

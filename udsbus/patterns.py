@@ -17,6 +17,8 @@ from .limits import KEY_BYTES, KEY_SEGMENTS
 RESERVED = "$"
 SCHEMA_KEYS = "$sys/schemas/"
 """Below this, the schemas by the patterns that they are of."""
+RETAINED_KEYS = "$sys/retained/"
+"""Below this, the last messages that were to be retained, by their topics."""
 CLIENT_KEYS = "$sys/clients/"
 """Below this, the clients that there are, by their sessions."""
 LOCK_KEYS = "$sys/locks/"

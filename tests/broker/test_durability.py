@@ -340,6 +340,8 @@ WRITES: dict[str, list[Any]] = {
     "expire": ["a", 5.0],
     "persist": ["lease"],
     "transaction": [[], [["get", "a"], ["set", "a", b"\x02"]]],
+    "publish": ["a", b"\x02", {"retain": True}],
+    "unretain": ["a"],
 }
 
 
@@ -365,6 +367,8 @@ def test_writes_are_refused_while_the_disk_is_full(
             assert client.call("transaction", [["a", 1]], [["get", "a"]]) == [2, [b"\x01"]]
             assert everything(client) == before
             assert client.call("ping") == 2
+            assert client.call("publish", "a", b"\x02") == 0  # which changes nothing
+            assert client.call("publish", "a", b"\x02", {"retain": False}) == 0
             assert client.call("info")["journal"]["failure"] == "File too large"
         wait_until(lambda: writable(client), "room again")
         assert client.call("info")["journal"]["failure"] is None

@@ -25,6 +25,7 @@ def test_hello_says_who_answers(any_broker: BrokerProcess) -> None:
         "pid": any_broker.pid,
         "revision": 1,
         "limits": {name: limit.value for name, limit in LIMITS.items()},
+        "heartbeat": None,
     }
 
 
@@ -88,6 +89,7 @@ def test_info_of_a_new_broker(any_broker: BrokerProcess, request: pytest.Fixture
         "waiting": 0,
         "watches": 0,
         "subscriptions": 0,
+        "retained": 0,
         "change_log": 0,
         "connections": 1,
         "behind": 0,
@@ -139,5 +141,5 @@ def test_every_start_is_another_bus(address: str) -> None:
 def test_reasons_are_words_that_never_change() -> None:
     assert {reason.value for reason in CloseReason} == {
         "peer_closed", "peer_reset", "bad_bytes", "too_large", "wrong_user", "too_many",
-        "slow_reader", "kicked", "process_ended", "replaced", "takeover", "shutdown",
+        "slow_reader", "silent", "kicked", "process_ended", "replaced", "takeover", "shutdown",
     }  # fmt: skip

@@ -16,16 +16,32 @@ from .test_changes import began
 def test_publish_prints_the_number_of_receivers(command: Command, client: udsbus.Client) -> None:
     with client.subscribe("news/**") as news:
         assert command.lines("publish", "news/today", '{"a": 1}') == ["1"]
-        assert news.get(20) == ("news/today", {"a": 1})
+        assert news.get(20) == udsbus.Message("news/today", {"a": 1})
         assert command.lines("publish", "news/today", "--raw", "1") == ["1"]
-        assert news.get(20) == ("news/today", "1")
+        assert news.get(20) == udsbus.Message("news/today", "1")
         assert command("publish", "news/today", "-", stdin=b"text\n").out == "1\n"
-        assert news.get(20) == ("news/today", "text")
+        assert news.get(20) == udsbus.Message("news/today", "text")
 
 
 def test_publish_to_nobody(command: Command) -> None:
     code, out, err = command("publish", "news", "1")
     assert (code, out, err) == (1, "0\n", "udsbus: nobody subscribes to 'news'\n")
+
+
+def test_what_is_retained_comes_later_and_is_marked(
+    command: Command, client: udsbus.Client
+) -> None:
+    assert command("publish", "status/a", "[1]", "--retain") == (0, "0\n", "")
+    assert client.retained() == {"status/a": [1]}
+    with command.running("subscribe", "status/*", "-v") as subscribed:
+        assert subscribed.line() == "status/a\t[1]\tretained"
+        client.publish("status/a", 2, retain=True)
+        assert subscribed.line() == "status/a\t2"
+    with command.running("subscribe", "status/*", "--json", "--count", "1") as subscribed:
+        assert subscribed.end() == 0
+        line = json.loads(subscribed.rest())
+        assert line == {"topic": "status/a", "value": 2, "retained": True}
+    client.unretain("status/a")
 
 
 def test_subscribe(command: Command, client: udsbus.Client) -> None:
@@ -54,7 +70,7 @@ def test_subscribe_json_and_count(command: Command, client: udsbus.Client) -> No
         began(subscribed)
         client.publish("a", [1])
         assert subscribed.end() == 0
-        assert json.loads(subscribed.rest()) == {"topic": "a", "value": [1]}
+        assert json.loads(subscribed.rest()) == {"topic": "a", "value": [1], "retained": False}
 
 
 def test_subscribe_timeout(command: Command) -> None:

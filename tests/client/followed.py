@@ -23,7 +23,7 @@ MINE, THEIRS = "mine", "theirs"
 """The session that watches, and another."""
 
 Frame = tuple[Call[Any] | None, Any]
-"""The answer to a request, or (None, notification)."""
+"""The answer to a request, or (None, notification), or (None, revision) for a heartbeat."""
 
 
 class Asked(NamedTuple):
@@ -149,6 +149,11 @@ class FollowedBus:
         turn, self._turn = getattr(self, "_turn", []), []
         self._frames = [*getattr(self, "_frames", []), *turn]
 
+    def beat(self) -> None:
+        """Between turns, when all is told."""
+        self.end_turn()
+        self._frames.append((None, self.engine.revision))
+
     def forget(self, ago: int) -> None:
         """The log forgets all but the last few revisions."""
         self.end_turn()
@@ -192,6 +197,9 @@ class FollowedBus:
         if not self._frames:
             return
         call, content = self._frames.pop(0)
+        if call is None and isinstance(content, int):
+            self.core.beat(content)
+            return
         if call is None:
             self._hear(self.core.notified(content[1], content[2]))
             return

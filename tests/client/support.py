@@ -461,6 +461,8 @@ class FakeBroker:
         self.epoch = 1
         self.sent: list[tuple[int, str, list[Any]]] = []
         """Each request, `hello` too: msgid, method, params."""
+        self.heartbeat: float | None = None
+        """What it agrees to; it does not beat by itself."""
         self.notified: list[tuple[str, list[Any]]] = []
         """Each notification."""
         self._listener = socket.socket(socket.AF_UNIX)
@@ -520,7 +522,9 @@ class FakeBroker:
     def _respond(self, msgid: int, method: str, params: list[Any]) -> bytes:
         self.sent.append((msgid, method, params))
         if method == "hello":
-            result: Any = self.hello or {"bus": self.bus, "epoch": self.epoch, "revision": 0}
+            result: Any = self.hello or {
+                "bus": self.bus, "epoch": self.epoch, "revision": 0, "heartbeat": self.heartbeat,
+            }  # fmt: skip
         elif method == "batch":
             self.requests += [each for each, _ in params[0]]
             results = [self.answer(*request) for request in params[0]]

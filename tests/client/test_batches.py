@@ -125,7 +125,7 @@ def test_a_pipeline_has_the_methods_of_the_client(client: Client) -> None:
         None, 0, False, revision - 2, (1, revision - 2, None), True, True, None, 3, revision - 1,
         True, False, 1,
     ]  # fmt: skip
-    assert message == ("news", "hello")
+    assert message == udsbus.Message("news", "hello")
 
 
 def test_a_pipeline_goes_on_after_a_refusal(client: Client) -> None:

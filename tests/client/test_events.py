@@ -16,7 +16,7 @@ import pytest
 
 import udsbus
 from tests.harness import BrokerProcess, running_broker, wait_until
-from udsbus import Change, Client, InvalidRequest
+from udsbus import Change, Client, InvalidRequest, Message
 from udsbus.client import events as events_module
 from udsbus.client.events import Events
 from udsbus.wire.framing import Decoder
@@ -157,11 +157,11 @@ def test_a_subscription_counts_its_interruptions(
         for number in range(5):
             assert subscription.interruptions == number
             assert client.publish("a/b", number) == 1
-            assert subscription.get(timeout=PATIENCE) == ("a/b", number)
+            assert subscription.get(timeout=PATIENCE) == Message("a/b", number)
             proxy.cut()
             wait_until(lambda: client.publish("a/c", "there?") == 1, "the subscription")
             while (message := subscription.get(timeout=0.2)) is not None:
-                assert message == ("a/c", "there?")
+                assert message == Message("a/c", "there?")
         assert subscription.interruptions == 5
 
 
@@ -174,10 +174,10 @@ def test_a_subscription_that_ends_while_it_reconnects_takes_no_other_along(addre
             ended.append(params[0])
             return True
         if broker.requests.count("subscribe") <= 2:
-            return {"one": 5, "other": 6}[params[0][0]]
+            return [{"one": 5, "other": 6}[params[0][0]], 0, 0]
         restarted.set()
         assert go_on.wait(PATIENCE)
-        return {"one": 6, "other": 5}[params[0][0]]
+        return [{"one": 6, "other": 5}[params[0][0]], 0, 0]
 
     restarted, go_on = threading.Event(), threading.Event()
     with FakeBroker(address, answer) as broker, udsbus.connect(address) as client:
@@ -248,7 +248,7 @@ def test_many_followers_survive_a_restart(address: str) -> None:
         for number, watch in enumerate(watches):
             assert take_number(watch, 1)[0].value == number
         for number, subscription in enumerate(subscriptions):
-            assert subscription.get(timeout=PATIENCE) == (f"a/{number}", number)
+            assert subscription.get(timeout=PATIENCE) == Message(f"a/{number}", number)
             assert subscription.interruptions == 1
         wait_until(lambda: called, "the callback")
 
@@ -322,7 +322,7 @@ def test_unknown_notifications_are_ignored(address: str) -> None:
     with FakeBroker(address, answer) as broker, udsbus.connect(address) as client:
         with client.watch("a") as watch:
             broker.send(
-                notification("ping", 7) + notification("change", 6, "created", "a", b"\x01")
+                notification("whisper", 7) + notification("change", 6, "created", "a", b"\x01")
             )
             assert watch.get(timeout=PATIENCE) == Change(6, "created", "a", 1)
             broker.send(notification("change", 7, "renamed", "a", b"\x02", "and more"))

@@ -448,7 +448,7 @@ def test_patterns_of_subscriptions(client: Client, bus: BrokerProcess) -> None:
         for source, messages in zip((both, news, everything), received, strict=True):
             while not messages or messages[-1].topic != "news/end":
                 messages.append(source.get(timeout=PATIENCE))
-    assert received == [
+    assert [[message[:2] for message in messages] for messages in received] == [
         [("news/a", 1), ("news/a/b", [2]), ("alarm", None), ("news/end", 4)],
         [("news/a", 1), ("news/end", 4)],
         [("news/a", 1), ("news/a/b", [2]), ("alarm", None), ("elsewhere", 3), ("news/end", 4)],

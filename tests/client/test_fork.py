@@ -13,7 +13,7 @@ import pytest
 
 import udsbus
 from tests.harness import BrokerProcess, running_broker, wait_until
-from udsbus import Client, Watch
+from udsbus import Client, Message, Watch
 
 from .support import (
     PATIENCE,
@@ -236,8 +236,8 @@ def test_a_subscription_goes_on_in_the_parent_and_in_the_child(client: Client) -
             wait_until(lambda: client.publish("a", "ready?") == 2, "the child's subscription")
             return ready.result()
 
-        assert in_child(work) == ("a", "ready?")
-        assert subscription.get(timeout=PATIENCE) == ("a", "ready?")
+        assert in_child(work) == Message("a", "ready?")
+        assert subscription.get(timeout=PATIENCE) == Message("a", "ready?")
         assert subscription.interruptions == 0
 
 

@@ -16,7 +16,7 @@ import pytest
 
 import udsbus
 from tests.harness import BrokerProcess, wait_until
-from udsbus import Client, InvalidRequest
+from udsbus import Client, InvalidRequest, Message
 
 from .support import Ticks, at_every_moment, in_child
 
@@ -55,7 +55,7 @@ def watch(client: Client) -> None:
 def subscription(client: Client) -> None:
     with client.subscribe("a") as subscription:
         assert client.publish("a", 1) == 1
-        assert subscription.get(timeout=TIMEOUT) == ("a", 1)
+        assert subscription.get(timeout=TIMEOUT) == Message("a", 1)
 
 
 ACTIONS = [ask, pipeline, transaction, watch, subscription]

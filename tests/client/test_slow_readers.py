@@ -379,5 +379,5 @@ def test_one_may_be_ready_to_wait_for_ever(client: Client) -> None:
     with client.subscribe("t", policy="block") as subscription:
         assert client.publish("t", 1, wait=float("inf")) == 1
         assert client.publish("t", 2, wait=0) == 1
-        assert subscription.get(PATIENCE) == ("t", 1)
+        assert subscription.get(PATIENCE) == ("t", 1, False)
         assert subscription.policy == "block"

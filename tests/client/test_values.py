@@ -17,7 +17,7 @@ from typing import Any
 import pytest
 
 from tests.harness import BrokerProcess, RawClient
-from udsbus import Client, UnsupportedValue
+from udsbus import Client, Message, UnsupportedValue
 from udsbus.limits import MIB
 
 from .support import take_number
@@ -109,7 +109,7 @@ def test_bytes_that_are_no_value_are_named_as_such(
             with pytest.raises(UnsupportedValue, match=message):
                 read()
         assert take_number(watch, 1)[0].key == "a/good"
-        assert subscription.get(timeout=10) == ("a/good", 1)
+        assert subscription.get(timeout=10) == Message("a/good", 1)
         assert client.keys("a/*") == ["a/bad", "a/good"]
         client.set("a/bad", "mended")
         assert client.get("a/bad") == "mended"

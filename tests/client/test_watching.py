@@ -15,7 +15,7 @@ from udsbus.limits import CHANGES_BYTES
 from udsbus.messages import Watch
 from udsbus.wire import encoding
 
-from .followed import Asked, FollowedBus
+from .followed import LOG_CHANGES, Asked, FollowedBus
 
 KEYS = ["a/b", "a/c", "a/d/e", "a", "c"]
 
@@ -35,6 +35,7 @@ STEPS: list[Any] = [
     step(FollowedBus.pass_time),
     step(FollowedBus.answer),
     step(FollowedBus.end_turn),
+    step(FollowedBus.beat),
     *[step(FollowedBus.receive)] * 3,
     *[step(FollowedBus.round_trip)] * 4,
     *[step(FollowedBus.cut_after, frames) for frames in range(4)],
@@ -114,6 +115,36 @@ def test_what_was_told_of_is_told_to_be_gone_on_another_bus() -> None:
         ("deleted", "a/2"),
     ]
     assert bus.core.started_over == 1
+
+
+@pytest.mark.parametrize("beats", [True, False])
+def test_an_idle_watch_goes_on_from_the_last_beat(beats: bool) -> None:
+    """The broker has long forgotten where it began."""
+    bus = FollowedBus("a/*", initial=True, since=None, before=["a/1"])
+    bus.catch_up()
+    for _ in range(2 * LOG_CHANGES):
+        bus.set("c")
+    if beats:
+        bus.beat()
+        bus.receive()
+    bus.cut()
+    bus.set("a/2")
+    bus.catch_up()
+    assert bus.core.started_over == (0 if beats else 1)
+    assert [change.kind for change in bus.told if change.key == "a/2"] == (
+        ["created"] if beats else ["present"]
+    )
+
+
+def test_a_beat_between_the_pages_of_a_list_is_no_news() -> None:
+    """What is listed later may be of before it."""
+    bus = FollowedBus("a/*", initial=True, since=None, before=["a/1", "a/2", "a/3"])
+    bus.round_trip()
+    bus.beat()
+    bus.receive()
+    bus.cut()
+    bus.catch_up()
+    assert {change.key for change in bus.told} == {"a/1", "a/2", "a/3"}
 
 
 HISTORY: list[Any] = [

@@ -19,6 +19,8 @@ from .support import TextNumbers
 
 Reasons = set[type[Error]]
 
+RETAINED = "$sys/retained/"
+
 
 class Refused(Exception):
     """The command is refused with an error of one of these classes."""
@@ -97,6 +99,10 @@ class Model:
         self.watched: dict[int, m.Watch] = {}
         """Number → what was asked for."""
         self.subscriptions: dict[int, tuple[int, list[str]]] = {}
+        self.quiet: dict[int, tuple[int, list[str]]] = {}
+        """Those without echo."""
+        self.detailed: set[int] = set()
+        """The numbers of those with details."""
         self.registered = 0
         self.sessions: dict[int, str] = {}
         """Connection → its session."""
@@ -121,7 +127,7 @@ class Model:
         self._remove(key, m.EXPIRED, self.revision + 1, 0)
 
     def disconnect(self, origin: int) -> None:
-        for register in (self.watches, self.subscriptions):
+        for register in (self.watches, self.subscriptions, self.quiet):
             for number in [n for n, (owner, _) in register.items() if owner == origin]:
                 del register[number]
 
@@ -136,8 +142,16 @@ class Model:
     def watchers(self, key: str) -> set[int]:
         return _interested(self.watches, key)
 
-    def subscribers(self, topic: str) -> set[int]:
-        return _interested(self.subscriptions, topic)
+    def subscribers(self, topic: str, publisher: int) -> set[int]:
+        session = self.sessions.get(publisher)
+        own = {each for each, of in self.sessions.items() if of == session} | {publisher}
+        others = _interested(self.quiet, topic) - own
+        return _interested(self.subscriptions, topic) | others
+
+    def details_for(self) -> set[int]:
+        """The connections that have a subscription with details."""
+        registered = self.subscriptions | self.quiet
+        return {owner for number, (owner, _) in registered.items() if number in self.detailed}
 
     def changes_since(self, revision: int, pattern: str) -> list[m.Change] | None:
         """The changes that a resumed watch has missed; None when they are not all known."""
@@ -261,19 +275,49 @@ class Model:
     def Unwatch(self, origin: int, command: m.Unwatch, now: float) -> bool:
         return _unregister(self.watches, origin, command.watch)
 
-    def Subscribe(self, origin: int, command: m.Subscribe, now: float) -> int:
+    def Subscribe(self, origin: int, command: m.Subscribe, now: float) -> Any:
         _refuse({reason for pattern in command.patterns for reason in wrong_pattern(pattern)})
-        return self._register(self.subscriptions, origin, command.patterns)
+        register = self.subscriptions if command.echo else self.quiet
+        number = self._register(register, origin, command.patterns)
+        if not command.details:
+            return number
+        self.detailed.add(number)
+        return number, self.revision, sum(key.startswith(RETAINED) for key in self.rows)
 
     def Unsubscribe(self, origin: int, command: m.Unsubscribe, now: float) -> bool:
-        return _unregister(self.subscriptions, origin, command.subscription)
+        number = command.subscription
+        loud = _unregister(self.subscriptions, origin, number)
+        return loud or _unregister(self.quiet, origin, number)
 
     def Publish(self, origin: int, command: m.Publish, now: float) -> int:
-        _refuse(not_writable(command.topic) | wrong_value(command.message))
-        told = tuple(sorted(self.subscribers(command.topic)))
+        key = RETAINED + command.topic
+        too_long = wrong_shape(key) if command.retain else set()
+        _refuse(not_writable(command.topic) | wrong_value(command.message) | too_long)
+        revision = None
+        if command.retain:
+            revision = self.revision + 1
+            kind = m.UPDATED if key in self.rows else m.CREATED
+            self._write(key, kind, Row(command.message, revision, None), origin)
+        told = self.subscribers(command.topic, origin)
+        detailed = told & self.details_for()
         if told:
-            self.effects.append(m.Message(command.topic, command.message, told))
+            self.effects.append(
+                m.Message(
+                    command.topic,
+                    command.message,
+                    tuple(sorted(told - detailed)),
+                    tuple(sorted(detailed)),
+                    (revision, self.sessions.get(origin)) if detailed else (None, None),
+                )
+            )
         return len(told)
+
+    def Unretain(self, origin: int, command: m.Unretain, now: float) -> bool:
+        _refuse(not_writable(command.topic))
+        there = RETAINED + command.topic in self.rows
+        if there:
+            self._remove(RETAINED + command.topic, m.DELETED, self.revision + 1, origin)
+        return there
 
     # --- their parts ---
 

@@ -81,8 +81,16 @@ watches = st.builds(
     st.booleans(),
 )
 """Here `from_revision` is how many revisions ago."""
-subscriptions = st.builds(m.Subscribe, st.lists(selections, max_size=3))
-publications = st.builds(m.Publish, keys, values, st.none())
+subscriptions = st.builds(
+    m.Subscribe,
+    st.lists(selections, max_size=3),
+    st.booleans(),
+    st.booleans(),
+    st.sampled_from(m.POLICIES),
+)
+publications = st.builds(m.Publish, keys, values, st.booleans(), st.none()) | st.builds(
+    m.Unretain, keys
+)
 deadlines = st.builds(m.Expire, keys, seconds) | st.builds(m.Persist, keys)
 connections = st.integers(1, 3)
 
@@ -112,7 +120,9 @@ def carry_out(engine: Engine, origin: int, command: m.EngineCommand, now: float)
 def comparable(effects: list[m.Effect]) -> Effects:
     """With their classes, since named tuples of two classes may be equal; subscribers sorted."""
     return tuple(
-        (type(e), (*e[:2], tuple(sorted(e.subscribers))) if isinstance(e, m.Message) else tuple(e))
+        (type(e), (*e[:2], tuple(sorted(e.subscribers)), tuple(sorted(e.detailed)), *e[4:]))
+        if isinstance(e, m.Message)
+        else (type(e), tuple(e))
         for e in effects
     )
 
@@ -294,12 +304,14 @@ class Bus(RuleBasedStateMachine):
         for interest, register in (
             (self.engine.watches, self.model.watches),
             (self.engine.subscriptions, self.model.subscriptions),
+            (self.engine.registrations.quiet, self.model.quiet),
         ):
             assert len(interest) == sum(len(patterns) for _, patterns in register.values())
             if not register:
                 assert not interest._root.branches
         for origin in (1, 2, 3):
-            registered = [*self.model.watches.values(), *self.model.subscriptions.values()]
+            subscribed = self.model.subscriptions | self.model.quiet
+            registered = [*self.model.watches.values(), *subscribed.values()]
             theirs = any(owner == origin for owner, _ in registered)
             assert self.engine.has_patterns(origin) == theirs
 

@@ -21,7 +21,7 @@ def engine_with(policy: str = m.BLOCK) -> Engine:
     engine = new_engine()
     engine.keep_undo()
     engine.sessions.update({PUBLISHER: "p", SECOND: "s"})
-    engine.execute(SLOW, m.Subscribe(["t/*"], policy), 0.0)
+    engine.execute(SLOW, m.Subscribe(["t/*"], policy=policy), 0.0)
     engine.execute(OTHER, m.Subscribe(["**"]), 0.0)
     engine.settle()
     engine.publishing.fell_behind(SLOW)
@@ -35,7 +35,7 @@ def publish(
     origin: int = PUBLISHER,
     topic: str = "t/a",
 ) -> Any:
-    return engine.execute(origin, m.Publish(topic, text, wait), 0.0)
+    return engine.execute(origin, m.Publish(topic, text, wait=wait), 0.0)
 
 
 def sent(engine: Engine) -> list[bytes]:

@@ -23,10 +23,17 @@ asked = st.tuples(
     st.one_of(
         writes,
         watches,
-        st.builds(m.Subscribe, st.just(["a/**", "b"]), st.sampled_from(m.POLICIES)),
+        st.builds(
+            m.Subscribe,
+            st.just(["a/**", "b"]),
+            st.booleans(),
+            st.booleans(),
+            st.sampled_from(m.POLICIES),
+        ),
         st.builds(m.Unwatch, st.integers(1, 4)),
         st.builds(m.Unsubscribe, st.integers(1, 4)),
-        st.builds(m.Publish, st.just("a/b"), st.just(b"x"), st.none()),
+        st.builds(m.Publish, st.just("a/b"), st.just(b"x"), st.booleans(), st.none()),
+        st.builds(m.Unretain, st.just("a/b")),
     ),
     st.sampled_from([0.0, 0.0, 0.3, 2.0]),
 )
@@ -62,6 +69,11 @@ def state(engine: Engine) -> Any:
         [sorted(engine.subscriptions.find(name)) for name in ("a", "b", "a/b")],
         [sorted(engine.publishing.blocking.find(name)) for name in ("a", "b", "a/b")],
         [sorted(engine.publishing.disconnecting.find(name)) for name in ("a", "b", "a/b")],
+        [sorted(engine.registrations.quiet.find(name)) for name in ("a", "b", "a/b")],
+        dict(engine.registrations.detailed),
+        engine.registrations.patterns,
+        engine.registrations.quiet_patterns,
+        engine.retained,
         [engine.has_patterns(origin) for origin in (1, 2)],
         dict(engine.wants),
     )
@@ -97,7 +109,9 @@ def split(outcomes: list[Any]) -> tuple[list[Any], set[str]]:
     """What has expired apart: of what is due at the same time, either may be first, as of the
     subscribers to a message."""
     outcomes = [
-        one._replace(subscribers=tuple(sorted(one.subscribers)))
+        one._replace(
+            subscribers=tuple(sorted(one.subscribers)), detailed=tuple(sorted(one.detailed))
+        )
         if isinstance(one, m.Message)
         else one
         for one in outcomes

@@ -17,7 +17,7 @@ from udsbus.wire import values
 from udsbus.wire.methods import METHODS, TRANSACTION_METHODS, Method, Parameter
 
 WRITES = {"set", "set_many", "delete", "increment", "expire", "persist", "transaction", "publish",
-          "set_schema", "batch", "kick", "acquire", "release", "add_permits",
+          "set_schema", "batch", "kick", "unretain", "acquire", "release", "add_permits",
           "put", "take", "done", "give_back"}  # fmt: skip
 
 
@@ -49,6 +49,8 @@ GOOD: dict[str, list[tuple[Any, Any]]] = {
     "ephemeral": [(True, True), (False, False)],
     "keep": [(True, True), (False, False)],
     "metadata": [(b"\x01", b"\x01"), ({"a": 1}, packed({"a": 1})), (None, None)],
+    "heartbeat": [(1, 1.0), (0.5, 0.5), (None, None)],
+    "revision": [(0, 0), (7, 7)],
     "client": [("s", "s")],
     "fence": [(7, 7), (None, None)],
     "lock": [("a/b", "a/b"), ("", "")],
@@ -97,6 +99,9 @@ GOOD: dict[str, list[tuple[Any, Any]]] = {
     "watch": [(1, 1)],
     "subscription": [(1, 1)],
     "patterns": [(["a/*", "**"], ["a/*", "**"]), ([], [])],
+    "echo": [(True, True), (False, False)],
+    "details": [(True, True), (False, False)],
+    "retain": [(True, True), (False, False)],
     "topic": [("t", "t")],
     "message": [(b"\x01", b"\x01"), ("hi", b"\xa2hi")],
     "policy": [("drop_oldest", "drop_oldest"), ("disconnect", "disconnect"), ("block", "block")],
@@ -125,6 +130,8 @@ WRONG: dict[str, list[Any]] = {
     "ephemeral": [None, 0, 1, "true", [], {}],
     "keep": [None, 0, 1, "true", [], {}],
     "metadata": [],
+    "heartbeat": NO_SECONDS,
+    "revision": NO_INTEGER,
     "client": NO_TEXT,
     "fence": NO_INTEGER[1:],
     "lock": NO_TEXT,
@@ -164,6 +171,9 @@ WRONG: dict[str, list[Any]] = {
     "watch": NO_INTEGER,
     "subscription": NO_INTEGER,
     "patterns": [None, "a", [1], {}, [["a"]]],
+    "echo": [None, 0, 1, "true", [], {}],
+    "details": [None, 0, 1, "true", [], {}],
+    "retain": [None, 0, 1, "true", [], {}],
     "topic": NO_TEXT,
     "message": [],
     "policy": [None, "", "drop", "Block", b"block", 1, ["block"], {}],

@@ -21,7 +21,7 @@ from ..errors import (
     UnsupportedValue,
 )
 from ..limits import FRAME_BYTES, KEPT_BYTES, PAGE_BYTES, SHARE_SECONDS
-from ..messages import WRITES, Batch, Command, Get, Later, Transaction
+from ..messages import WRITES, Batch, Command, Get, Later, Publish, Transaction
 from ..wire.encoding import encode_result, forget_buffer, refusal
 from ..wire.methods import BATCHED, METHODS, Method
 from .statistics import Statistics
@@ -133,6 +133,8 @@ def _refusing(failure: StorageFailed, command: type[Command], handler: Handler) 
 
     def refuse(number: int, now: float, *fields: Any) -> Any:
         if command is Transaction and all(type(operation) is Get for operation in fields[1]):
+            return handler(number, now, *fields)
+        if command is Publish and not any(fields[2:3]):  # which is not to be retained
             return handler(number, now, *fields)
         raise failure.with_traceback(None)  # it would grow with each raise
 

@@ -27,8 +27,8 @@ class Connection:
 
     __slots__ = (
         "_hub", "_interest", "_recv", "_send", "_waiting", "above_since", "behind", "decoder",
-        "ended", "fd", "lane", "linger_until", "name", "number", "output", "peer", "requests",
-        "room", "socket", "stalled",
+        "ended", "fd", "heard", "heartbeat", "lane", "linger_until", "missed", "name", "number",
+        "output", "peer", "requests", "room", "socket", "stalled",
     )  # fmt: skip
 
     def __init__(self, number: int, sock: socket.socket, peer: Peer, hub: Hub) -> None:
@@ -57,6 +57,12 @@ class Connection:
         """When more than OUTPUT_SOFT_BYTES were first found waiting, if that is so."""
         self.behind: Behind | None = None
         """What it is to be told when it has taken what waits, if it does not keep up."""
+        self.heartbeat = 0.0
+        """Seconds between two beats, as agreed with its client; 0: it wants none."""
+        self.heard = True
+        """There was a sign of life since the last beat."""
+        self.missed = 0
+        """Beats in a row before which there was none."""
         self._waiting = bytearray()
         self._hub = hub
         self._interest = READ
@@ -85,6 +91,16 @@ class Connection:
         except OSError:
             self.end(CloseReason.PEER_RESET)
             return b""
+
+    def has_input(self) -> bool:
+        """Whether there is something to receive; the end counts too."""
+        try:
+            self.socket.recv(1, socket.MSG_PEEK)
+        except (BlockingIOError, InterruptedError):
+            return False
+        except OSError:
+            pass
+        return True
 
     def end(self, reason: CloseReason) -> None:
         """Read no more; to be closed when what is queued has been flushed."""

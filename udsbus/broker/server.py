@@ -276,6 +276,7 @@ class Broker:
         lane: int,
         unanswered: int,
         metadata: bytes | None,
+        heartbeat: float | None,
     ) -> dict[str, Any]:
         if version != PROTOCOL_VERSION:
             raise ProtocolError(
@@ -308,6 +309,7 @@ class Broker:
             "pid": os.getpid(),
             "revision": self._engine.revision,
             "limits": {name: limit.value for name, limit in LIMITS.items()},
+            "heartbeat": self.turn.beats.agree(connection, heartbeat, now),
         }
 
     def _goodbye(self, number: int, now: float) -> bool:
@@ -345,7 +347,8 @@ class Broker:
             "locks": len(engine.locks.tokens),
             "waiting": len(engine.waiting.waiters),
             "watches": len(engine.watches),
-            "subscriptions": len(engine.subscriptions),
+            "subscriptions": engine.registrations.patterns - len(engine.watches),
+            "retained": engine.retained,
             "change_log": len(engine.log),
             "connections": len(self.turn.connections),
             "behind": len(self.turn.slow.behind),

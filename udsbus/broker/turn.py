@@ -47,7 +47,9 @@ from ..messages import (
     Effect,
     Later,
     Message,
+    Pong,
     Received,
+    Subscribe,
     Unwatch,
     Watch,
     Writer,
@@ -55,6 +57,7 @@ from ..messages import (
 from ..spinning import Spinning
 from ..wire.encoding import (
     encode_closing,
+    encode_detailed,
     encode_error,
     encode_message,
     encode_result,
@@ -65,6 +68,7 @@ from ..wire.methods import ANSWERS_KEPT
 from .answering import Answering, Handler
 from .connection import Connection
 from .fanout import Revision
+from .heartbeats import Heartbeats
 from .hub import HANGUP, READ, WRITE, Hub
 from .lanes import Answers, Lanes
 from .listener import Listener
@@ -96,9 +100,10 @@ class Turn:
         self._journal = journal
         self._listener = listener
         self._hub = hub
+        self.beats = Heartbeats(self.connections, engine.has_patterns, self._end_number)
         handlers = engine.handlers | own_commands
-        handlers |= {Watch: self._watch, Unwatch: self._unwatch}
-        handlers |= {Received: self._received, Cancel: self._cancel}
+        handlers |= {Watch: self._watch, Unwatch: self._unwatch, Subscribe: self._subscribe}
+        handlers |= {Received: self._received, Cancel: self._cancel, Pong: self.beats.pong}
         self._answering = Answering(handlers, statistics)
         self._fanned_out: list[Effect] = []
         """Effects of this turn that are queued for their watchers but not in the journal yet."""
@@ -202,6 +207,9 @@ class Turn:
         deadline, due = self._engine.next_deadline(), self.sessions.due
         if due is not None and (deadline is None or due < deadline) and not self._refusing:
             deadline = due
+        beat = self.beats.due
+        if beat is not None and (deadline is None or beat < deadline):
+            deadline = beat
         for connection in self._ending:
             until = connection.linger_until
             if until is not None and (deadline is None or until < deadline):
@@ -242,8 +250,9 @@ class Turn:
                 if not connection.send_waiting():
                     self._lost(connection, CloseReason.PEER_CLOSED)
                     continue
+                connection.heard = True  # it does take its output
                 if connection.linger_until is not None:
-                    connection.linger_until = now + DRAIN_SECONDS  # it does take its output
+                    connection.linger_until = now + DRAIN_SECONDS
                 if connection.behind is not None:
                     self.slow.taken(connection)
                 if connection.stalled:
@@ -277,6 +286,9 @@ class Turn:
             self._fan_out(effects[len(self._fanned_out) :] if self._fanned_out else effects)
             self._fanned_out = []
             self._expose(effects)
+        beat = self.beats.due
+        if beat is not None and beat <= now:  # now that all up to this revision is on its way
+            self._touched += self.beats.tend(now, self._engine.revision)
         touched = self._touched
         if touched:
             # Backwards, so that events leave before the reply to who has caused them.
@@ -421,6 +433,7 @@ class Turn:
             return  # it has its share of this turn; what it sent since waits in the socket
         data = connection.receive()
         if data:
+            connection.heard = True
             self._askers.add(connection.number)
             messages = connection.decoder.feed(data)
             if messages:
@@ -503,12 +516,20 @@ class Turn:
         self._touched.append(connection)
 
     def _watch(self, number: int, now: float, *fields: Any) -> Any:
-        """A watch is told of later changes only: those before it in this turn are fanned out first,
-        to the watches that were there already."""
+        self._begin_to_follow(number, now)
+        return self._engine.handlers[Watch](number, now, *fields)
+
+    def _subscribe(self, number: int, now: float, *fields: Any) -> Any:
+        self._begin_to_follow(number, now)
+        return self._engine.handlers[Subscribe](number, now, *fields)
+
+    def _begin_to_follow(self, number: int, now: float) -> None:
+        """Who begins is told of later changes and messages only: those before in this turn are
+        fanned out first, to whoever was there already."""
         effects = self._engine.take_effects()
         self._fan_out(effects, early=True)
         self._fanned_out += effects
-        return self._engine.handlers[Watch](number, now, *fields)
+        self.beats.follow(number, now)
 
     def _unwatch(self, number: int, now: float, watch: int) -> Any:
         """After the answer nothing comes for that watch."""
@@ -546,9 +567,9 @@ class Turn:
     def _fan_out(self, effects: list[Effect], early: bool = False) -> None:
         """Queue each change and message for those who asked for it. `early`: it is not in the
         journal yet."""
-        watches, subscriptions = self._engine.watches, self._engine.subscriptions
-        if not len(watches) and not len(subscriptions):
+        if not self._engine.registrations.patterns:
             return
+        watches = self._engine.watches
         together: Revision | None = None
         for effect in effects:
             if type(effect) is Change:
@@ -565,11 +586,19 @@ class Turn:
                     self._tell_changes(together, early)
                     together = None
                 self._statistics.messages += 1
-                frame = encode_message(effect.topic, effect.message)
-                for connection in self._tell(effect.subscribers, [frame]):
-                    self._put_off(connection, effect, frame, early)
+                self._tell_message(effect, early)
         if together is not None:
             self._tell_changes(together, early)
+
+    def _tell_message(self, message: Message, early: bool) -> None:
+        if message.subscribers:
+            frame = encode_message(message.topic, message.message)
+            for connection in self._tell(message.subscribers, [frame]):
+                self._put_off(connection, message, frame, early)
+        if message.detailed:
+            frame = encode_detailed(message)
+            for connection in self._tell(message.detailed, [frame]):
+                self._put_off(connection, message, frame, early)
 
     def _tell_changes(self, together: Revision, early: bool) -> None:
         behind = self.slow.behind

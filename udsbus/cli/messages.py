@@ -28,26 +28,28 @@ if TYPE_CHECKING:
 @click.command("publish", cls=Command)
 @click.argument("topic", type=Name())
 @click.argument("message", type=Text())
+@click.option("--retain", is_flag=True, help="Keep it as the last of its topic, for later ones.")
 @value_options
 @timeout_option
 @socket_option
-def publish_command(topic: str, message: str, as_json: bool, raw: bool) -> int:
+def publish_command(topic: str, message: str, retain: bool, as_json: bool, raw: bool) -> int:
     """Send MESSAGE to whoever subscribes to TOPIC now.
 
     Prints how many clients that are. MESSAGE is read as `udsbus set` reads a value: JSON or else
-    text, "-" for stdin.
+    text, "-" for stdin. With --retain it is kept, and whoever subscribes later gets it at once.
 
-    Exit code 1 if nobody got it.
+    Exit code 1 if nobody got it and it is not kept.
     """
     from ..client import requests
     from .asking import asker
 
     content = read_value(message, as_json=as_json, raw=raw)
-    receivers = asker().ask(requests.publish(topic, content))
+    receivers = asker().ask(requests.publish(topic, content, retain))
     write_line(str(receivers))
-    if not receivers:
+    if not receivers and not retain:
         complain(f"nobody subscribes to {topic!r}")
-    return DONE if receivers else ABSENT
+        return ABSENT
+    return DONE
 
 
 @click.command("subscribe", cls=Command)
@@ -70,8 +72,9 @@ def subscribe_command(
 ) -> int:
     """Print the messages to the topics that match a PATTERN.
 
-    One a line, as they come. A line is topic and message with a tab between. Runs until Ctrl-C,
-    and through restarts of the broker; stderr says when messages may have been missed.
+    One a line, as they come. A line is topic and message with a tab between, and `retained` behind
+    another for one that was published before, with --retain. Runs until Ctrl-C, and through
+    restarts of the broker; stderr says when messages may have been missed.
     """
     from .following import follow
 
@@ -83,7 +86,8 @@ def subscribe_command(
 
 
 def _fields(message: Message) -> str:
-    return f"{shown(message.topic)}\t{json_of(message.value)}"
+    retained = "\tretained" if message.retained else ""
+    return f"{shown(message.topic)}\t{json_of(message.value)}{retained}"
 
 
 def _object(message: Message) -> str:

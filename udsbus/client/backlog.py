@@ -41,8 +41,9 @@ class Backlog(Generic[T]):
         self._limit = limit
         self._key = key
         self._always = conflate
-        self._items: deque[T] = deque()
-        self._newest: OrderedDict[Hashable, T] = OrderedDict()
+        self._items: deque[tuple[T, float]] = deque()
+        """Each with the time at which it came."""
+        self._newest: OrderedDict[Hashable, tuple[T, float]] = OrderedDict()
         """Not a dict, which is slow to take from the front."""
         self._marks: deque[tuple[T, set[Hashable]]] = deque()
         """The marks, while conflating, and the keys of what must be taken before each."""
@@ -61,12 +62,22 @@ class Backlog(Generic[T]):
     def __len__(self) -> int:
         return len(self._items) + len(self._newest) + len(self._marks)
 
-    def put(self, items: list[T]) -> None:
+    @property
+    def oldest(self) -> float | None:
+        """When the first item came that was not taken yet; None: there is none."""
+        with self._lock:
+            if self._items:
+                return self._items[0][1]
+            return next(iter(self._newest.values()))[1] if self._newest else None
+
+    def put(self, items: list[T], now: float = 0.0) -> None:
+        """`now`: when they have come, on any clock that `oldest` is to be read by."""
+        timed = [(items[0], now)] if len(items) == 1 else [(item, now) for item in items]
         with self._lock:
             if self._conflating:
-                self._conflate(items)
+                self._conflate(timed)
             else:
-                self._items.extend(items)
+                self._items.extend(timed)
                 if len(self._items) > self._limit:
                     self._overflow()
             self._ring()
@@ -89,11 +100,11 @@ class Backlog(Generic[T]):
                 found.append(following)
             return found
 
-    def put_back(self, items: list[T]) -> None:
-        """Items that were taken last, and are to be taken again."""
+    def put_back(self, items: list[T], now: float = 0.0) -> None:
+        """Items that were taken last, and are to be taken again; `now` as for `put`."""
         with self._lock:
             if not self._conflating:
-                self._items.extendleft(reversed(items))
+                self._items.extendleft((item, now) for item in reversed(items))
                 return
             for item in reversed(items):
                 key = None if self._key is None else self._key(item)
@@ -102,7 +113,7 @@ class Backlog(Generic[T]):
                 elif key in self._newest:
                     self.skipped += 1
                 else:
-                    self._newest[key] = item
+                    self._newest[key] = item, now
                     self._newest.move_to_end(key, last=False)
 
     def await_bell(self) -> int | None:
@@ -153,7 +164,7 @@ class Backlog(Generic[T]):
 
     def _take(self) -> T | None:
         if self._items:
-            return self._items.popleft()
+            return self._items.popleft()[0]
         item = self._next()
         if item is None:
             return None
@@ -169,10 +180,10 @@ class Backlog(Generic[T]):
     def _next(self) -> T | None:
         """What `_take` will take."""
         if self._items:
-            return self._items[0]
+            return self._items[0][0]
         if self._marks and not self._marks[0][1]:
             return self._marks[0][0]
-        return next(iter(self._newest.values())) if self._newest else None
+        return next(iter(self._newest.values()))[0] if self._newest else None
 
     def _is_settled(self) -> bool:
         """Whether a consumer need not wait."""
@@ -201,13 +212,13 @@ class Backlog(Generic[T]):
             self._conflate(self._items)
             self._items.clear()
 
-    def _conflate(self, items: list[T] | deque[T]) -> None:
+    def _conflate(self, items: list[tuple[T, float]] | deque[tuple[T, float]]) -> None:
         assert self._key is not None
-        for item in items:
-            key = self._key(item)
+        for timed in items:
+            key = self._key(timed[0])
             if key is None:
-                self._marks.append((item, set(self._newest)))
+                self._marks.append((timed[0], set(self._newest)))
                 continue
             if self._newest.pop(key, None) is not None:
                 self.skipped += 1
-            self._newest[key] = item  # at the end: its place is that of its newest change
+            self._newest[key] = timed  # at the end: its place is that of its newest change

@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING, Any, Literal, TypeVar, overload
 
 from ..errors import InvalidRequest
-from ..limits import REQUEST_TIMEOUT
+from ..limits import HEARTBEAT_SECONDS, REQUEST_TIMEOUT
 from ..patterns import check_name
 from . import unpickling
 from .binding import MISSING
@@ -24,6 +24,7 @@ from .forks import told
 from .holding import Holdings
 from .methods import Methods
 from .requests import Call
+from .subscribing import SubscriptionCore
 from .watching import CaughtUp, WatchCore
 
 if TYPE_CHECKING:
@@ -44,17 +45,18 @@ class Base(Methods):
         timeout: float = REQUEST_TIMEOUT,
         autostart: bool = False,
         metadata: Any = None,
+        heartbeat: float | None = HEARTBEAT_SECONDS,
     ) -> None:
-        super().__init__(address, name, timeout, autostart, metadata)
+        super().__init__(address, name, timeout, autostart, metadata, heartbeat)
         this = weakref.ref(self)
 
         def hello() -> Call[dict[str, Any]]:
             client = this()
             if client is None:
                 raise InvalidRequest("nobody holds this client any more")
-            return client._hello()
+            return client._hello(heartbeat=heartbeat)
 
-        self._events = Events(self.address, self.timeout, hello)
+        self._events = Events(self.address, self.timeout, hello, heartbeat)
         weakref.finalize(self, self._events.abandon).atexit = False
         self._callbacks = Callbacks()
         self.holdings = Holdings(self)
@@ -164,18 +166,46 @@ class Base(Methods):
         check_name(key)
         return Bound(self, key, into, default)
 
-    def subscribe(self, *patterns: str, policy: Policy = "drop_oldest") -> Subscription:
+    def subscribe(
+        self,
+        *patterns: str,
+        policy: Policy = "drop_oldest",
+        retained: bool = True,
+        echo: bool = True,
+    ) -> Subscription:
         """Receive the messages published from now on to the topics that match.
 
+        `retained`: first the last message of each of them that was published with `retain`
+        (`Message.retained` tells them apart). `echo`: also what this client publishes itself, by
+        whichever thread.
         `policy` says what the broker does when this process does not take them as they come, and
         megabytes of them wait: `drop_oldest` drops the oldest, and `dropped` counts them;
         `disconnect` ends the connection, which comes back by itself, and `interruptions` counts
         that; `block` lets publishers wait that are ready to, and drops what others publish.
         """
         self._check_open()
-        subscription = Subscription(self._events, self, patterns, policy)
-        self._events.follow(subscription)
+        this = weakref.ref(self)  # which what the events know must not keep alive
+
+        def own_session() -> str:
+            client = this()
+            return "" if client is None else client.session
+
+        core = SubscriptionCore(
+            patterns, policy=policy, retained=retained, echo=echo, own_session=own_session
+        )
+        subscription = Subscription(self._events, self, core)
+        self._events.follow(subscription, self._patience)
         return subscription
+
+    @property
+    def in_sync(self) -> bool:
+        """Whether what this client follows is up to date, as far as it can know: each watch and
+        subscription is live on a connection over which the broker was heard of within the last two
+        heartbeats. True when nothing is followed, for then nothing can be behind.
+
+        Asks nobody. What has come and was not taken yet is no matter here: see `Watch.lag`.
+        """
+        return self._events.in_sync
 
     # --- ends -------------------------------------------------------------------------------
 
@@ -253,7 +283,7 @@ class Base(Methods):
         watch = Watch[Any](self._events, self, core, lambda: self.session, conflate, told)
         if function is not None:
             self._callbacks.add(watch, function)
-        self._events.follow(watch)
+        self._events.follow(watch, self._patience)
         return watch
 
     # --- called at a fork -------------------------------------------------------------------

@@ -36,14 +36,15 @@ from typing import Any, TypeVar
 
 import msgpack
 
-from ..errors import Error, InvalidRequest, RequestTimeout
+from ..errors import BrokerUnavailable, Error, InvalidRequest, RequestTimeout
 from ..limits import RECEIVE_BYTES, RECONNECT_FIRST, RECONNECT_MOST, TIMEOUT_MOST
 from ..messages import CloseReason
-from ..wire.framing import RESPONSE, Decoder
+from ..wire.framing import NOTIFICATION, RESPONSE, Decoder
 from .backlog import Backlog
 from .connecting import jittered, open_socket
 from .follower import Answer, Follower
 from .forks import FORKS, release
+from .pulse import Pulse
 from .requests import Call, error_from
 
 log = logging.getLogger("udsbus.client")
@@ -80,9 +81,13 @@ def _await(backlog: Backlog[Any], poll: select.poll, seconds: float) -> list[int
 
 class Events:
     def __init__(
-        self, address: str, timeout: float, hello: Callable[[], Call[dict[str, Any]]]
+        self,
+        address: str,
+        timeout: float,
+        hello: Callable[[], Call[dict[str, Any]]],
+        heartbeat: float | None,
     ) -> None:
-        """`hello` says whose connection it is."""
+        """`hello` says whose connection it is, and asks for the `heartbeat`."""
         self._address = address
         self._timeout = timeout
         self._hello = hello
@@ -92,6 +97,8 @@ class Events:
         """To be called when somebody ends this client's session."""
         self._followers: dict[int, weakref.ref[Follower]] = {}
         """By serial number. Weak: a watch that nobody holds any more is over."""
+        # A `hello` has as long as any request, or longer.
+        self._pulse = Pulse(heartbeat, timeout)
         self._reset()
 
     def _reset(self) -> None:
@@ -129,8 +136,8 @@ class Events:
 
     # --- from any thread --------------------------------------------------------------------
 
-    def follow(self, follower: Follower) -> None:
-        """Start following and wait until the broker has confirmed it.
+    def follow(self, follower: Follower, timeout: float) -> None:
+        """Start following and wait until the broker has confirmed it, at most `timeout` seconds.
 
         Raises what the broker refuses it with, RequestTimeout.
         """
@@ -142,9 +149,9 @@ class Events:
                 raise InvalidRequest("this client is closed")
             self.ensure_running()
             self.look()
-            if not follower.started.wait(self._timeout):
+            if not follower.started.wait(timeout):
                 raise self._unreachable or RequestTimeout(
-                    f"no answer from the broker within {self._timeout:g} s"
+                    f"no answer from the broker within {timeout:g} s"
                 )
             if follower.refusal is not None:
                 raise follower.refusal
@@ -157,6 +164,22 @@ class Events:
         self._followers.pop(follower.serial, None)
         follower.wake()
         self.look()
+
+    @property
+    def heard(self) -> float:
+        """When something came over the connection last, by `monotonic`."""
+        return self._pulse.heard
+
+    @property
+    def in_sync(self) -> bool:
+        """Whether all that is followed is live, and the broker was heard of lately."""
+        followers = self.followers()
+        if not followers:
+            return True
+        if self._forks != len(FORKS) or self._socket is None or self._failure is not None:
+            return False
+        fresh = self._greeted and self._pulse.is_fresh(monotonic())
+        return fresh and all(follower.live for follower in followers)
 
     def look(self, _: object = None) -> None:
         """Wake the event thread up. Takes no lock: the collector may call this anywhere."""
@@ -291,6 +314,7 @@ class Events:
                 inherited.close()
         self._reset()
         for follower in self.followers():
+            follower.interrupted(self.heard)
             follower.after_fork()
 
     def followers(self) -> list[Follower]:
@@ -367,12 +391,14 @@ class Events:
         self._begun.clear()
         self._output.clear()
         self._greeted = False
+        self._pulse.begin(monotonic())
         self._ask(self._hello(), self._read_hello)
 
     def _read_hello(self, hello: Any) -> None:
         same_bus = self._bus in (None, hello["bus"])
         self._bus = hello["bus"]
         self._greeted = True
+        self._pulse.agree(hello.get("heartbeat"), monotonic())
         self._reconcile(same_bus)
 
     def _reconcile(self, same_bus: bool = True) -> None:
@@ -423,7 +449,7 @@ class Events:
                 self._socket.close()
                 self._socket = None
             for follower in self.followers():
-                follower.interrupted()
+                follower.interrupted(self.heard)
 
     def _serve(self) -> None:
         """Read and route until the connection ends."""
@@ -441,17 +467,20 @@ class Events:
                 self._flush()
                 output = select.POLLOUT if self._output else 0
             terms, terms_before = self._terms, terms
+            self._look_for_signs(sock)
+            left = self._pulse.left(monotonic())
             aside = not output and all(follower.attended for follower in self.followers())
             if aside and terms != terms_before:
                 ready = waker.poll(ASIDE_SECONDS * 1000)
             elif aside and self._is_led():
                 self._resting = True
                 # Who has led until now sees that; who leads now will.
-                ready = waker.poll(RECHECK_SECONDS * 1000) if self._is_led() else []
+                seconds = min(RECHECK_SECONDS, left)
+                ready = waker.poll(seconds * 1000) if self._is_led() else []
                 self._resting = False
             else:
                 everything.register(sock, select.POLLIN | output)
-                ready = everything.poll(SWEEP_SECONDS * 1000)
+                ready = everything.poll(min(SWEEP_SECONDS, left) * 1000)
                 if not ready:
                     with self._reading:
                         self._reconcile()
@@ -465,6 +494,22 @@ class Events:
                     with self._reading:
                         if self._failure is None:
                             self._receive(sock)
+
+    def _look_for_signs(self, sock: socket.socket) -> None:
+        """Raise BrokerUnavailable when the broker has missed so many beats that it must hang."""
+        now = monotonic()
+        if self._greeted and not self._begun:
+            self._pulse.rest(now)  # it beats for those who follow something
+        elif self._pulse.left(now) <= 0:
+            with self._reading:
+                if self._failure is None:
+                    self._receive(sock)  # it may have beaten while this process was stopped
+            now = monotonic()
+            if self._pulse.is_over(now):
+                raise BrokerUnavailable(
+                    f"nothing was heard of the broker for {now - self.heard:.3g} s; it is stopped, "
+                    "or it hangs"
+                )
 
     def _flush(self) -> None:
         assert self._socket is not None
@@ -488,6 +533,7 @@ class Events:
             return
         if not data:
             raise ConnectionResetError("the broker closed the connection")
+        self._pulse.hear(monotonic())
         for message in self._decoder.feed(data):
             if message[0] == RESPONSE:
                 self._answered(message)
@@ -495,6 +541,8 @@ class Events:
                 log.info("%s closes the event connection: %s", self._address, message[2][1])
                 if message[2][0] == CloseReason.KICKED.value:
                     self._tell_kicked()
+            elif message[1] == "ping":
+                self._beat(message[2][0])
             else:
                 for reference in list(self._followers.values()):
                     follower = reference()
@@ -502,6 +550,11 @@ class Events:
                         follower.notified(message[1], message[2])
         if self._decoder.cause is not None:
             raise ConnectionResetError(f"the broker sent something else: {self._decoder.cause}")
+
+    def _beat(self, revision: int) -> None:
+        self._output += msgpack.packb((NOTIFICATION, "pong", (revision,)))
+        for follower in self.followers():
+            follower.beat(revision)
 
     def _tell_kicked(self) -> None:
         for function in self.when_kicked:

@@ -64,8 +64,17 @@ class Follower:
         """A notification of the broker, to be taken or ignored."""
         raise NotImplementedError
 
-    def interrupted(self) -> None:
-        """The connection is lost; `begin` comes when there is another."""
+    def beat(self, revision: int) -> None:
+        """The broker has told of everything up to `revision`."""
+
+    def interrupted(self, heard: float) -> None:
+        """The connection is lost, over which something came at `heard` for the last time; `begin`
+        comes when there is another."""
+
+    @property
+    def live(self) -> bool:
+        """Everything that comes over the connection as it is now goes on to the user."""
+        raise NotImplementedError
 
     def refuse(self, error: Error) -> None:
         self.refusal = error

@@ -4,15 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Callable, Hashable, Iterator
 from functools import partial
+from time import monotonic
 from typing import TYPE_CHECKING, Any, Generic, Literal, NamedTuple
 
 if not TYPE_CHECKING:
     from typing import TypeVar
 
-from ..errors import InvalidRequest, MissedChanges
+from ..errors import MissedChanges
 from ..limits import SUBSCRIPTION_BACKLOG, WATCH_BACKLOG
-from ..messages import DISCONNECT, POLICIES
-from ..patterns import check_pattern, matcher
+from ..messages import DISCONNECT
 from ..wire.values import decode
 from . import requests
 from .backlog import Backlog
@@ -20,6 +20,8 @@ from .events import Events
 from .follower import Answer, Follower
 from .lateness import Lateness
 from .requests import Call
+from .subscribing import RawMessage, SubscriptionCore
+from .subscribing import Step as MessageStep
 from .watching import PRESENT, CaughtUp, Missed, RawChange, State, Step, Told, WatchCore
 
 ChangeKind = Literal["created", "updated", "deleted", "expired", "released"]
@@ -57,6 +59,8 @@ class Message(NamedTuple):
 
     topic: str
     value: Any
+    retained: bool = False
+    """It was published before, with `retain`, and is the last of its topic: see `subscribe`."""
 
 
 class Watch(Follower, Generic[T]):
@@ -89,6 +93,8 @@ class Watch(Follower, Generic[T]):
         self._lateness = Lateness()
         self._on_changes = on_changes
         self.attended = on_changes is None
+        self._complete = 0.0
+        """When it was interrupted, the time up to which it had everything."""
 
     @property
     def pattern(self) -> str:
@@ -128,6 +134,20 @@ class Watch(Follower, Generic[T]):
         or this watch when they were not taken from it."""
         return self._backlog.conflations + self._lateness.conflations
 
+    @property
+    def lag(self) -> float:
+        """Seconds by which what you have taken may be behind the bus, at most.
+
+        While something waits to be taken, the age of the oldest of it. Else the time since the
+        broker was last heard of: so it grows while all is quiet, and begins anew with each change
+        and each heartbeat. While the connection is lost, or hangs, it goes on growing, until what
+        was missed has come. What the system has not handed to this process yet is not counted.
+        """
+        oldest = self._backlog.oldest
+        if oldest is None:
+            oldest = self._events.heard if self._core.live else self._complete
+        return max(0.0, monotonic() - oldest)
+
     def get(self, timeout: float | None = None) -> T | None:
         """The next change; None when none comes within `timeout` seconds or the watch is closed.
 
@@ -160,7 +180,7 @@ class Watch(Follower, Generic[T]):
             try:
                 found.append(self._read(told))
             except BaseException:
-                self._backlog.put_back(group[:index] + group[index + 1 :])
+                self._backlog.put_back(group[:index] + group[index + 1 :], self._events.heard)
                 raise
         return found
 
@@ -214,7 +234,9 @@ class Watch(Follower, Generic[T]):
         self._lateness.notified(kind, params)
         self._tell(self._core.notified(kind, params))
 
-    def interrupted(self) -> None:
+    def interrupted(self, heard: float) -> None:
+        if self._core.live:
+            self._complete = heard
         self._core.lost()
 
     def wake(self) -> None:
@@ -224,9 +246,16 @@ class Watch(Follower, Generic[T]):
         super().after_fork()
         self._backlog.after_fork()
 
+    def beat(self, revision: int) -> None:
+        self._core.beat(revision)
+
+    @property
+    def live(self) -> bool:
+        return self._core.live
+
     def _tell(self, told: list[Told]) -> None:
         if told:
-            self._backlog.put(told)
+            self._backlog.put(told, self._events.heard)
             if self._on_changes is not None:
                 self._on_changes(self, len(told))
 
@@ -269,39 +298,33 @@ def belong(one: Told, following: Told) -> bool:
     return one.revision == following.revision
 
 
-def check_subscription(patterns: tuple[str, ...], policy: str) -> None:
-    """Raise InvalidRequest unless one can subscribe like this."""
-    if not patterns:
-        raise InvalidRequest("subscribe to at least one pattern of topics")
-    for pattern in patterns:
-        check_pattern(pattern)
-    if policy not in POLICIES:
-        raise InvalidRequest(f"policy must be one of {', '.join(POLICIES)}, not {policy!r}")
-
-
 class Subscription(Follower):
-    """The messages published to the topics that match, from now on.
+    """The messages published to the topics that match, from now on; before them, what was retained.
 
-    Iterate over it, or call `get`. Messages are not kept by the broker: what is published while
-    the connection is lost is missed, and `interruptions` counts how often that may have happened.
-    When you take messages more slowly than they come, the oldest are dropped: see `dropped`. When
-    this process does not take them from the broker, its `policy` decides.
+    Iterate over it, or call `get`.
+
+    Messages are not kept by the broker, but for the last one of a topic that was published with
+    `retain`. What is published while the connection is lost is missed, and `interruptions` counts
+    how often that may have happened; what was retained meanwhile is told afterwards. When you take
+    messages more slowly than they come, the oldest are dropped: see `dropped`. When this process
+    does not take them from the broker, its `policy` decides.
     """
 
-    def __init__(
-        self, events: Events, owner: object, patterns: tuple[str, ...], policy: Policy
-    ) -> None:
-        self._numbers: list[int] = []
-        """What the broker calls it on this connection; empty when it does not know of it."""
+    def __init__(self, events: Events, owner: object, core: SubscriptionCore) -> None:
+        self._backlog = Backlog[RawMessage](SUBSCRIPTION_BACKLOG)
         super().__init__(owner)
         self._events = events
-        check_subscription(patterns, policy)
-        self.patterns = patterns
-        self.policy = policy
+        self._core = core
         self.interruptions = 0
-        self._matchers = [matcher(pattern) for pattern in patterns]
-        self._backlog = Backlog[tuple[str, bytes]](SUBSCRIPTION_BACKLOG)
         self._lateness = Lateness()
+
+    @property
+    def patterns(self) -> tuple[str, ...]:
+        return self._core.patterns
+
+    @property
+    def policy(self) -> str:
+        return self._core.policy
 
     @property
     def closed(self) -> bool:
@@ -331,7 +354,7 @@ class Subscription(Follower):
             if self._backlog.closed and self.refusal is not None:
                 raise self.refusal
             return None
-        return Message(message[0], decode(message[1]))
+        return Message(message.topic, decode(message.message), message.retained)
 
     def __iter__(self) -> Iterator[Message]:
         """The messages as they come, until the subscription or its client is closed."""
@@ -351,28 +374,43 @@ class Subscription(Follower):
     # --- called by the event thread -----------------------------------------------------------
 
     def begin(self, ask: Callable[[Call[Any], Answer], None], same_bus: bool) -> None:
-        def answered(number: int) -> None:
-            if self.started.is_open:
-                self.interruptions += 1
-            self._numbers.append(number)
+        self._lateness.connected()
+        ask(self._core.start(same_bus=same_bus), partial(self._begun_anew, ask))
+
+    def _begun_anew(self, ask: Callable[[Call[Any], Answer], None], answer: Any) -> None:
+        if self.started.is_open:
+            self.interruptions += 1
+        self._go_on(ask, self._core.started, answer)
+
+    def _go_on(
+        self,
+        ask: Callable[[Call[Any], Answer], None],
+        read: Callable[[Any], MessageStep],
+        answer: Any,
+    ) -> None:
+        step = read(answer)
+        self._tell(step.messages)
+        if step.next is not None:
+            ask(step.next, partial(self._go_on, ask, self._core.listed))
+        else:
             self.started.open()
 
-        self._lateness.connected()
-        self._numbers.clear()  # the one that it had may be another's on this connection
-        ask(requests.subscribe(self.patterns, self.policy), answered)
-
     def ceaser(self) -> Callable[[], Call[Any] | None]:
-        numbers = self._numbers
-        return lambda: requests.unsubscribe(numbers[0]) if numbers else None
+        core = self._core
+        return lambda: None if core.number is None else requests.unsubscribe(core.number)
 
     def notified(self, kind: str, params: list[Any]) -> None:
         if kind != "message":
             self._lateness.notified(kind, params)
             return
-        for matches in self._matchers:
-            if matches(params[0]):
-                self._backlog.put([(params[0], params[1])])
-                return
+        self._tell(self._core.message(*params))
+
+    def interrupted(self, heard: float) -> None:
+        self._core.interrupt()
+
+    @property
+    def live(self) -> bool:
+        return self._core.live
 
     def wake(self) -> None:
         self._backlog.close()
@@ -380,3 +418,7 @@ class Subscription(Follower):
     def after_fork(self) -> None:
         super().after_fork()
         self._backlog.after_fork()
+
+    def _tell(self, messages: list[RawMessage]) -> None:
+        if messages:
+            self._backlog.put(messages, self._events.heard)

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, TypeVar, overload
 
 from ..errors import Conflict, InvalidRequest, RequestTimeout
 from ..limits import TIMEOUT_MOST
-from ..patterns import CLIENT_KEYS, SCHEMA_KEYS
+from ..patterns import CLIENT_KEYS, RETAINED_KEYS, SCHEMA_KEYS
 from . import requests
 from .batches import Pipeline, Transaction
 from .requests import Attempt, Call, ClientInfo, Entry, Page
@@ -116,7 +116,8 @@ class Methods(Session):
         """
         if not callable(function):
             raise InvalidRequest(f"update calls a function, not {type(function).__name__}")
-        until = monotonic() + self.timeout
+        patience = self._patience
+        until = monotonic() + patience
         while True:
             entry = self.entry(key)
             value = function(default if entry is None else entry.value)
@@ -126,7 +127,7 @@ class Methods(Session):
                 return value
             if monotonic() > until:
                 raise RequestTimeout(
-                    f"{key!r} was not updated: others wrote it each time within {self.timeout:g} s"
+                    f"{key!r} was not updated: others wrote it each time within {patience:g} s"
                 )
 
     def keys(self, pattern: str = "**") -> list[str]:
@@ -164,18 +165,37 @@ class Methods(Session):
 
     # --- messages ---------------------------------------------------------------------------
 
-    def publish(self, topic: str, message: Any, *, wait: float | None = None) -> int:
-        """Send a message to whoever subscribes to `topic` now. Returns how many clients do.
+    def publish(
+        self, topic: str, message: Any, *, wait: float | None = None, retain: bool = False
+    ) -> int:
+        """Send a message to whoever subscribes to `topic` now. Returns how many clients it was sent
+        to; one with several subscriptions counts once.
 
-        `wait`: while one of those who ask for it by the policy `block` does not keep up, wait, at
-        most so many seconds. Raises Conflict when that is not enough; then nobody gets it.
+        `retain`: keep it as the last message of its topic, for those who subscribe later. It is
+        kept like a value is, through whatever a value survives. `wait`: while one of those who ask
+        for it by the policy `block` does not keep up, wait, at most so many seconds. Raises
+        Conflict when that is not enough; then nobody gets it.
         """
         if wait is None:
-            return self._call(requests.publish(topic, message))
+            return self._call(requests.publish(topic, message, None, retain))
         requests.check_wait(wait)
         return self._call_waiting(
-            lambda left: requests.publish(topic, message, left), min(wait, TIMEOUT_MOST), Attempt()
+            lambda left: requests.publish(topic, message, left, retain),
+            min(wait, TIMEOUT_MOST),
+            Attempt(),
         )
+
+    def retained(self, pattern: str = "**") -> dict[str, Any]:
+        """The messages that are retained of the topics that match, by topic; fetched like `keys`.
+
+        They stand below `$sys/retained/`, so `watch("$sys/retained/**")` tells what comes and goes.
+        """
+        found = self.items(RETAINED_KEYS + pattern)
+        return {key.removeprefix(RETAINED_KEYS): message for key, message in found}
+
+    def unretain(self, topic: str) -> bool:
+        """Keep the last message of `topic` no longer. True if one was kept."""
+        return self._call(requests.unretain(topic))
 
     # --- the past ---------------------------------------------------------------------------
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from typing import TYPE_CHECKING, Any
 
-from ..limits import REQUEST_TIMEOUT
+from ..limits import HEARTBEAT_SECONDS, REQUEST_TIMEOUT
 
 if TYPE_CHECKING:
     from .aio.client import AsyncClient
@@ -19,19 +19,29 @@ def connect(
     timeout: float = REQUEST_TIMEOUT,
     autostart: bool = False,
     metadata: Any = None,
+    heartbeat: float | None = HEARTBEAT_SECONDS,
 ) -> Client:
     """Connect to the bus at `address`, the path of its socket.
 
     Without `address`: `UDSBUS_SOCKET`, else this user's default bus. `name` and `metadata` tell the
     others who this is, see `Client.clients`. `timeout` is how many seconds a request may take.
     `autostart` starts a broker if none serves the address; however many processes do that at
-    once, one broker is started, and it stays when they are gone.
+    once, one broker is started, and it stays when they are gone. `heartbeat` is how often, in
+    seconds, client and broker tell each other that they live while something is watched or
+    subscribed to, see `Client.in_sync`; None: never.
 
     Raises BrokerUnavailable, AccessDenied.
     """
     from .sync import Client
 
-    return Client(address, name=name, timeout=timeout, autostart=autostart, metadata=metadata)
+    return Client(
+        address,
+        name=name,
+        timeout=timeout,
+        autostart=autostart,
+        metadata=metadata,
+        heartbeat=heartbeat,
+    )
 
 
 def connect_async(
@@ -41,6 +51,7 @@ def connect_async(
     timeout: float = REQUEST_TIMEOUT,
     autostart: bool = False,
     metadata: Any = None,
+    heartbeat: float | None = HEARTBEAT_SECONDS,
 ) -> AsyncClient:
     """The same for asyncio and trio, to be used with `async with`:
 
@@ -51,4 +62,11 @@ def connect_async(
     """
     from .aio.client import AsyncClient
 
-    return AsyncClient(address, name=name, timeout=timeout, autostart=autostart, metadata=metadata)
+    return AsyncClient(
+        address,
+        name=name,
+        timeout=timeout,
+        autostart=autostart,
+        metadata=metadata,
+        heartbeat=heartbeat,
+    )

@@ -38,6 +38,13 @@ class Call(NamedTuple, Generic[T]):
     read: Callable[[Any], T]
 
     @property
+    def fleeting(self) -> bool:
+        """Whether it leaves no trace at a broker that comes after the one which carried it out."""
+        return self.method == "publish" and not any(
+            type(option) is dict and option.get("retain") for option in self.params[2:]
+        )
+
+    @property
     def repeatable(self) -> bool:
         """Whether it may be sent again when nobody knows if it was carried out."""
         from ..wire.methods import METHODS  # seldom needed, and as large as all the rest here
@@ -158,6 +165,12 @@ def check_frame(method: str, size: int) -> None:
             f"{method}: a request of {size} bytes; the limit is {FRAME_BYTES}",
             limit="frame_bytes", maximum=FRAME_BYTES, actual=size,
         )  # fmt: skip
+
+
+def check_timeout(timeout: float) -> None:
+    """Raise InvalidRequest unless a request may take so many seconds."""
+    if type(timeout) not in (int, float) or not timeout > 0:
+        raise InvalidRequest(f"timeout must be a number of seconds above 0, not {timeout!r}")
 
 
 def as_is(result: Any) -> Any:
@@ -443,8 +456,13 @@ def unwatch(number: int) -> Call[bool]:
     return Call("unwatch", (number,), as_is)
 
 
-def subscribe(patterns: Iterable[str], policy: str = DROP_OLDEST) -> Call[int]:
-    options = _options(policy=None if policy == DROP_OLDEST else policy)
+def subscribe(patterns: Iterable[str], policy: str = DROP_OLDEST, echo: bool = True) -> Call[Any]:
+    """[number, revision, how many messages are retained]"""
+    options = _options(
+        policy=None if policy == DROP_OLDEST else policy,
+        echo=None if echo else False,
+        details=True,
+    )
     return Call("subscribe", (list(patterns), *options), as_is)
 
 
@@ -452,14 +470,21 @@ def unsubscribe(number: int) -> Call[bool]:
     return Call("unsubscribe", (number,), as_is)
 
 
-def publish(topic: str, message: Any, wait: float | None = None) -> Call[int]:
-    return Call("publish", (topic, encode(message), *_options(wait=wait)), as_is)
+def publish(topic: str, message: Any, wait: float | None = None, retain: bool = False) -> Call[int]:
+    options: tuple[dict[str, Any], ...] = ()
+    if retain or wait is not None:
+        options = _options(wait=wait, retain=retain or None)
+    return Call("publish", (topic, encode(message), *options), as_is)
 
 
 def check_wait(wait: float) -> None:
     """Raise InvalidRequest unless a publisher can wait so many seconds."""
     if type(wait) not in (int, float) or not wait >= 0:
         raise InvalidRequest(f"wait must be a number of seconds from 0, not {wait!r}")
+
+
+def unretain(topic: str) -> Call[bool]:
+    return Call("unretain", (topic,), as_is)
 
 
 # --- the broker ------------------------------------------------------------------------------
@@ -471,6 +496,7 @@ def hello(
     lane: int | None = None,
     metadata: bytes | None = None,
     unanswered: int = AHEAD,
+    heartbeat: float | None = None,
 ) -> Call[dict[str, Any]]:
     options = _options(
         name=name,
@@ -478,6 +504,7 @@ def hello(
         lane=lane,
         unanswered=None if session is None else unanswered,
         metadata=metadata,
+        heartbeat=heartbeat,
     )
     return Call("hello", (PROTOCOL_VERSION, *options), as_is)
 
@@ -488,6 +515,10 @@ def received(up_to: int, missing: list[int]) -> Call[bool]:
 
 def cancel(msgid: int) -> Call[bool]:
     return Call("cancel", (msgid,), as_is)
+
+
+def pong(revision: int) -> Call[None]:
+    return Call("pong", (revision,), as_is)
 
 
 def goodbye() -> Call[bool]:

@@ -13,7 +13,7 @@ import itertools
 import os
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any, TypeVar
 
 from ..errors import (
@@ -23,7 +23,13 @@ from ..errors import (
     InvalidRequest,
     RequestTimeout,
 )
-from ..limits import RECONNECT_FIRST, RECONNECT_MOST, RESUME_SECONDS, TIMEOUT_MOST
+from ..limits import (
+    HEARTBEAT_SECONDS,
+    RECONNECT_FIRST,
+    RECONNECT_MOST,
+    RESUME_SECONDS,
+    TIMEOUT_MOST,
+)
 from ..paths import resolve_address
 from ..wire.values import decode, encode
 from . import requests
@@ -31,7 +37,8 @@ from .connecting import Vanished, jittered, not_greeted, open_socket
 from .connection import Connection, ConnectionEnded
 from .forks import FORKS, Members
 from .insisting import make_sure, put_right
-from .requests import Attempt, Call, Many
+from .pulse import check_heartbeat
+from .requests import Attempt, Call, Many, check_timeout
 
 T = TypeVar("T")
 
@@ -45,6 +52,14 @@ LASTED_SECONDS = 1.0
 GOODBYE_SECONDS = 1.0
 
 
+class Own(threading.local):
+    """What each thread has of its own."""
+
+    connection: Connection | None = None
+    timeout: float | None = None
+    """Seconds that its requests may take, if not those of the client."""
+
+
 class Session:
     """What `Client` builds on."""
 
@@ -55,9 +70,10 @@ class Session:
         timeout: float,
         autostart: bool,
         metadata: Any = None,
+        heartbeat: float | None = HEARTBEAT_SECONDS,
     ) -> None:
-        if type(timeout) not in (int, float) or not timeout > 0:
-            raise InvalidRequest(f"timeout must be a number of seconds above 0, not {timeout!r}")
+        check_timeout(timeout)
+        check_heartbeat(heartbeat)
         self.address = resolve_address(address)
         """The path of the socket."""
         self.timeout = min(timeout, TIMEOUT_MOST)
@@ -65,8 +81,9 @@ class Session:
         self.name = name
         self._metadata = None if metadata is None else encode(metadata)
         self._autostart = autostart
+        self._heartbeat = heartbeat
         self._closed = False
-        self._own = threading.local()
+        self._own = Own()
         self._connections: Members[Connection] = Members()
         self._session = os.urandom(8).hex()
         """By which the broker knows all these connections for one client's."""
@@ -88,9 +105,9 @@ class Session:
         """This is a child after a fork, in which nobody has told this client so yet."""
         return self._forks != len(FORKS)
 
-    def _hello(self, lane: int = 0) -> Call[dict[str, Any]]:
+    def _hello(self, lane: int = 0, heartbeat: float | None = None) -> Call[dict[str, Any]]:
         """What each connection begins with."""
-        return requests.hello(self.name, self.session, lane, self._metadata)
+        return requests.hello(self.name, self.session, lane, self._metadata, heartbeat=heartbeat)
 
     def _begin(self) -> None:
         """Connect, at once: who cannot shall hear of it now."""
@@ -109,24 +126,47 @@ class Session:
             "timeout": self.timeout,
             "autostart": self._autostart,
             "metadata": metadata,
+            "heartbeat": self._heartbeat,
         }
 
     # --- the way of a request ---------------------------------------------------------------
 
+    @contextlib.contextmanager
+    def timeout_of(self, seconds: float) -> Iterator[None]:
+        """Within the block, a request of this thread may take so many seconds, whatever the
+        client's `timeout` is.
+
+        with client.timeout_of(0.5):
+            client.get("colour")
+        """
+        check_timeout(seconds)
+        before, self._own.timeout = self._own.timeout, min(seconds, TIMEOUT_MOST)
+        try:
+            yield
+        finally:
+            self._own.timeout = before
+
+    @property
+    def _patience(self) -> float:
+        """Seconds that a request of this thread may take."""
+        seconds = self._own.timeout
+        return self.timeout if seconds is None else seconds
+
     def _call(self, call: Call[T]) -> T:
         """The way of every request."""
-        connection = getattr(self._own, "connection", None)
+        own = self._own
+        connection = own.connection
         if connection is None or not connection.ready or connection.forks != len(FORKS):
             connection = self._usable(connection)
         again = 0
         for _ in range(ATTEMPTS):
             try:
-                return call.read(connection.request(call, self.timeout, again))
+                return call.read(connection.request(call, own.timeout or self.timeout, again))
             except ConnectionEnded as ended:
                 last = str(ended)  # not the exception: its traceback holds the connection
                 if again or (ended.sent and not call.repeatable):
                     again = again or ended.msgid
-                    connection = self._resume(connection, last, call.method == "publish")
+                    connection = self._resume(connection, last, call.fleeting)
                 else:
                     connection = self._own.connection = self._reconnect(connection)
             except RequestTimeout as error:
@@ -143,7 +183,7 @@ class Session:
         `timeout` seconds (None: whenever). `ask` makes the request for the seconds that are left;
         it must do no harm to ask again. If it would, there is an `attempt`, to know it by."""
         until = None if timeout is None else time.monotonic() + timeout
-        connection = getattr(self._own, "connection", None)
+        connection = self._own.connection
         lost, sent = 0, False
         while True:
             if connection is None or not connection.ready or connection.forks != len(FORKS):
@@ -154,7 +194,7 @@ class Session:
             again = 0 if attempt is None else attempt.msgid
             now = time.monotonic()
             left = None if until is None else max(0.0, until - now)
-            patience = TIMEOUT_MOST if left is None else left + self.timeout
+            patience = TIMEOUT_MOST if left is None else left + self._patience
             try:
                 call = ask(left)
                 return call.read(connection.request(call, patience, again))
@@ -170,14 +210,14 @@ class Session:
 
     def _call_many(self, many: Many) -> None:
         """Fill in the results and refusals of a pipeline."""
-        connection = getattr(self._own, "connection", None)
+        connection = self._own.connection
         if connection is None or not connection.ready or connection.forks != len(FORKS):
             connection = self._usable(connection)
         attempts = 0
         while attempts < ATTEMPTS:
             done = len(many.results)
             try:
-                connection.request_many(many, self.timeout)
+                connection.request_many(many, self._patience)
                 return
             except ConnectionEnded as ended:
                 last = str(ended)
@@ -250,11 +290,11 @@ class Session:
                 return self._connect(None)
             connection.close()
         self._own.connection = self._reconnect(connection)
-        return self._own.connection  # type: ignore[no-any-return]
+        return self._own.connection
 
     def _connect(self, before: Connection | None, closing: bool = False) -> Connection:
         """A new connection that goes on with the lane of the one before, or begins one."""
-        sock = open_socket(self.address, self.timeout)
+        sock = open_socket(self.address, self._patience)
         if before is None:
             connection = Connection(sock, next(self._lanes))
         else:
@@ -263,7 +303,7 @@ class Session:
         try:
             if not closing:
                 self._check_open()  # `close` may just have missed this one
-            answer = connection.request(self._hello(connection.lane), self.timeout)
+            answer = connection.request(self._hello(connection.lane), self._patience)
             connection.bus = answer["bus"], answer["epoch"]
         except ConnectionEnded as ended:
             raise not_greeted(self.address, ended.told) from None
@@ -278,7 +318,7 @@ class Session:
     def _reconnect(self, before: Connection | None) -> Connection:
         """A new connection in the place of the one before; while there is no broker, try again
         until the time-out."""
-        until = time.monotonic() + self.timeout
+        until = time.monotonic() + self._patience
         delay = RECONNECT_FIRST
         while True:
             self._check_open()
@@ -312,7 +352,7 @@ class Session:
 
     def _say_goodbye(self) -> None:
         """So that what belongs to this client goes at once. Whoever cannot be told will notice."""
-        connection = getattr(self._own, "connection", None)
+        connection = self._own.connection
         if connection is None or not connection.ready or connection.forks != len(FORKS):
             if not self._stays:
                 return
@@ -320,12 +360,12 @@ class Session:
         with contextlib.suppress(Error, ConnectionEnded):
             if connection is None:
                 connection = self._connect(None, closing=True)
-            connection.request(requests.goodbye(), min(self.timeout, GOODBYE_SECONDS))
+            connection.request(requests.goodbye(), min(self._patience, GOODBYE_SECONDS))
 
     def _make_sure(self, call: Call[Any]) -> None:
         """Have something carried out, however long it takes, by a thread that no signal interrupts;
         after whatever this thread has sent, and does not know the fate of."""
-        connection = getattr(self._own, "connection", None)
+        connection = self._own.connection
         self._own.connection = None
         make_sure(self, connection, call)
 
@@ -337,7 +377,7 @@ class Session:
     ) -> None:
         """The same, also when this client is closed meanwhile, or the program ends. With `attempt`,
         `call` is sent in its place; and `then` makes of its result what is to be sent after it."""
-        connection = getattr(self._own, "connection", None)
+        connection = self._own.connection
         if attempt is None or attempt.connection in (None, connection):
             self._own.connection = None
         else:
@@ -356,7 +396,8 @@ class Session:
     def _forget_parent(self) -> None:
         self._session = os.urandom(8).hex()
         self._stays = False
-        self._own = threading.local()
+        timeout, self._own = self._own.timeout, Own()
+        self._own.timeout = timeout  # the block that this may be in goes on
         for connection in self._connections.all():
             connection.close()
         self._connections = Members()

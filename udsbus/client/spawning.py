@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, BinaryIO
 
 from ..errors import AccessDenied, BrokerUnavailable, Error, InvalidRequest
 from ..interpreter import environment, python
-from ..limits import REQUEST_TIMEOUT, START_SECONDS
+from ..limits import HEARTBEAT_SECONDS, REQUEST_TIMEOUT, START_SECONDS
 from ..paths import ensure_private_directory, lock_path, log_path
 
 if TYPE_CHECKING:
@@ -126,7 +126,13 @@ class LocalBroker:
         if self._directory is not None:
             shutil.rmtree(self._directory, ignore_errors=True)
 
-    def connect(self, *, name: str | None = None, timeout: float = REQUEST_TIMEOUT) -> Client:
+    def connect(
+        self,
+        *,
+        name: str | None = None,
+        timeout: float = REQUEST_TIMEOUT,
+        heartbeat: float | None = HEARTBEAT_SECONDS,
+    ) -> Client:
         """A client of it: `udsbus.connect` with its address.
 
         Raises BrokerUnavailable if it is not running.
@@ -135,7 +141,7 @@ class LocalBroker:
             raise BrokerUnavailable(NOT_RUNNING)
         from .sync import Client  # which imports this module, for autostart
 
-        return Client(self.address, name=name, timeout=timeout)
+        return Client(self.address, name=name, timeout=timeout, heartbeat=heartbeat)
 
     def __enter__(self) -> LocalBroker:
         return self.start()

@@ -213,6 +213,12 @@ class WatchCore:
         self._last = revision  # also if nothing matches: whatever does has come before
         return self._tell(found)
 
+    def beat(self, revision: int) -> None:
+        """The broker has told of everything up to `revision`. So a watch that nothing came for does
+        not have to go on from where it began, which the broker forgets in time."""
+        if self.live and (self._last is None or revision > self._last):
+            self._last = revision
+
     def _read(self, changes: Iterable[tuple[int, list[Any]]]) -> list[RawChange]:
         """Those that match and are wanted, of (revision, [kind, key, value, …])."""
         found = []

@@ -29,6 +29,7 @@ from ..patterns import (
     LOCK_KEYS,
     QUEUE_KEYS,
     RESERVED,
+    RETAINED_KEYS,
     SCHEMA_KEYS,
     TAKEN_KEYS,
     check_name,
@@ -82,10 +83,11 @@ class Engine:
         self.locks = Locks(self, codec, self.waiting)
         self._held = self.locks.tokens
         self.queues = Queues(self, codec, self.waiting)
-        self._registrations = Registrations(self.to_undo)
-        self.watches = self._registrations.watches
-        self.subscriptions = self._registrations.subscriptions
-        self.wants = self._registrations.wants
+        self.registrations = Registrations(self.to_undo)
+        self.watches = self.registrations.watches
+        self.subscriptions = self.registrations.subscriptions
+        self.wants = self.registrations.wants
+        self._detailed = self.registrations.detailed
         self.publishing = Publishing(self, self.waiting, self._send)
         self.schemas = Schemas(compile_schema)
         self._schema_checks = self.schemas.checks
@@ -124,6 +126,7 @@ class Engine:
             m.Subscribe: self._subscribe,
             m.Unsubscribe: self._unsubscribe,
             m.Publish: self._publish,
+            m.Unretain: self._unretain,
             **self.locks.handlers,
             **self.queues.handlers,
         }
@@ -219,12 +222,12 @@ class Engine:
 
     def has_patterns(self, origin: int) -> bool:
         """Whether a connection watches or subscribes to anything."""
-        return self._registrations.has(origin)
+        return self.registrations.has(origin)
 
     def disconnect(self, origin: int) -> None:
         """Forget what belongs to a connection that is gone."""
         self.waiting.forget(origin)
-        self._registrations.disconnect(origin)
+        self.registrations.disconnect(origin)
         self.publishing.caught_up(origin)
 
     # --- what was before ---------------------------------------------------------------------
@@ -720,7 +723,7 @@ class Engine:
             if from_revision <= self.revision:
                 self._log_changes()
                 missed = self.log.since(from_revision, matcher(pattern))
-        watch = self._registrations.add(origin, [pattern], self.watches, want=want)
+        watch = self.registrations.add(origin, [pattern], self.watches, want=want)
         if missed is None:
             return watch, self.revision, None
         told = [change for change in missed if want.wants(change, session)]
@@ -731,37 +734,109 @@ class Engine:
         )
 
     def _unwatch(self, origin: int, now: float, watch: int) -> bool:
-        return self._registrations.remove(origin, self.watches, watch)
+        return self.registrations.remove(origin, watch, self.watches)
 
-    def _subscribe(self, origin: int, now: float, patterns: list[str], policy: str) -> int:
+    def _subscribe(
+        self,
+        origin: int,
+        now: float,
+        patterns: list[str],
+        echo: bool = True,
+        details: bool = False,
+        policy: str = m.DROP_OLDEST,
+    ) -> int | tuple[int, int, int]:
         for pattern in patterns:
             check_pattern(pattern)
-        interests = [self.subscriptions]
+        interests = [self.subscriptions if echo else self.registrations.quiet]
         if policy == m.BLOCK:
             interests.append(self.publishing.blocking)
         elif policy == m.DISCONNECT:
             interests.append(self.publishing.disconnecting)
-        return self._registrations.add(origin, patterns, *interests)
+        number = self.registrations.add(origin, patterns, *interests, details=details)
+        return (number, self.revision, self.retained) if details else number
 
     def _unsubscribe(self, origin: int, now: float, subscription: int) -> bool:
-        was_there = self._registrations.remove(origin, self.subscriptions, subscription)
+        quiet = self.registrations.quiet
+        was_there = self.registrations.remove(origin, subscription, self.subscriptions, quiet)
         self.publishing.look()
         return was_there
 
     def _publish(
-        self, origin: int, now: float, topic: str, message: bytes, wait: float | None = None
+        self,
+        origin: int,
+        now: float,
+        topic: str,
+        message: bytes,
+        retain: bool = False,
+        wait: float | None = None,
     ) -> Any:
         if not self.subscriptions.remembers(topic):
             check_writable(topic, "topic")
         if not 0 < len(message) <= VALUE_BYTES:
             check_value(topic, message)
         if wait is not None:
+            if retain:
+                raise InvalidRequest("a message is retained at once, so it cannot `wait` as well")
             return self.publishing.publish(origin, now, topic, message, wait)
-        return self._send(origin, topic, message, False)
+        return self._send(origin, topic, message, False, retain)
 
-    def _send(self, origin: int, topic: str, message: bytes, waited: bool) -> int:
+    def _send(
+        self, origin: int, topic: str, message: bytes, waited: bool, retain: bool = False
+    ) -> int:
         """Send a message to those who subscribe now. Returns how many they are."""
+        revision: int | None = None
+        if retain:
+            key = RETAINED_KEYS + topic
+            check_name(key, "key of a retained message")
+            revision = self.revision + 1
+            self._write(key, message, None, revision, origin)
         subscribers = self.subscriptions.find(topic)
+        if self.registrations.quiet_patterns:
+            subscribers += self._others(origin, topic, subscribers)
         if subscribers:
-            self._effects.append(m.Message(topic, message, subscribers, waited))
+            detailed: tuple[int, ...] = ()
+            about: tuple[int | None, str | None] = (None, None)
+            without = subscribers
+            if self._detailed:
+                without, detailed = self._parted(subscribers)
+                if detailed:
+                    about = revision, self.sessions.get(origin)
+            told = topic, message, without, detailed, about, waited
+            self._effects.append(_new(m.Message, told))
         return len(subscribers)
+
+    def _parted(self, subscribers: tuple[int, ...]) -> tuple[tuple[int, ...], tuple[int, ...]]:
+        """Those who want no details of a message, and those who do."""
+        detailed = self._detailed
+        if len(subscribers) == 1:
+            return ((), subscribers) if subscribers[0] in detailed else (subscribers, ())
+        without = tuple([each for each in subscribers if each not in detailed])
+        if without:
+            return without, tuple([each for each in subscribers if each in detailed])
+        return without, subscribers
+
+    def _others(self, origin: int, topic: str, subscribers: tuple[int, ...]) -> tuple[int, ...]:
+        """Those besides `subscribers` who subscribe to what others publish, and are others."""
+        known, session = set(subscribers), self.sessions.get(origin)
+        return tuple(
+            [
+                each
+                for each in self.registrations.quiet.find(topic)
+                if each not in known
+                and each != origin
+                and (session is None or self.sessions.get(each) != session)
+            ]
+        )
+
+    def _unretain(self, origin: int, now: float, topic: str) -> bool:
+        check_writable(topic, "topic")
+        key = RETAINED_KEYS + topic
+        if key not in self._entries:
+            return False
+        self._remove(key, m.DELETED, origin)
+        return True
+
+    @property
+    def retained(self) -> int:
+        """How many messages are retained."""
+        return self.keyspace.number_below(RETAINED_KEYS)

@@ -19,6 +19,8 @@ class Registration(NamedTuple):
     patterns: list[str]
     want: Want = USUAL
     """Of a watch."""
+    details: bool = False
+    """Of a subscription: it wants messages with their details."""
 
 
 class Registrations:
@@ -26,6 +28,14 @@ class Registrations:
         """`to_undo` is told how to undo what has been done."""
         self.watches = Interest()
         self.subscriptions = Interest()
+        self.quiet = Interest()
+        """The subscriptions of those who do not want to hear what they say themselves."""
+        self.patterns = 0
+        """How many there are, watched and subscribed to, each counted as often as it is."""
+        self.quiet_patterns = 0
+        """How many of them are of `quiet`."""
+        self.detailed: dict[int, int] = {}
+        """Connection → how many of its subscriptions want details."""
         self.wants: dict[int, Want] = {}
         """Connection → what it wants to be told, of those of whose watches one wants less or more
         than is usual."""
@@ -43,7 +53,12 @@ class Registrations:
         return bool(self._of.get(origin))
 
     def add(
-        self, origin: int, patterns: list[str], *interests: Interest, want: Want = USUAL
+        self,
+        origin: int,
+        patterns: list[str],
+        *interests: Interest,
+        want: Want = USUAL,
+        details: bool = False,
     ) -> int:
         """Register a connection for patterns of one or the other interest, and of others besides
         that. Returns the number of that, which is given once. Raises LimitExceeded."""
@@ -57,16 +72,15 @@ class Registrations:
             )  # fmt: skip
         number = self._next_number
         self._next_number += 1
-        self._enter(origin, number, Registration(interests, patterns, want))
+        self._enter(origin, number, Registration(interests, patterns, want, details))
         self._to_undo(lambda: self._forget(origin, number))
         return number
 
-    def remove(self, origin: int, interest: Interest, number: int) -> bool:
-        """End one. False: that connection has none of that interest by that number."""
-        registered = self._of.get(origin, {})
-        if number not in registered or registered[number].interests[0] is not interest:
+    def remove(self, origin: int, number: int, *interests: Interest) -> bool:
+        """End one. False: that connection has none of those interests by that number."""
+        registration = self._of.get(origin, {}).get(number)
+        if registration is None or not any(registration.interests[0] is each for each in interests):
             return False
-        registration = registered[number]
         self._forget(origin, number)
         self._to_undo(lambda: self._put_back(origin, number, registration))
         return True
@@ -76,8 +90,9 @@ class Registrations:
         self._counts.pop(origin, None)
         self.wants.pop(origin, None)
         self._wanted.pop(origin, None)
+        self.detailed.pop(origin, None)
         for registration in self._of.pop(origin, {}).values():
-            _leave(origin, registration)
+            self._leave(origin, registration)
 
     def _enter(self, origin: int, number: int, registration: Registration) -> None:
         self._of[origin][number] = registration
@@ -85,21 +100,40 @@ class Registrations:
         for interest in registration.interests:
             for pattern in registration.patterns:
                 interest.add(pattern, origin)
+        self._count_patterns(registration, 1)
+        if registration.details:
+            self.detailed[origin] = self.detailed.get(origin, 0) + 1
         if registration.interests[0] is self.watches:
             self._count(origin, registration.want, 1)
 
     def _forget(self, origin: int, number: int) -> None:
-        registered = self._of.get(origin, {})
-        if number in registered:
-            forgotten = registered.pop(number)
-            self._counts[origin] -= len(forgotten.patterns)
-            _leave(origin, forgotten)
-            if forgotten.interests[0] is self.watches:
-                self._count(origin, forgotten.want, -1)
+        registration = self._of.get(origin, {}).pop(number, None)
+        if registration is None:
+            return
+        self._counts[origin] -= len(registration.patterns)
+        self._leave(origin, registration)
+        if registration.details:
+            self.detailed[origin] -= 1
+            if not self.detailed[origin]:
+                del self.detailed[origin]
+        if registration.interests[0] is self.watches:
+            self._count(origin, registration.want, -1)
 
     def _put_back(self, origin: int, number: int, registration: Registration) -> None:
         if origin in self._of:  # else its connection is gone
             self._enter(origin, number, registration)
+
+    def _leave(self, origin: int, registration: Registration) -> None:
+        self._count_patterns(registration, -1)
+        for interest in registration.interests:
+            for pattern in registration.patterns:
+                interest.remove(pattern, origin)
+
+    def _count_patterns(self, registration: Registration, sign: int) -> None:
+        more = sign * len(registration.patterns)
+        self.patterns += more
+        if registration.interests[0] is self.quiet:
+            self.quiet_patterns += more
 
     def _count(self, origin: int, want: Want, more: int) -> None:
         """There is one watch more, or less, that wants this; find out what they want together."""
@@ -115,9 +149,3 @@ class Registrations:
             self.wants.pop(origin, None)
         else:
             self.wants[origin] = together
-
-
-def _leave(origin: int, registration: Registration) -> None:
-    for interest in registration.interests:
-        for pattern in registration.patterns:
-            interest.remove(pattern, origin)

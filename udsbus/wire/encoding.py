@@ -9,7 +9,7 @@ import msgpack
 
 from ..errors import Error
 from ..limits import CHANGES_BYTES
-from ..messages import Change, CloseReason
+from ..messages import Change, CloseReason, Message
 
 # One packer for the thread of the broker; a client has one for each connection.
 _pack = msgpack.Packer(autoreset=True).pack
@@ -84,6 +84,15 @@ def encode_behind(revision: int, left_out: int, dropped: int) -> bytes:
 
 def encode_in_step(revision: int) -> bytes:
     return _pack((2, "in_step", (revision,)))  # type: ignore[no-any-return]
+
+
+def encode_detailed(message: Message) -> bytes:
+    """The same for those who want to know more of it."""
+    return _pack((2, "message", (message.topic, message.message, *message.about)))  # type: ignore[no-any-return]
+
+
+def encode_ping(revision: int) -> bytes:
+    return _pack((2, "ping", (revision,)))  # type: ignore[no-any-return]
 
 
 def encode_closing(reason: CloseReason, message: str) -> bytes:

@@ -320,7 +320,7 @@ _ROWS = (
         "hello", m.Hello,
         "Introduce a client; optional. Refused when the broker does not speak this version.",
         "map: `version`, `broker` (its release), `bus` (which state this is), `epoch` (which of "
-        "its brokers), `pid`, `revision`, `limits`",
+        "its brokers), `pid`, `revision`, `limits`, `heartbeat` (seconds; nil: there is none)",
         (Parameter("version", _integer, "protocol version"),),
         (
             Parameter("name", _optional_text, "what to call this client"),
@@ -330,6 +330,10 @@ _ROWS = (
                 "unanswered", _positive, "how many requests may be on their way, and be sent again"
             ),
             Parameter("metadata", _optional_value, "what to tell the others of this client"),
+            Parameter(
+                "heartbeat", _optional_seconds,
+                "how often either side says that it lives, while something is followed",
+            ),
         ),
         reads=True,
     ),
@@ -349,6 +353,10 @@ _ROWS = (
         "its time were over.",
         "bool: it did wait",
         (Parameter("msgid", _integer, "that of the request"),), reads=True,
+    ),
+    Method(
+        "pong", m.Pong, "Say that this client lives: the answer to a `ping`, as a notification.",
+        "nil", (Parameter("revision", _integer, "that of the `ping`"),), reads=True,
     ),
     Method(
         "goodbye", m.Goodbye,
@@ -551,13 +559,15 @@ _ROWS = (
            (Parameter("watch", _integer, "what `watch` returned"),), reads=True),
     Method(
         "subscribe", m.Subscribe, "Receive the messages published to the topics that match.",
-        "subscription",
+        "subscription; with `details`: [subscription, revision, how many messages are retained]",
         (Parameter("patterns", _texts, "array of patterns of topics"),),
         (
             Parameter(
                 "policy", _policy,
                 "when this connection is behind: `drop_oldest` (usual), `disconnect` or `block`",
             ),
+            Parameter("echo", _flag, "also what this very client publishes, as usual"),
+            Parameter("details", _flag, "tell more of each message"),
         ),
         reads=True,
     ),
@@ -572,8 +582,13 @@ _ROWS = (
                 "wait", _optional_wait,
                 "seconds to wait for subscribers of the policy `block` that are behind",
             ),
+            Parameter("retain", _flag, "keep it as the last of its topic, for who comes later"),
         ),
         plain=2,
+    ),
+    Method(
+        "unretain", m.Unretain, "Keep the last message of a topic no longer.",
+        "bool: there was one", (Parameter("topic", _text, "topic"),), plain=1,
     ),
 )  # fmt: skip
 
@@ -595,13 +610,20 @@ NOTIFICATIONS: dict[str, tuple[str, str]] = {
         "Several keys that this connection watches have changed at one revision.",
         "[revision, array of [kind, key, value or nil]]",
     ),
-    "message": ("A message for a subscription of this connection.", "[topic, message]"),
+    "message": (
+        "A message for a subscription of this connection.",
+        "[topic, message]; with `details` [topic, message, revision or nil, session or nil]",
+    ),
     "behind": (
         "This connection does not take what it is told as quickly as it comes, so it is told less.",
         "[revision, changes left out, messages dropped]",
     ),
     "in_step": (
         "This connection is behind no longer: it has been told everything up to this revision.",
+        "[revision]",
+    ),
+    "ping": (
+        "The broker lives, and all changes up to this revision have been told.",
         "[revision]",
     ),
     "closing": (

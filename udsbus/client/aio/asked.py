@@ -54,6 +54,8 @@ class Asked:
     """Makes the request for the seconds that are left, of one that the broker may answer later."""
     until: float | None = None
     """When these are over."""
+    patience: float | None = None
+    """Seconds that it may take, if not those of the client."""
     attempt = True
     """It would do harm if it were carried out twice."""
     waker: Waker | None = None

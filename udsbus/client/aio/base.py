@@ -8,17 +8,20 @@ import weakref
 from collections import deque
 from collections.abc import Awaitable, Callable, Iterable
 from inspect import isawaitable
+from time import monotonic
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Literal, TypeVar, overload
 
 import anyio
 
 from ...errors import Error, InvalidRequest, RequestTimeout
-from ...limits import REQUEST_TIMEOUT
+from ...limits import HEARTBEAT_SECONDS, REQUEST_TIMEOUT
 from ...patterns import check_name
+from .. import requests
 from ..binding import MISSING
 from ..following import Change, ChangeKind, Policy
 from ..requests import Call
+from ..subscribing import SubscriptionCore
 from ..watching import CaughtUp, WatchCore
 from .asked import NEVER
 from .bound import AsyncBound
@@ -50,8 +53,9 @@ class AsyncBase(AsyncConnected, AsyncMethods):
         timeout: float = REQUEST_TIMEOUT,
         autostart: bool = False,
         metadata: Any = None,
+        heartbeat: float | None = HEARTBEAT_SECONDS,
     ) -> None:
-        super().__init__(address, name, timeout, autostart, metadata)
+        super().__init__(address, name, timeout, autostart, metadata, heartbeat)
         self.holdings = AsyncHoldings(self)
         """The locks that are held; for `udsbus.primitives`."""
         self._followers: dict[int, weakref.ref[AsyncFollower[Any, Any]]] = {}
@@ -167,17 +171,44 @@ class AsyncBase(AsyncConnected, AsyncMethods):
         check_name(key)
         return await AsyncBound(self, key, into, default).start()
 
-    def subscribe(self, *patterns: str, policy: Policy = "drop_oldest") -> AsyncSubscription:
+    def subscribe(
+        self,
+        *patterns: str,
+        policy: Policy = "drop_oldest",
+        retained: bool = True,
+        echo: bool = True,
+    ) -> AsyncSubscription:
         """Receive the messages published from now on to the topics that match. It begins with
         `async with`, or when it is awaited.
 
+        `retained`: first the last message of each of them that was published with `retain`
+        (`Message.retained` tells them apart). `echo`: also what this client publishes itself.
         `policy` says what the broker does when this process does not take them as they come, and
         megabytes of them wait: `drop_oldest` drops the oldest, and `dropped` counts them;
         `disconnect` ends the connection, which comes back by itself, and `interruptions` counts
         that; `block` lets publishers wait that are ready to, and drops what others publish.
         """
         self._check_open()
-        return AsyncSubscription(self, patterns, policy)
+        session = self.session
+        core = SubscriptionCore(
+            patterns, policy=policy, retained=retained, echo=echo, own_session=lambda: session
+        )
+        return AsyncSubscription(self, core)
+
+    @property
+    def in_sync(self) -> bool:
+        """Whether what this client follows is up to date, as far as it can know: each watch and
+        subscription is live on a connection over which the broker was heard of within the last two
+        heartbeats. True when nothing is followed, for then nothing can be behind.
+
+        Asks nobody. What has come and was not taken yet is no matter here: see `AsyncWatch.lag`.
+        """
+        followers = self._following()
+        if not followers:
+            return True
+        if self._link is None or not self._link.greeted or not self._pulse.is_fresh(monotonic()):
+            return False
+        return all(follower.live for follower in followers)
 
     @overload
     def on_change(self, pattern: str, *, initial: bool = ...) -> Callable[[Called], Called]: ...
@@ -256,10 +287,21 @@ class AsyncBase(AsyncConnected, AsyncMethods):
 
     def _follow_again(self, same_bus: bool) -> None:
         self._told_of.clear()
-        for reference in list(self._followers.values()):
-            follower = reference()
-            if follower is not None:
-                self._begin_following(follower, same_bus)
+        for follower in self._following():
+            self._begin_following(follower, same_bus)
+
+    def _following(self) -> list[AsyncFollower[Any, Any]]:
+        """What is followed, and still held by somebody."""
+        found = [reference() for reference in list(self._followers.values())]
+        return [follower for follower in found if follower is not None]
+
+    def _follows(self) -> bool:
+        return bool(self._told_of)
+
+    def _ended(self, why: str) -> None:
+        for follower in self._following():
+            follower.interrupted(self._pulse.heard)
+        super()._ended(why)
 
     def _begin_following(self, follower: AsyncFollower[Any, Any], same_bus: bool) -> None:
         serial = follower.serial
@@ -293,17 +335,20 @@ class AsyncBase(AsyncConnected, AsyncMethods):
             if self._was_kicked:
                 self._tell_kicked()
             return
-        for reference in list(self._followers.values()):
-            follower = reference()
-            if follower is not None:
-                follower.notified(kind, params)
+        if kind == "ping":
+            self._notify(requests.pong(params[0]))
+            for follower in self._following():
+                follower.beat(params[0])
+            return
+        for follower in self._following():
+            follower.notified(kind, params)
 
     def _wanted(self) -> bool:
         return super()._wanted() or bool(self._followers)
 
     def _not_in_time(self) -> Error:
         return self._unreachable or RequestTimeout(
-            f"no answer from the broker within {self.timeout:g} s"
+            f"no answer from the broker within {self._patience:g} s"
         )
 
     # --- begins and ends ----------------------------------------------------------------------
@@ -355,10 +400,8 @@ class AsyncBase(AsyncConnected, AsyncMethods):
         if self._closed or not self._thread:
             self._closed = True
             return
-        for reference in list(self._followers.values()):
-            follower = reference()
-            if follower is not None:
-                self._leave(follower)
+        for follower in self._following():
+            self._leave(follower)
         with anyio.CancelScope(shield=True):
             await self._say_goodbye()
         self._closed = True

@@ -183,8 +183,8 @@ class AsyncPipeline:
     def ttl(self, key: str) -> Result[float | None]:
         return self._add(requests.ttl(key))
 
-    def publish(self, topic: str, message: Any) -> Result[int]:
-        return self._add(requests.publish(topic, message))
+    def publish(self, topic: str, message: Any, *, retain: bool = False) -> Result[int]:
+        return self._add(requests.publish(topic, message, retain))
 
     def _add(self, call: Call[T]) -> Result[T]:
         return self._append(call.method, call.params, call.read)

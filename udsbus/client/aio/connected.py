@@ -17,6 +17,7 @@ from ...limits import RECONNECT_FIRST, RECONNECT_MOST, UNANSWERED_MOST
 from ...messages import CloseReason
 from .. import requests
 from ..connecting import Vanished, jittered, not_greeted, open_at_once, open_socket
+from ..pulse import Pulse
 from ..requests import error_from
 from .asked import wake, waker, woken
 from .link import Link
@@ -35,6 +36,7 @@ class AsyncConnected(AsyncSession):
 
     def _begin(self) -> None:
         super()._begin()
+        self._pulse = Pulse(self._heartbeat, self.timeout)
         self._needed = waker(self._loop)
         """Wakes the task that connects."""
         self._changed = waker(self._loop)
@@ -67,7 +69,9 @@ class AsyncConnected(AsyncSession):
         while True:
             if self._link is not None:
                 self._changed = waker(self._loop)
-                await woken(self._changed)
+                with anyio.move_on_after(self._pulse.left(monotonic())):
+                    await woken(self._changed)
+                self._look_for_signs()
                 delay = 0.0
                 continue
             if not self._wanted():
@@ -90,6 +94,26 @@ class AsyncConnected(AsyncSession):
                 with anyio.move_on_after(jittered(delay) - RECONNECT_FIRST):
                     await woken(self._needed)  # by who has something new to ask
 
+    def _look_for_signs(self) -> None:
+        """Give the connection up when the broker has missed so many beats that it must hang."""
+        link, now = self._link, monotonic()
+        if link is None or self._pulse.left(now) > 0:
+            return
+        if not self._follows():
+            self._pulse.rest(now)  # it beats for those who follow something
+            return
+        link._read()  # it may have beaten while this process was stopped
+        now = monotonic()
+        if self._pulse.is_over(now):
+            silence = now - self._pulse.heard
+            link._end(
+                f"nothing was heard of the broker for {silence:.3g} s; it is stopped, or it hangs"
+            )
+
+    def _follows(self) -> bool:
+        """Whether the broker was asked to tell of something over this connection."""
+        return False
+
     def _wanted(self) -> bool:
         """Whether a connection is needed now."""
         return bool(self._asked) or self._stays
@@ -110,7 +134,9 @@ class AsyncConnected(AsyncSession):
         link = self._link = Link(sock, self._received, self._ended)
         try:
             link.start(self._tasks)
-            hello = requests.hello(self.name, self.session, LANE, self._metadata, UNANSWERED_MOST)
+            hello = requests.hello(
+                self.name, self.session, LANE, self._metadata, UNANSWERED_MOST, self._heartbeat
+            )
             link.send(msgpack.packb((0, 0, hello.method, hello.params)), True)
             with anyio.move_on_after(self.timeout):
                 await woken(self._changed)
@@ -161,6 +187,7 @@ class AsyncConnected(AsyncSession):
             wake(self._changed)
             return
         link.greeted = True
+        self._pulse.agree(result.get("heartbeat"), monotonic())
         before, self._bus = self._bus, (result["bus"], result["epoch"])
         away, self._since = monotonic() - self._since, monotonic()
         same_state = before is None or before[0] == self._bus[0]
@@ -185,6 +212,10 @@ class AsyncConnected(AsyncSession):
             self._unreachable = BrokerUnavailable(f"{self.address}: {why}")
             self._lost(lasted)
         wake(self._changed)
+
+    def _received(self, messages: list[Any]) -> None:
+        self._pulse.hear(monotonic())
+        super()._received(messages)
 
     def _notified(self, kind: str, params: list[Any]) -> None:
         if kind == "closing":

@@ -6,6 +6,7 @@ import itertools
 import logging
 from collections.abc import Callable, Generator
 from functools import partial
+from time import monotonic
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 import anyio
@@ -13,21 +14,20 @@ import anyio
 from ...errors import Error, InvalidRequest
 from ...limits import ASYNC_WATCH_BACKLOG, SUBSCRIPTION_BACKLOG
 from ...messages import DISCONNECT
-from ...patterns import matcher
 from ...wire.values import decode
 from .. import requests
 from ..backlog import Backlog
 from ..following import (
     Change,
     Message,
-    Policy,
     belong,
-    check_subscription,
     key_of,
     read_told,
 )
 from ..lateness import Lateness
 from ..requests import Call
+from ..subscribing import RawMessage, SubscriptionCore
+from ..subscribing import Step as MessageStep
 from ..watching import State, Step, Told, WatchCore
 from .asked import Waker, wake, waker, woken
 
@@ -80,7 +80,7 @@ class AsyncFollower(Generic[T, Item]):
                 self._begun = True
                 self._client._follow(self)
             try:
-                with anyio.move_on_after(self._client.timeout):
+                with anyio.move_on_after(self._client._patience):
                     await self._confirmed.wait()
                 if not self.started:
                     raise self._client._not_in_time()
@@ -172,6 +172,18 @@ class AsyncFollower(Generic[T, Item]):
         """A notification of the broker, to be taken or ignored."""
         raise NotImplementedError
 
+    def beat(self, revision: int) -> None:
+        """The broker has told of everything up to `revision`."""
+
+    def interrupted(self, heard: float) -> None:
+        """The connection is lost, over which something came at `heard` for the last time."""
+        raise NotImplementedError
+
+    @property
+    def live(self) -> bool:
+        """Everything that comes over the connection as it is now goes on to the user."""
+        raise NotImplementedError
+
     def refuse(self, error: Error) -> None:
         self.refusal = error
         if self.started:
@@ -186,7 +198,7 @@ class AsyncFollower(Generic[T, Item]):
 
     def _put(self, items: list[T]) -> None:
         if items:
-            self._backlog.put(items)
+            self._backlog.put(items, self._client._pulse.heard)
             self._wake_all()
 
     def _wake_all(self) -> None:
@@ -233,6 +245,8 @@ class AsyncWatch(AsyncFollower[Told, What], Generic[What]):
         self.let_go = 0
         """How often it was ahead of you, and has let go."""
         self._away = False
+        self._complete = 0.0
+        """When it was interrupted, the time up to which it had everything."""
 
     @property
     def pattern(self) -> str:
@@ -256,6 +270,20 @@ class AsyncWatch(AsyncFollower[Told, What], Generic[What]):
         return self._lateness.conflations
 
     @property
+    def lag(self) -> float:
+        """Seconds by which what you have taken may be behind the bus, at most.
+
+        While something waits to be taken, the age of the oldest of it. Else the time since the
+        broker was last heard of: so it grows while all is quiet, and begins anew with each change
+        and each heartbeat. While the connection is lost, or hangs, it goes on growing, until what
+        was missed has come. What the system has not handed to this process yet is not counted.
+        """
+        oldest = self._backlog.oldest
+        if oldest is None:
+            oldest = self._client._pulse.heard if self._core.live else self._complete
+        return max(0.0, monotonic() - oldest)
+
+    @property
     def state(self) -> State:
         """As of a `Watch`. It is `interrupted` too while it has let go."""
         if self.closed:
@@ -276,7 +304,9 @@ class AsyncWatch(AsyncFollower[Told, What], Generic[What]):
                 found.append(self._read(told))
             except BaseException:
                 assert group is not None
-                self._backlog.put_back(group[:index] + group[index + 1 :])
+                self._backlog.put_back(
+                    group[:index] + group[index + 1 :], self._client._pulse.heard
+                )
                 raise
         return found
 
@@ -332,34 +362,51 @@ class AsyncWatch(AsyncFollower[Told, What], Generic[What]):
             self._away = True
             self.let_go += 1
             self._client._let_go(self.serial)
+            self.interrupted(self._client._pulse.heard)
+
+    def beat(self, revision: int) -> None:
+        self._core.beat(revision)
+
+    def interrupted(self, heard: float) -> None:
+        if self._core.live:
+            self._complete = heard
+        self._core.lost()
+
+    @property
+    def live(self) -> bool:
+        return self._core.live
 
 
 BACKLOG_MOST = 1 << 60
 """It lets go long before that."""
 
 
-class AsyncSubscription(AsyncFollower[tuple[str, bytes], Message]):
-    """The messages published to the topics that match, from now on.
+class AsyncSubscription(AsyncFollower[RawMessage, Message]):
+    """The messages published to the topics that match, from now on; before them, what was retained.
 
         async with client.subscribe("news/*") as subscription:
             async for message in subscription: ...
 
-    Messages are not kept by the broker: what is published while the connection is lost is missed,
-    and `interruptions` counts how often that may have happened. When you take messages more slowly
-    than they come, the oldest are dropped: see `dropped`. When this client does not take them from
-    the broker, its `policy` decides.
+    Messages are not kept by the broker, but for the last one of a topic that was published with
+    `retain`. What is published while the connection is lost is missed, and `interruptions` counts
+    how often that may have happened; what was retained meanwhile is told afterwards. When you take
+    messages more slowly than they come, the oldest are dropped: see `dropped`. When this client
+    does not take them from the broker, its `policy` decides.
     """
 
-    def __init__(self, client: AsyncBase, patterns: tuple[str, ...], policy: Policy) -> None:
-        super().__init__(client, Backlog[tuple[str, bytes]](SUBSCRIPTION_BACKLOG))
-        check_subscription(patterns, policy)
-        self.patterns = patterns
-        self.policy = policy
+    def __init__(self, client: AsyncBase, core: SubscriptionCore) -> None:
+        super().__init__(client, Backlog[RawMessage](SUBSCRIPTION_BACKLOG))
+        self._core = core
         self.interruptions = 0
-        self._matchers = [matcher(pattern) for pattern in patterns]
-        self._numbers: list[int] = []
-        """What the broker calls it on this connection; empty when it does not know of it."""
         self._lateness = Lateness()
+
+    @property
+    def patterns(self) -> tuple[str, ...]:
+        return self._core.patterns
+
+    @property
+    def policy(self) -> str:
+        return self._core.policy
 
     @property
     def dropped(self) -> int:
@@ -368,26 +415,39 @@ class AsyncSubscription(AsyncFollower[tuple[str, bytes], Message]):
         by_broker = 0 if self.policy == DISCONNECT else self._lateness.dropped
         return self._backlog.skipped + by_broker
 
-    def _read(self, item: tuple[str, bytes]) -> Message:
-        return Message(item[0], decode(item[1]))
+    def _read(self, item: RawMessage) -> Message:
+        return Message(item.topic, decode(item.message), item.retained)
 
     def begin(self, ask: Ask, same_bus: bool) -> None:
-        def answered(number: int) -> None:
-            if self.started:
-                self.interruptions += 1
-            self._numbers.append(number)
+        self._lateness.connected()
+        ask(self._core.start(same_bus=same_bus), partial(self._begun_anew, ask))
+
+    def _begun_anew(self, ask: Ask, answer: Any) -> None:
+        if self.started:
+            self.interruptions += 1
+        self._go_on(ask, self._core.started, answer)
+
+    def _go_on(self, ask: Ask, read: Callable[[Any], MessageStep], answer: Any) -> None:
+        step = read(answer)
+        self._put(step.messages)
+        if step.next is not None:
+            ask(step.next, partial(self._go_on, ask, self._core.listed))
+        else:
             self._has_started()
 
-        self._lateness.connected()
-        self._numbers.clear()
-        ask(requests.subscribe(self.patterns, self.policy), answered)
-
     def ceaser(self) -> Callable[[], Call[Any] | None]:
-        numbers = self._numbers
-        return lambda: requests.unsubscribe(numbers[0]) if numbers else None
+        core = self._core
+        return lambda: None if core.number is None else requests.unsubscribe(core.number)
 
     def notified(self, kind: str, params: list[Any]) -> None:
         if kind != "message":
             self._lateness.notified(kind, params)
-        elif any(matches(params[0]) for matches in self._matchers):
-            self._put([(params[0], params[1])])
+            return
+        self._put(self._core.message(*params))
+
+    def interrupted(self, heard: float) -> None:
+        self._core.interrupt()
+
+    @property
+    def live(self) -> bool:
+        return self._core.live

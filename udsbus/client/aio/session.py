@@ -20,6 +20,7 @@ import logging
 import os
 import threading
 from collections.abc import Callable, Iterator
+from contextvars import ContextVar
 from functools import partial
 from time import monotonic
 from typing import Any, TypeVar
@@ -30,19 +31,21 @@ import anyio.to_thread
 import msgpack
 
 from ...errors import BrokerUnavailable, Error, InvalidRequest, RequestTimeout
-from ...limits import RESUME_SECONDS, TIMEOUT_MOST, UNANSWERED_MOST
+from ...limits import HEARTBEAT_SECONDS, RESUME_SECONDS, TIMEOUT_MOST, UNANSWERED_MOST
 from ...paths import resolve_address
 from ...wire.framing import MSGID_MOST, RESPONSE
 from ...wire.methods import ANSWERS_KEPT
 from ...wire.values import encode
 from .. import requests
 from ..forks import FORKS
+from ..pulse import check_heartbeat
 from ..requests import (
     Attempt,
     Call,
     Many,
     cannot_be_sent,
     check_frame,
+    check_timeout,
     error_from,
     read_batch,
 )
@@ -65,6 +68,10 @@ ACKNOWLEDGE = 64
 """So many answers of that kind have come, before the broker is told that it may forget them."""
 
 
+_timeouts: ContextVar[dict[int, float] | None] = ContextVar("udsbus timeouts", default=None)
+"""By id of the client: what holds in a block of code, see `timeout_of`."""
+
+
 class AsyncSession:
     """What `AsyncClient` builds on. It belongs to one event loop; `connected.py` connects it."""
 
@@ -75,9 +82,10 @@ class AsyncSession:
         timeout: float,
         autostart: bool,
         metadata: Any = None,
+        heartbeat: float | None = HEARTBEAT_SECONDS,
     ) -> None:
-        if type(timeout) not in (int, float) or not timeout > 0:
-            raise InvalidRequest(f"timeout must be a number of seconds above 0, not {timeout!r}")
+        check_timeout(timeout)
+        check_heartbeat(heartbeat)
         self.address = resolve_address(address)
         """The path of the socket."""
         self.timeout = min(timeout, TIMEOUT_MOST)
@@ -86,6 +94,7 @@ class AsyncSession:
         self._session = os.urandom(8).hex()
         self._metadata = None if metadata is None else encode(metadata)
         self._autostart = autostart
+        self._heartbeat = heartbeat
         self._closed = False
         self._thread = 0
         """That of the event loop; 0: this has not begun."""
@@ -106,8 +115,8 @@ class AsyncSession:
         """Answers of that kind that have come since the broker was told."""
         self._newest_kept = 0
         """The msgid of the latest request among these."""
-        self._idle = True
-        """Nobody looks at deadlines."""
+        self._looks_at = NEVER
+        """When somebody looks at the deadlines next."""
         self._steadfast: dict[int, bool] = {}
         """Task → whether it was cancelled, of those that are not to be just now."""
 
@@ -132,7 +141,10 @@ class AsyncSession:
         kept = call.method in ANSWERS_KEPT
         while (kept and self._kept >= AT_ONCE) or (self._link is not None and self._link.full):
             await self._less_to_do()
-        asked = self._send(call, monotonic() + self.timeout, kept)
+        patience = self._patience
+        asked = self._send(call, monotonic() + patience, kept)
+        if patience != self.timeout:
+            asked.patience = patience
         if not asked.settled:
             await self._answered(asked)
         if asked.error is not None:
@@ -150,7 +162,7 @@ class AsyncSession:
         it must do no harm to ask again. If it would, there is an `attempt`, to know it by."""
         until = None if timeout is None else monotonic() + timeout
         call = ask(timeout)
-        deadline = NEVER if until is None else until + self.timeout
+        deadline = NEVER if until is None else until + self._patience
         asked = self._send(call, deadline, call.method in ANSWERS_KEPT, ask)
         asked.until = until
         asked.attempt = attempt is not None
@@ -221,8 +233,8 @@ class AsyncSession:
             link.send(frame, alone)
         else:
             self._need_connection()
-        if self._idle:
-            self._idle = False
+        if deadline < self._looks_at:
+            self._looks_at = deadline
             wake(self._busy)
         return asked
 
@@ -376,7 +388,7 @@ class AsyncSession:
         for asked in list(self._asked.values()):
             if asked.sent and asked.kept and asked.attempt:
                 why = ""
-                if not same_state or (asked.call.method == "publish" and not same_broker):
+                if not same_state or (asked.call.fleeting and not same_broker):
                     why = ", since it is another broker that answers now"
                 elif away > RESUME_SECONDS / 2:
                     why = f", since it took {away:.0f} s until one answered, too long for answers"
@@ -401,28 +413,29 @@ class AsyncSession:
         """Tell those who have waited for too long. One task for all: a timer for each request would
         take longer than all the rest here."""
         while True:
-            await woken(self._busy)
-            while (first := min((a.deadline for a in self._asked.values()), default=NEVER)) < NEVER:
-                if (left := first - monotonic()) > 0:
-                    await anyio.sleep(left)
-                now = monotonic()
-                for asked in list(self._asked.values()):
-                    if asked.deadline <= now:
-                        self._time_out(asked)
             self._busy = waker(self._loop)
-            self._idle = True
+            first = min((asked.deadline for asked in self._asked.values()), default=NEVER)
+            self._looks_at = first
+            with anyio.move_on_after(max(0.0, first - monotonic())):
+                await woken(self._busy)
+                continue  # there is an earlier one
+            now = monotonic()
+            for asked in list(self._asked.values()):
+                if asked.deadline <= now:
+                    self._time_out(asked)
 
     def _time_out(self, asked: Asked) -> None:
         error: Error
         uncertain = asked.sent and asked.kept
+        seconds = self.timeout if asked.patience is None else asked.patience
         if self._link is not None and self._link.greeted:
             then = "; nobody knows whether the request was carried out" if uncertain else ""
-            error = RequestTimeout(f"no answer from the broker within {self.timeout:g} s{then}")
+            error = RequestTimeout(f"no answer from the broker within {seconds:g} s{then}")
         elif uncertain:
             error = self._uncertain(f" ({self._unreachable})" if self._unreachable else "")
         else:
             error = self._unreachable or BrokerUnavailable(
-                f"{self.address}: there was no connection within {self.timeout:g} s"
+                f"{self.address}: there was no connection within {seconds:g} s"
             )
         asked.deadline = NEVER
         if not asked.sent:
@@ -440,6 +453,28 @@ class AsyncSession:
         )
 
     # --- what the sync client does otherwise --------------------------------------------------
+
+    @contextlib.contextmanager
+    def timeout_of(self, seconds: float) -> Iterator[None]:
+        """Within the block, a request may take so many seconds, whatever the client's `timeout` is;
+        also one of a task that is started in it.
+
+        with client.timeout_of(0.5):
+            await client.get("colour")
+        """
+        check_timeout(seconds)
+        others = _timeouts.get() or {}
+        token = _timeouts.set({**others, id(self): min(seconds, TIMEOUT_MOST)})
+        try:
+            yield
+        finally:
+            _timeouts.reset(token)
+
+    @property
+    def _patience(self) -> float:
+        """Seconds that a request of this task may take."""
+        own = _timeouts.get()
+        return self.timeout if own is None else own.get(id(self), self.timeout)
 
     def _notice_fork(self) -> None:
         """A child after a fork cannot use this at all."""

@@ -37,7 +37,11 @@ def run(engine: Engine, origin: int, command: Any, now: float = 0.0) -> Any:
 
 connections = st.sampled_from([ME, TOO, YOU, ANYBODY])
 subscriptions = st.builds(
-    m.Subscribe, st.lists(st.sampled_from(PATTERNS), max_size=3), st.booleans(), st.booleans()
+    m.Subscribe,
+    st.lists(st.sampled_from(PATTERNS), max_size=3),
+    st.booleans(),
+    st.booleans(),
+    st.just(m.DROP_OLDEST),
 )
 steps = st.lists(
     st.one_of(
@@ -46,7 +50,7 @@ steps = st.lists(
         st.tuples(connections, st.builds(m.Unsubscribe, st.integers(1, 6))),
         st.tuples(
             connections,
-            st.builds(m.Publish, st.sampled_from(TOPICS), st.just(b"x"), st.booleans()),
+            st.builds(m.Publish, st.sampled_from(TOPICS), st.just(b"x"), st.booleans(), st.none()),
         ),
         st.tuples(connections, st.just("gone")),
         st.just("settle"),

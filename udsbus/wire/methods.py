@@ -562,12 +562,12 @@ _ROWS = (
         "subscription; with `details`: [subscription, revision, how many messages are retained]",
         (Parameter("patterns", _texts, "array of patterns of topics"),),
         (
+            Parameter("echo", _flag, "also what this very client publishes, as usual"),
+            Parameter("details", _flag, "tell more of each message"),
             Parameter(
                 "policy", _policy,
                 "when this connection is behind: `drop_oldest` (usual), `disconnect` or `block`",
             ),
-            Parameter("echo", _flag, "also what this very client publishes, as usual"),
-            Parameter("details", _flag, "tell more of each message"),
         ),
         reads=True,
     ),
@@ -578,11 +578,11 @@ _ROWS = (
         "number of connections that it was sent to",
         (Parameter("topic", _text, "topic"), Parameter("message", _value, "encoded message")),
         (
+            Parameter("retain", _flag, "keep it as the last of its topic, for who comes later"),
             Parameter(
                 "wait", _optional_wait,
                 "seconds to wait for subscribers of the policy `block` that are behind",
             ),
-            Parameter("retain", _flag, "keep it as the last of its topic, for who comes later"),
         ),
         plain=2,
     ),
@@ -614,16 +614,16 @@ NOTIFICATIONS: dict[str, tuple[str, str]] = {
         "A message for a subscription of this connection.",
         "[topic, message]; with `details` [topic, message, revision or nil, session or nil]",
     ),
+    "ping": (
+        "The broker lives, and all changes up to this revision have been told.",
+        "[revision]",
+    ),
     "behind": (
         "This connection does not take what it is told as quickly as it comes, so it is told less.",
         "[revision, changes left out, messages dropped]",
     ),
     "in_step": (
         "This connection is behind no longer: it has been told everything up to this revision.",
-        "[revision]",
-    ),
-    "ping": (
-        "The broker lives, and all changes up to this revision have been told.",
         "[revision]",
     ),
     "closing": (

@@ -6,6 +6,7 @@ and two system calls for each message. Elsewhere tasks wait for the socket.
 
 from __future__ import annotations
 
+import contextlib
 import socket
 from collections.abc import Callable
 from typing import Any
@@ -25,7 +26,7 @@ FULL_BYTES = 1024 * 1024
 
 class Link:
     """Owns its socket. What it is called with happens in the event loop's thread, and its
-    callbacks are called there; neither waits."""
+    callbacks are called there, but not while it is being called; neither waits."""
 
     def __init__(
         self,
@@ -48,6 +49,7 @@ class Link:
         self._writing = False
         """Somebody waits until the socket takes more."""
         self._drained = anyio.Event()
+        self._why = "the connection ended"
         self._loop = running_asyncio()
         self._tasks: anyio.abc.TaskGroup | None = None
 
@@ -101,9 +103,7 @@ class Link:
         except (BlockingIOError, InterruptedError):
             sent = 0
         except OSError as error:
-            # What the broker has said before it went may still be read.
-            self._read()
-            self._end(f"the connection ended: {error.strerror}")
+            self._break(error)
             return
         if sent < len(frame):
             self._output += memoryview(frame)[sent:]
@@ -120,14 +120,21 @@ class Link:
                 self._write_when_ready()
                 return
             except OSError as error:
-                self._read()
-                self._end(f"the connection ended: {error.strerror}")
-                return
+                self._break(error)
+                break
             del self._output[:sent]
         if self._writing and self._loop is not None and not self.closed:
             self._loop.remove_writer(self._socket.fileno())
         self._writing = False
         self._drained.set()
+
+    def _break(self, error: OSError) -> None:
+        """Nothing more can be sent. Who reads is to find out, after what the broker has said before
+        it went: whoever sends is not ready yet to hear of the end."""
+        self._why = f"the connection ended: {error.strerror}"
+        self._output.clear()
+        with contextlib.suppress(OSError):
+            self._socket.shutdown(socket.SHUT_RDWR)
 
     def _write_when_ready(self) -> None:
         if not self._writing:
@@ -162,7 +169,7 @@ class Link:
             self._end(f"the connection ended: {error.strerror}")
             return
         if not data:
-            self._end("the connection ended")
+            self._end(self._why)
             return
         messages = self._decoder.feed(data)
         if messages:

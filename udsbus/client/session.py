@@ -313,13 +313,16 @@ class Session:
     def _say_goodbye(self) -> None:
         """So that what belongs to this client goes at once. Whoever cannot be told will notice."""
         connection = getattr(self._own, "connection", None)
-        if connection is None or not connection.ready or connection.forks != len(FORKS):
-            if not self._stays:
+        if connection is not None and connection.ready and connection.forks == len(FORKS):
+            with contextlib.suppress(ConnectionEnded):  # by a kick, after which others came back
+                self._goodbye_over(connection)
                 return
-            connection = None
-        with contextlib.suppress(Error, ConnectionEnded):
-            if connection is None:
-                connection = self._connect(None, closing=True)
+        if self._stays:
+            with contextlib.suppress(Error, ConnectionEnded):
+                self._goodbye_over(self._connect(None, closing=True))
+
+    def _goodbye_over(self, connection: Connection) -> None:
+        with contextlib.suppress(Error):
             connection.request(requests.goodbye(), min(self.timeout, GOODBYE_SECONDS))
 
     def _make_sure(self, call: Call[Any]) -> None:

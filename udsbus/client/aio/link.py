@@ -61,9 +61,10 @@ class Link:
         else:
             tasks.start_soon(self._keep_reading)
 
-    def send(self, frame: bytes, alone: bool) -> None:
+    def send(self, frame: bytes, alone: bool) -> bool:
         """Send it, as soon as the socket takes it. `alone`: nothing else is under way; otherwise
-        what is sent in one pass of the event loop goes together."""
+        what is sent in one pass of the event loop goes together. False: none of it has left, nor
+        will."""
         if self._output or self._later:
             self._output += frame
         elif self._loop is not None and not alone:
@@ -71,7 +72,8 @@ class Link:
             self._later = True
             self._loop.call_soon(self._flush)
         else:
-            self._send(frame)
+            return self._send(frame)
+        return True
 
     @property
     def full(self) -> bool:
@@ -97,17 +99,18 @@ class Link:
 
     # --- out --------------------------------------------------------------------------------
 
-    def _send(self, frame: bytes) -> None:
+    def _send(self, frame: bytes) -> bool:
         try:
             sent = self._socket.send(frame)
         except (BlockingIOError, InterruptedError):
             sent = 0
         except OSError as error:
             self._break(error)
-            return
+            return False
         if sent < len(frame):
             self._output += memoryview(frame)[sent:]
             self._write_when_ready()
+        return True
 
     def _flush(self) -> None:
         """Send what waits, as far as the socket takes it."""

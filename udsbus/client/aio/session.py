@@ -89,6 +89,8 @@ class AsyncSession:
         self._closed = False
         self._thread = 0
         """That of the event loop; 0: this has not begun."""
+        self._loop: asyncio.AbstractEventLoop | None = None
+        """If it is asyncio's."""
         self._forks = len(FORKS)
         self._stays = False
         """Something belongs to this client, so it must not be without a connection for long."""
@@ -160,6 +162,8 @@ class AsyncSession:
             await self._answered(asked)
         if asked.error is not None:
             raise asked.error
+        if asked.result is None and self._closed:  # the goodbye has ended it, before its time
+            raise InvalidRequest("this client is closed")
         return call.read(asked.result)
 
     async def _call_many(self, many: Many) -> None:
@@ -217,8 +221,7 @@ class AsyncSession:
         self._kept += kept and ask is None
         link = self._link
         if link is not None and link.greeted:
-            asked.sent = True
-            link.send(frame, alone)
+            asked.sent = link.send(frame, alone)
         else:
             self._need_connection()
         if self._idle:

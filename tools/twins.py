@@ -36,6 +36,7 @@ RULES = tuple(
         (r"\bAwaitable\[((?:[^\[\]]|\[[^\]]*\])*)\]", r"\1"),
         (r"\b__a(enter|exit|iter|next)__\b", r"__\1__"),
         (r"\basynccontextmanager\b", "contextmanager"),
+        (r"\bStopAsyncIteration\b", "StopIteration"),
         (r"\bclient\.aio\.client\b", "client.sync"),
         (r"\bfrom \.client import\b", "from .sync import"),
         (r"(?m)^( *from )\.(\.+)(?=[\w ])", r"\1\2"),  # one folder less up

@@ -61,7 +61,7 @@ class Event:
         return type(self), (self._client, self.name)
 
     def __repr__(self) -> str:
-        return f"<udsbus.Event {self.name!r} on {self._client.address}>"
+        return f"<udsbus.{type(self).__name__} {self.name!r} on {self._client.address}>"
 
 
 class Condition:
@@ -149,7 +149,7 @@ class Condition:
         return type(self), (self._client, self.name, self._lock)
 
     def __repr__(self) -> str:
-        return f"<udsbus.Condition {self.name!r} on {self._client.address}>"
+        return f"<udsbus.{type(self).__name__} {self.name!r} on {self._client.address}>"
 
 
 class Barrier:
@@ -267,7 +267,8 @@ class Barrier:
         return type(self), (self._client, self.name, self.parties, self._action, self._timeout)
 
     def __repr__(self) -> str:
-        return f"<udsbus.Barrier {self.name!r} of {self.parties} on {self._client.address}>"
+        what = f"{type(self).__name__} {self.name!r} of {self.parties}"
+        return f"<udsbus.{what} on {self._client.address}>"
 
 
 def _later(state: Any, ended: int) -> tuple[int, str] | None:
@@ -282,9 +283,9 @@ def _first(watch: Any, wanted: Callable[[Any], T | None], timeout: float | None)
     while True:
         change = watch.get(timeout=None if until is None else max(0.0, until - monotonic()))
         if change is None:
-            if until is None or monotonic() < until:
+            if watch.closed:
                 raise InvalidRequest("the client was closed while this waited")
-            return None
+            return None  # not to be asked of the clock: timers of some event loops are early
         found = wanted(change) if isinstance(change, Change) else None
         if found is not None:
             return found

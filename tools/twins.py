@@ -33,6 +33,7 @@ RULES = tuple(
         (r"\bawait ", ""),
         (r"\bAsync(?=[A-Z])", ""),
         (r"\bimport Awaitable, ", "import "),
+        (r"\bAwaitable\[(\w+)\] \| \1\b", r"\1"),
         (r"\bAwaitable\[((?:[^\[\]]|\[[^\]]*\])*)\]", r"\1"),
         (r"\b__a(enter|exit|iter|next)__\b", r"__\1__"),
         (r"\basynccontextmanager\b", "contextmanager"),

@@ -10,6 +10,7 @@ from collections.abc import Callable
 from typing import Any
 
 import anyio
+import anyio.abc
 import anyio.from_thread
 import anyio.to_thread
 import pytest
@@ -19,7 +20,7 @@ from tests.harness import BrokerProcess
 from udsbus import AsyncClient, Change, InvalidRequest
 
 from .conftest import BACKENDS
-from .support import Told, told, until
+from .support import Task, Told, told, until
 
 pytestmark = pytest.mark.anyio
 
@@ -104,6 +105,47 @@ async def test_an_async_function_is_called_for_one_change_after_the_other(
         await client.set("a", number)
     await over.wait()
     assert seen == [(what, number) for number in range(3) for what in ("begins", "ends")]
+
+
+async def test_a_predicate_may_ask_the_bus(
+    client: AsyncClient, other: AsyncClient, tasks: anyio.abc.TaskGroup
+) -> None:
+    async def items() -> list[int]:
+        found: list[int] = await client.get("items", [])
+        return found
+
+    async def wait() -> list[int]:
+        async with client.condition("c") as _:
+            return await client.condition("c").wait_for(items)
+
+    async def waits() -> bool:
+        return await other.count("conditions/c/*") == 1
+
+    task = Task(tasks, wait)
+    await until(waits, "it to wait")
+    async with other.condition("c"):
+        await other.set("items", [1])
+        await other.condition("c").notify()
+    assert await task.result() == [1]
+    async with client.condition("c"):
+        assert await client.condition("c").wait_for(lambda: 0, timeout=0.01) == 0
+
+
+async def test_an_action_may_ask_the_bus(
+    client: AsyncClient, other: AsyncClient, tasks: anyio.abc.TaskGroup
+) -> None:
+    async def act() -> None:
+        await client.increment("acted")
+
+    async def fail() -> None:
+        raise ZeroDivisionError
+
+    task = Task(tasks, client.barrier("b", 2, act).wait)
+    assert sorted([await client.barrier("b", 2, act).wait(), await task.result()]) == [0, 1]
+    assert await client.get("acted") == 1
+    with pytest.raises(ZeroDivisionError):
+        await client.barrier("c", 1, fail).wait()
+    assert await other.barrier("c", 1).broken
 
 
 # --- event loops --------------------------------------------------------------------------------

@@ -232,6 +232,10 @@ class Session:
         """What reads files, and takes a while: here it is a call like any other."""
         return function(*args)
 
+    def _outcome(self, result: T) -> T:
+        """What a function of the user's has returned."""
+        return result
+
     def _undisturbed(self) -> contextlib.AbstractContextManager[object]:
         """What must be done although this is being ended."""
         return contextlib.nullcontext()

@@ -104,9 +104,10 @@ class Condition:
             return notified
 
     def wait_for(self, predicate: Callable[[], T], timeout: float | None = None) -> T:
-        """Wait until `predicate()` is true, and return what it returned last."""
+        """Wait until `predicate()` is true, and return what it returned last. It may ask the bus,
+        and with the async client be async."""
         until = None if timeout is None else monotonic() + timeout
-        while not (result := predicate()):
+        while not (result := self._client._outcome(predicate())):
             left = None if until is None else until - monotonic()
             if left is not None and left <= 0:
                 break
@@ -167,8 +168,8 @@ class Barrier:
         action: Callable[[], object] | None = None,
         timeout: float | None = None,
     ) -> None:
-        """`action` is called by the last who comes, before all go on. `timeout`: the default of
-        `wait`."""
+        """`action` is called by the last who comes, before all go on; with the async client it may
+        be async. `timeout`: the default of `wait`."""
         if type(parties) is not int or parties < 1:
             raise InvalidRequest(f"parties must be one or more, not {parties!r}")
         self.name = name
@@ -244,7 +245,7 @@ class Barrier:
     def _complete(self, ended: int) -> None:
         try:
             if self._action is not None:
-                self._action()
+                self._client._outcome(self._action())
         except BaseException:
             self._end(ended, BROKEN)
             raise

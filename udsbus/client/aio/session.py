@@ -19,8 +19,9 @@ import itertools
 import logging
 import os
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Awaitable, Callable, Iterator
 from functools import partial
+from inspect import isawaitable
 from time import monotonic
 from typing import Any, TypeVar
 
@@ -461,6 +462,10 @@ class AsyncSession:
     async def _in_thread(self, function: Callable[..., T], *args: Any) -> T:
         """What reads files, and takes a while."""
         return await anyio.to_thread.run_sync(partial(function, *args))
+
+    async def _outcome(self, result: Awaitable[T] | T) -> T:
+        """What a function of the user's has returned, async or not."""
+        return await result if isawaitable(result) else result
 
     @contextlib.contextmanager
     def _undisturbed(self) -> Iterator[None]:

@@ -33,9 +33,11 @@ RULES = tuple(
         (r"\bawait ", ""),
         (r"\bAsync(?=[A-Z])", ""),
         (r"\bimport Awaitable, ", "import "),
+        (r"\bAwaitable\[(\w+)\] \| \1\b", r"\1"),
         (r"\bAwaitable\[((?:[^\[\]]|\[[^\]]*\])*)\]", r"\1"),
         (r"\b__a(enter|exit|iter|next)__\b", r"__\1__"),
         (r"\basynccontextmanager\b", "contextmanager"),
+        (r"\bStopAsyncIteration\b", "StopIteration"),
         (r"\bclient\.aio\.client\b", "client.sync"),
         (r"\bfrom \.client import\b", "from .sync import"),
         (r"(?m)^( *from )\.(\.+)(?=[\w ])", r"\1\2"),  # one folder less up

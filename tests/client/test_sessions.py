@@ -16,9 +16,9 @@ import udsbus
 from tests.harness import BrokerProcess, RawClient, running_broker, wait_until
 from tests.pairs import Pair
 from udsbus import Client, LimitExceeded, Watch
-from udsbus.limits import RELEASES_PER_TURN
+from udsbus.limits import GRACE_SECONDS, RELEASES_PER_TURN
 
-from .support import PATIENCE, Child, in_child, take_number
+from .support import PATIENCE, Child, Task, in_child, take_number
 
 HOLD = """
 import os, sys, udsbus
@@ -339,6 +339,22 @@ def test_a_kicked_client_whose_lock_lingers_comes_back(client: Client, bus: Brok
             lock.release()
         with client.lock("lingering"):
             pass
+
+
+def test_a_client_that_was_kicked_and_came_back_goes_at_once(
+    client: Client, bus: BrokerProcess
+) -> None:
+    """Though the connection of the thread that closes it has ended."""
+    other = udsbus.connect(bus.address, timeout=PATIENCE)
+    other.set("a", 1, ephemeral=True)
+    client.kick(other.session)
+    wait_until(lambda: other.session in sessions(client), "it to be back")
+    Task(lambda: other.set("b", 1, ephemeral=True)).result()
+    began = time.monotonic()
+    other.close()
+    wait_until(lambda: not client.exists("b"), "its key to go")
+    assert sessions(client) == {client.session}
+    assert time.monotonic() - began < GRACE_SECONDS / 2
 
 
 def test_a_client_that_is_closed_does_not_come_back(

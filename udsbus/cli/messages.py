@@ -44,7 +44,7 @@ def publish_command(topic: str, message: str, retain: bool, as_json: bool, raw: 
     from .asking import asker
 
     content = read_value(message, as_json=as_json, raw=raw)
-    receivers = asker().ask(requests.publish(topic, content, retain))
+    receivers = asker().ask(requests.publish(topic, content, retain=retain))
     write_line(str(receivers))
     if not receivers and not retain:
         complain(f"nobody subscribes to {topic!r}")

@@ -185,7 +185,7 @@ class Pipeline:
         return self._add(requests.ttl(key))
 
     def publish(self, topic: str, message: Any, *, retain: bool = False) -> Result[int]:
-        return self._add(requests.publish(topic, message, retain))
+        return self._add(requests.publish(topic, message, retain=retain))
 
     def _add(self, call: Call[T]) -> Result[T]:
         return self._append(call.method, call.params, call.read)

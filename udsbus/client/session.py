@@ -272,6 +272,10 @@ class Session:
         """What reads files, and takes a while: here it is a call like any other."""
         return function(*args)
 
+    def _outcome(self, result: T) -> T:
+        """What a function of the user's has returned."""
+        return result
+
     def _undisturbed(self) -> contextlib.AbstractContextManager[object]:
         """What must be done although this is being ended."""
         return contextlib.nullcontext()
@@ -353,13 +357,16 @@ class Session:
     def _say_goodbye(self) -> None:
         """So that what belongs to this client goes at once. Whoever cannot be told will notice."""
         connection = self._own.connection
-        if connection is None or not connection.ready or connection.forks != len(FORKS):
-            if not self._stays:
+        if connection is not None and connection.ready and connection.forks == len(FORKS):
+            with contextlib.suppress(ConnectionEnded):  # by a kick, after which others came back
+                self._goodbye_over(connection)
                 return
-            connection = None
-        with contextlib.suppress(Error, ConnectionEnded):
-            if connection is None:
-                connection = self._connect(None, closing=True)
+        if self._stays:
+            with contextlib.suppress(Error, ConnectionEnded):
+                self._goodbye_over(self._connect(None, closing=True))
+
+    def _goodbye_over(self, connection: Connection) -> None:
+        with contextlib.suppress(Error):
             connection.request(requests.goodbye(), min(self._patience, GOODBYE_SECONDS))
 
     def _make_sure(self, call: Call[Any]) -> None:

@@ -104,7 +104,7 @@ class Election:
         return type(self), (self._client, self.name)
 
     def __repr__(self) -> str:
-        return f"<udsbus.Election {self.name!r} on {self._client.address}>"
+        return f"<udsbus.{type(self).__name__} {self.name!r} on {self._client.address}>"
 
 
 class Leaders:
@@ -128,9 +128,9 @@ class Leaders:
             left = None if until is None else max(0.0, until - monotonic())
             change = self._watch.get(timeout=left)
             if change is None:
-                if until is not None and monotonic() >= until:
-                    raise TimeoutError(f"nothing has changed within {timeout} s")
-                raise EOFError("it was closed")
+                if self._watch.closed:
+                    raise EOFError("it was closed")
+                raise TimeoutError(f"nothing has changed within {timeout} s")
             leads = leader_after(change)
             if change.revision > self._seen and leads != self._last:
                 self._last = leads
@@ -139,10 +139,14 @@ class Leaders:
     def close(self) -> None:
         self._watch.close()
 
-    def __iter__(self) -> Iterator[Leader | None]:
-        with contextlib.suppress(EOFError):
-            while True:
-                yield self.get()
+    def __iter__(self) -> Leaders:
+        return self
+
+    def __next__(self) -> Leader | None:
+        try:
+            return self.get()
+        except EOFError:
+            raise StopIteration from None
 
     def __enter__(self) -> Leaders:
         return self

@@ -107,4 +107,5 @@ class RateLimiter:
         return type(self), (self._client, self.name, self.rate, self.burst)
 
     def __repr__(self) -> str:
-        return f"<udsbus.RateLimiter {self.name!r} of {self.rate:g}/s on {self._client.address}>"
+        what = f"{type(self).__name__} {self.name!r} of {self.rate:g}/s"
+        return f"<udsbus.{what} on {self._client.address}>"

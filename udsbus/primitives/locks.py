@@ -224,7 +224,7 @@ class RWLock:
         return type(self), (self.write._client, self.name)
 
     def __repr__(self) -> str:
-        return f"<udsbus.RWLock {self.name!r} on {self.write._client.address}>"
+        return f"<udsbus.{type(self).__name__} {self.name!r} on {self.write._client.address}>"
 
 
 class Semaphore(Acquirable):

@@ -19,7 +19,7 @@ from .. import requests
 from ..connecting import Vanished, jittered, not_greeted, open_at_once, open_socket
 from ..pulse import Pulse
 from ..requests import error_from
-from .asked import wake, waker, woken
+from .asked import NEVER, wake, waker, woken
 from .link import Link
 from .session import AsyncSession
 
@@ -237,11 +237,13 @@ class AsyncConnected(AsyncSession):
             ):
                 await anyio.sleep(RECONNECT_FIRST)
         if self._link is not None:
+            asked = self._send(requests.goodbye(), NEVER, False)
+            # What tasks that are woken by now would ask for has no session any more.
+            self._closed = True
             with anyio.move_on_after(min(self.timeout, GOODBYE_SECONDS)):
-                try:
-                    await self._call(requests.goodbye())
-                except Error as error:
-                    log.debug("%s: no goodbye: %s", self.address, error)
+                await self._answered(asked)
+            if asked.error is not None:
+                log.debug("%s: no goodbye: %s", self.address, asked.error)
 
     def _hang_up(self) -> None:
         link, self._link = self._link, None

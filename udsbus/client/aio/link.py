@@ -6,6 +6,7 @@ and two system calls for each message. Elsewhere tasks wait for the socket.
 
 from __future__ import annotations
 
+import contextlib
 import socket
 from collections.abc import Callable
 from typing import Any
@@ -25,7 +26,7 @@ FULL_BYTES = 1024 * 1024
 
 class Link:
     """Owns its socket. What it is called with happens in the event loop's thread, and its
-    callbacks are called there; neither waits."""
+    callbacks are called there, but not while it is being called; neither waits."""
 
     def __init__(
         self,
@@ -48,6 +49,7 @@ class Link:
         self._writing = False
         """Somebody waits until the socket takes more."""
         self._drained = anyio.Event()
+        self._why = "the connection ended"
         self._loop = running_asyncio()
         self._tasks: anyio.abc.TaskGroup | None = None
 
@@ -59,9 +61,10 @@ class Link:
         else:
             tasks.start_soon(self._keep_reading)
 
-    def send(self, frame: bytes, alone: bool) -> None:
+    def send(self, frame: bytes, alone: bool) -> bool:
         """Send it, as soon as the socket takes it. `alone`: nothing else is under way; otherwise
-        what is sent in one pass of the event loop goes together."""
+        what is sent in one pass of the event loop goes together. False: none of it has left, nor
+        will."""
         if self._output or self._later:
             self._output += frame
         elif self._loop is not None and not alone:
@@ -69,7 +72,8 @@ class Link:
             self._later = True
             self._loop.call_soon(self._flush)
         else:
-            self._send(frame)
+            return self._send(frame)
+        return True
 
     @property
     def full(self) -> bool:
@@ -95,19 +99,18 @@ class Link:
 
     # --- out --------------------------------------------------------------------------------
 
-    def _send(self, frame: bytes) -> None:
+    def _send(self, frame: bytes) -> bool:
         try:
             sent = self._socket.send(frame)
         except (BlockingIOError, InterruptedError):
             sent = 0
         except OSError as error:
-            # What the broker has said before it went may still be read.
-            self._read()
-            self._end(f"the connection ended: {error.strerror}")
-            return
+            self._break(error)
+            return False
         if sent < len(frame):
             self._output += memoryview(frame)[sent:]
             self._write_when_ready()
+        return True
 
     def _flush(self) -> None:
         """Send what waits, as far as the socket takes it."""
@@ -120,14 +123,21 @@ class Link:
                 self._write_when_ready()
                 return
             except OSError as error:
-                self._read()
-                self._end(f"the connection ended: {error.strerror}")
-                return
+                self._break(error)
+                break
             del self._output[:sent]
         if self._writing and self._loop is not None and not self.closed:
             self._loop.remove_writer(self._socket.fileno())
         self._writing = False
         self._drained.set()
+
+    def _break(self, error: OSError) -> None:
+        """Nothing more can be sent. Who reads is to find out, after what the broker has said before
+        it went: whoever sends is not ready yet to hear of the end."""
+        self._why = f"the connection ended: {error.strerror}"
+        self._output.clear()
+        with contextlib.suppress(OSError):
+            self._socket.shutdown(socket.SHUT_RDWR)
 
     def _write_when_ready(self) -> None:
         if not self._writing:
@@ -162,7 +172,7 @@ class Link:
             self._end(f"the connection ended: {error.strerror}")
             return
         if not data:
-            self._end("the connection ended")
+            self._end(self._why)
             return
         messages = self._decoder.feed(data)
         if messages:

@@ -19,9 +19,10 @@ import itertools
 import logging
 import os
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Awaitable, Callable, Iterator
 from contextvars import ContextVar
 from functools import partial
+from inspect import isawaitable
 from time import monotonic
 from typing import Any, TypeVar
 
@@ -98,6 +99,8 @@ class AsyncSession:
         self._closed = False
         self._thread = 0
         """That of the event loop; 0: this has not begun."""
+        self._loop: asyncio.AbstractEventLoop | None = None
+        """If it is asyncio's."""
         self._forks = len(FORKS)
         self._stays = False
         """Something belongs to this client, so it must not be without a connection for long."""
@@ -172,6 +175,8 @@ class AsyncSession:
             await self._answered(asked)
         if asked.error is not None:
             raise asked.error
+        if asked.result is None and self._closed:  # the goodbye has ended it, before its time
+            raise InvalidRequest("this client is closed")
         return call.read(asked.result)
 
     async def _call_many(self, many: Many) -> None:
@@ -229,8 +234,7 @@ class AsyncSession:
         self._kept += kept and ask is None
         link = self._link
         if link is not None and link.greeted:
-            asked.sent = True
-            link.send(frame, alone)
+            asked.sent = link.send(frame, alone)
         else:
             self._need_connection()
         if deadline < self._looks_at:
@@ -493,6 +497,10 @@ class AsyncSession:
     async def _in_thread(self, function: Callable[..., T], *args: Any) -> T:
         """What reads files, and takes a while."""
         return await anyio.to_thread.run_sync(partial(function, *args))
+
+    async def _outcome(self, result: Awaitable[T] | T) -> T:
+        """What a function of the user's has returned, async or not."""
+        return await result if isawaitable(result) else result
 
     @contextlib.contextmanager
     def _undisturbed(self) -> Iterator[None]:

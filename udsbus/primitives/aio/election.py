@@ -103,7 +103,7 @@ class AsyncElection:
         return type(self), (self._client, self.name)
 
     def __repr__(self) -> str:
-        return f"<udsbus.Election {self.name!r} on {self._client.address}>"
+        return f"<udsbus.{type(self).__name__} {self.name!r} on {self._client.address}>"
 
 
 class AsyncLeaders:
@@ -127,9 +127,9 @@ class AsyncLeaders:
             left = None if until is None else max(0.0, until - monotonic())
             change = await self._watch.get(timeout=left)
             if change is None:
-                if until is not None and monotonic() >= until:
-                    raise TimeoutError(f"nothing has changed within {timeout} s")
-                raise EOFError("it was closed")
+                if self._watch.closed:
+                    raise EOFError("it was closed")
+                raise TimeoutError(f"nothing has changed within {timeout} s")
             leads = leader_after(change)
             if change.revision > self._seen and leads != self._last:
                 self._last = leads
@@ -138,10 +138,14 @@ class AsyncLeaders:
     def close(self) -> None:
         self._watch.close()
 
-    async def __aiter__(self) -> AsyncIterator[Leader | None]:
-        with contextlib.suppress(EOFError):
-            while True:
-                yield await self.get()
+    def __aiter__(self) -> AsyncLeaders:
+        return self
+
+    async def __anext__(self) -> Leader | None:
+        try:
+            return await self.get()
+        except EOFError:
+            raise StopAsyncIteration from None
 
     async def __aenter__(self) -> AsyncLeaders:
         return self

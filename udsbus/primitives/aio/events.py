@@ -7,7 +7,7 @@ What a client has put there belongs to it and goes with it, so that nobody waits
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from threading import BrokenBarrierError
 from time import monotonic, monotonic_ns
 from types import TracebackType
@@ -60,7 +60,7 @@ class AsyncEvent:
         return type(self), (self._client, self.name)
 
     def __repr__(self) -> str:
-        return f"<udsbus.Event {self.name!r} on {self._client.address}>"
+        return f"<udsbus.{type(self).__name__} {self.name!r} on {self._client.address}>"
 
 
 class AsyncCondition:
@@ -102,10 +102,13 @@ class AsyncCondition:
                     notified = not await self._client.delete(key)
             return notified
 
-    async def wait_for(self, predicate: Callable[[], T], timeout: float | None = None) -> T:
-        """Wait until `predicate()` is true, and return what it returned last."""
+    async def wait_for(
+        self, predicate: Callable[[], Awaitable[T] | T], timeout: float | None = None
+    ) -> T:
+        """Wait until `predicate()` is true, and return what it returned last. It may ask the bus,
+        and with the async client be async."""
         until = None if timeout is None else monotonic() + timeout
-        while not (result := predicate()):
+        while not (result := await self._client._outcome(predicate())):
             left = None if until is None else until - monotonic()
             if left is not None and left <= 0:
                 break
@@ -148,7 +151,7 @@ class AsyncCondition:
         return type(self), (self._client, self.name, self._lock)
 
     def __repr__(self) -> str:
-        return f"<udsbus.Condition {self.name!r} on {self._client.address}>"
+        return f"<udsbus.{type(self).__name__} {self.name!r} on {self._client.address}>"
 
 
 class AsyncBarrier:
@@ -166,8 +169,8 @@ class AsyncBarrier:
         action: Callable[[], object] | None = None,
         timeout: float | None = None,
     ) -> None:
-        """`action` is called by the last who comes, before all go on. `timeout`: the default of
-        `wait`."""
+        """`action` is called by the last who comes, before all go on; with the async client it may
+        be async. `timeout`: the default of `wait`."""
         if type(parties) is not int or parties < 1:
             raise InvalidRequest(f"parties must be one or more, not {parties!r}")
         self.name = name
@@ -243,7 +246,7 @@ class AsyncBarrier:
     async def _complete(self, ended: int) -> None:
         try:
             if self._action is not None:
-                self._action()
+                await self._client._outcome(self._action())
         except BaseException:
             await self._end(ended, BROKEN)
             raise
@@ -266,7 +269,8 @@ class AsyncBarrier:
         return type(self), (self._client, self.name, self.parties, self._action, self._timeout)
 
     def __repr__(self) -> str:
-        return f"<udsbus.Barrier {self.name!r} of {self.parties} on {self._client.address}>"
+        what = f"{type(self).__name__} {self.name!r} of {self.parties}"
+        return f"<udsbus.{what} on {self._client.address}>"
 
 
 def _later(state: Any, ended: int) -> tuple[int, str] | None:
@@ -281,9 +285,9 @@ async def _first(watch: Any, wanted: Callable[[Any], T | None], timeout: float |
     while True:
         change = await watch.get(timeout=None if until is None else max(0.0, until - monotonic()))
         if change is None:
-            if until is None or monotonic() < until:
+            if watch.closed:
                 raise InvalidRequest("the client was closed while this waited")
-            return None
+            return None  # not to be asked of the clock: timers of some event loops are early
         found = wanted(change) if isinstance(change, Change) else None
         if found is not None:
             return found

@@ -7,11 +7,11 @@ views of what is nested `change`, which is one step as well.
 from __future__ import annotations
 
 import contextlib
+from collections import deque
 from collections.abc import AsyncIterator, Callable
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from ...client import requests
-from ...client.requests import Call, Page
 from ...errors import Conflict
 from ...patterns import check_pattern, check_writable
 from ...wire.values import decode
@@ -119,39 +119,24 @@ class AsyncMapping:
         return await self._client.count(self.pattern)
 
     async def keys(self) -> list[Any]:
-        return [key async for key in self]
+        below = len(self._below)
+        return [key_of(at[below:]) for at in await self._client.keys(self.pattern)]
 
     async def values(self) -> list[Any]:
-        return [value async for _, value in self._pairs()]
+        return [value for _, value in await self._client.items(self.pattern)]
 
     async def items(self) -> list[tuple[Any, Any]]:
-        return [pair async for pair in self._pairs()]
+        below = len(self._below)
+        return [(key_of(at[below:]), value) for at, value in await self._client.items(self.pattern)]
 
     async def copy(self) -> dict[Any, Any]:
         """A plain dict. It is read in pages, so what others change meanwhile may be in it in
         part."""
         return dict(await self.items())
 
-    async def __aiter__(self) -> AsyncIterator[Any]:
+    def __aiter__(self) -> AsyncIterator[Any]:
         """The keys; fetched in pages."""
-        below = len(self._below)
-        async for at in self._pages(requests.keys_page):
-            yield key_of(at[below:])
-
-    async def _pairs(self) -> AsyncIterator[tuple[Any, Any]]:
-        below = len(self._below)
-        async for at, value in self._pages(requests.items_page):
-            yield key_of(at[below:]), value
-
-    async def _pages(self, page: Callable[[str, Any], Call[Page[list[T]]]]) -> AsyncIterator[T]:
-        after: str | None = None
-        while True:
-            found = await self._client._call(page(self.pattern, after))
-            for item in found.items:
-                yield item
-            after = found.after
-            if after is None:
-                return
+        return _Keys(self, self._client)
 
     async def update(self, other: Any = (), /, **more: Any) -> None:
         """Set all of that at once: nobody sees a part of it."""
@@ -191,3 +176,28 @@ class AsyncMapping:
 
     def __repr__(self) -> str:
         return f"<udsbus.AsyncMapping {self.name!r} on {self._client.address}>"
+
+
+class _Keys:
+    """One key after the other. Not a generator, which whoever leaves the loop would have to close;
+    trio warns of it."""
+
+    def __init__(self, of: AsyncMapping, client: AsyncClient) -> None:
+        self._of = of
+        self._client = client
+        self._found = deque[str]()
+        self._after: str | None = None
+        self._was_last = False
+
+    def __aiter__(self) -> _Keys:
+        return self
+
+    async def __anext__(self) -> Any:
+        while not self._found:
+            if self._was_last:
+                raise StopAsyncIteration
+            page = await self._client._call(requests.keys_page(self._of.pattern, self._after))
+            self._found += page.items
+            self._after = page.after
+            self._was_last = page.after is None
+        return self._of.key_of(self._found.popleft())

@@ -24,7 +24,10 @@ before them, and who the origins are."""
 class ChangeLog:
     """Bounded in changes and in bytes of keys and of values, those before the changes too."""
 
-    __slots__ = ("_bytes", "_count", "_max_bytes", "_max_changes", "_runs", "forgotten")
+    __slots__ = (
+        "_bytes", "_count", "_max_bytes", "_max_changes", "_run_bytes", "_run_changes", "_runs",
+        "forgotten",
+    )  # fmt: skip
 
     def __init__(
         self, max_changes: int = CHANGE_LOG_CHANGES, max_bytes: int = CHANGE_LOG_BYTES
@@ -33,6 +36,8 @@ class ChangeLog:
         """The oldest first."""
         self._max_changes = max_changes
         self._max_bytes = max_bytes
+        self._run_changes = max_changes // FRACTION
+        self._run_bytes = max_bytes // FRACTION
         self._count = 0
         self._bytes = 0
         self.forgotten = 0
@@ -52,7 +57,7 @@ class ChangeLog:
                 size += len(key) + len(value) + len(before)
             else:
                 size += len(key) + len(value or b"") + len(before or b"")
-        if self._fits(len(changes), size):
+        if len(changes) <= self._run_changes and size <= self._run_bytes:
             self._enter((changes, size, None, None))
         else:
             for change in changes:
@@ -69,14 +74,10 @@ class ChangeLog:
         """The same for changes that a journal tells of, `size` bytes in all, which took the place
         of the entries `before`. They are made whole only when somebody asks: most never are, and a
         standby must keep up."""
-        if self._fits(len(changes), size):
+        if len(changes) <= self._run_changes and size <= self._run_bytes:
             self._enter((changes, size, before, writers))
         else:
             self.extend(_whole((changes, size, before, writers)))
-
-    def _fits(self, number: int, size: int) -> bool:
-        """Whether changes are few enough for one run."""
-        return number <= self._max_changes // FRACTION and size <= self._max_bytes // FRACTION
 
     def _enter(self, run: Run) -> None:
         runs = self._runs

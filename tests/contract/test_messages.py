@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import queue
 from collections.abc import Callable
 from functools import partial
 
 import anyio
 import anyio.abc
+import anyio.to_thread
 import pytest
 
 from tests.client.support import PATIENCE
@@ -184,3 +186,37 @@ async def test_a_heartbeat_is_agreed_on(connect: Connect) -> None:
     with pytest.raises(InvalidRequest, match="heartbeat"):
         async with connect(heartbeat=-1):
             pass
+
+
+async def test_a_function_is_called_with_each(client: AsyncClient, other: AsyncClient) -> None:
+    """As with `on_change`; one that fails is called for the next all the same."""
+    await other.publish("t/0", "kept", retain=True)
+    heard: queue.SimpleQueue[Message] = queue.SimpleQueue()
+
+    def hear(message: Message) -> None:
+        heard.put(message)
+        if message.value == "bad":
+            raise ValueError("of the function")
+
+    async def next_one() -> Message:
+        return await anyio.to_thread.run_sync(partial(heard.get, timeout=PATIENCE))
+
+    subscription = client.on_message("t/*", "u", function=hear, retained=True, echo=False)
+    assert await next_one() == Message("t/0", "kept", True)
+    await client.publish("u", "mine")
+    await other.publish("u", "bad")
+    await other.publish("t/1", "good")
+    assert [await next_one(), await next_one()] == [Message("u", "bad"), Message("t/1", "good")]
+    subscription.close()
+
+    @client.on_message("v")
+    def again(message: Message) -> None:
+        heard.put(message)
+
+    while not await other.publish("v", 1):
+        await client.ping()
+    assert await next_one() == Message("v", 1)
+    assert callable(again)
+    with pytest.raises(InvalidRequest, match="calls a function"):
+        client.on_message("v", function=7)  # type: ignore[call-overload]
+    await other.unretain("t/0")

@@ -17,9 +17,9 @@ from ..patterns import check_name
 from . import unpickling
 from .binding import MISSING
 from .bound import Bound
-from .callbacks import Callbacks, Function
+from .callbacks import Callbacks
 from .events import Events
-from .following import Change, ChangeKind, Policy, Subscription, Watch
+from .following import Change, ChangeKind, Message, Policy, Subscription, Watch
 from .forks import told
 from .holding import Holdings
 from .methods import Methods
@@ -30,7 +30,9 @@ from .watching import CaughtUp, WatchCore
 if TYPE_CHECKING:
     from typing import Self
 
+Function = Callable[[Change], object]
 T = TypeVar("T")
+Heard = TypeVar("Heard", bound=Callable[[Message], object])
 Kicked = TypeVar("Kicked", bound=Callable[[], object])
 
 
@@ -58,7 +60,7 @@ class Base(Methods):
 
         self._events = Events(self.address, self.timeout, hello, heartbeat)
         weakref.finalize(self, self._events.abandon).atexit = False
-        self._callbacks = Callbacks()
+        self._callbacks = Callbacks(self._events)
         self.holdings = Holdings(self)
         """The locks that are held; for `udsbus.primitives`."""
         self._begin()
@@ -183,19 +185,42 @@ class Base(Methods):
         `disconnect` ends the connection, which comes back by itself, and `interruptions` counts
         that; `block` lets publishers wait that are ready to, and drops what others publish.
         """
-        self._check_open()
-        this = weakref.ref(self)  # which what the events know must not keep alive
+        return self._subscribe(patterns, policy, retained, echo)
 
-        def own_session() -> str:
-            client = this()
-            return "" if client is None else client.session
+    @overload
+    def on_message(
+        self, *patterns: str, retained: bool = ..., echo: bool = ...
+    ) -> Callable[[Heard], Heard]: ...
+    @overload
+    def on_message(
+        self,
+        *patterns: str,
+        function: Callable[[Message], object],
+        retained: bool = ...,
+        echo: bool = ...,
+    ) -> Subscription: ...
+    def on_message(
+        self,
+        *patterns: str,
+        function: Callable[[Message], object] | None = None,
+        retained: bool = True,
+        echo: bool = True,
+    ) -> Subscription | Callable[[Heard], Heard]:
+        """Call a function with each `Message` of the topics that match; a decorator.
 
-        core = SubscriptionCore(
-            patterns, policy=policy, retained=retained, echo=echo, own_session=own_session
-        )
-        subscription = Subscription(self._events, self, core)
-        self._events.follow(subscription, self._patience)
-        return subscription
+            @client.on_message("news/*")
+            def print_it(message): ...
+
+        As with `on_change`. With `function` it returns the Subscription, to close it.
+        """
+        if function is not None:
+            return self._subscribe(patterns, "drop_oldest", retained, echo, function)
+
+        def decorate(function: Heard) -> Heard:
+            self._subscribe(patterns, "drop_oldest", retained, echo, function)
+            return function
+
+        return decorate
 
     @property
     def in_sync(self) -> bool:
@@ -279,12 +304,39 @@ class Base(Methods):
             strict=strict,
             marks=function is None,
         )
-        told = self._callbacks.changes if function is not None else None
+        told = self._callbacks.came if function is not None else None
         watch = Watch[Any](self._events, self, core, lambda: self.session, conflate, told)
         if function is not None:
-            self._callbacks.add(watch, function)
+            self._callbacks.add(watch, function, f"on_change({pattern!r})")
         self._events.follow(watch, self._patience)
         return watch
+
+    def _subscribe(
+        self,
+        patterns: tuple[str, ...],
+        policy: Policy,
+        retained: bool,
+        echo: bool,
+        function: Callable[[Message], object] | None = None,
+    ) -> Subscription:
+        self._check_open()
+        if function is not None and not callable(function):
+            raise InvalidRequest(f"on_message calls a function, not {type(function).__name__}")
+        this = weakref.ref(self)  # which what the events know must not keep alive
+
+        def own_session() -> str:
+            client = this()
+            return "" if client is None else client.session
+
+        core = SubscriptionCore(
+            patterns, policy=policy, retained=retained, echo=echo, own_session=own_session
+        )
+        told = None if function is None else self._callbacks.came
+        subscription = Subscription(self._events, self, core, told)
+        if function is not None:
+            self._callbacks.add(subscription, function, f"on_message{patterns}")
+        self._events.follow(subscription, self._patience)
+        return subscription
 
     # --- called at a fork -------------------------------------------------------------------
 

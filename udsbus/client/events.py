@@ -469,7 +469,7 @@ class Events:
             terms, terms_before = self._terms, terms
             self._look_for_signs(sock)
             left = self._pulse.left(monotonic())
-            aside = not output and all(follower.attended for follower in self.followers())
+            aside = not output
             if aside and terms != terms_before:
                 ready = waker.poll(ASIDE_SECONDS * 1000)
             elif aside and self._is_led():

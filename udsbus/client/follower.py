@@ -41,9 +41,6 @@ class Gate:
 class Follower:
     """A watch or a subscription, as whoever reads the event connection sees it."""
 
-    attended = True
-    """Somebody takes what has come, and waits for it when there is nothing."""
-
     def __init__(self, owner: object) -> None:
         self.started = Gate()
         """Open when the broker has confirmed it, or refused it."""

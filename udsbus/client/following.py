@@ -92,7 +92,6 @@ class Watch(Follower, Generic[T]):
         self._backlog = Backlog[Told](WATCH_BACKLOG, key_of, conflate)
         self._lateness = Lateness()
         self._on_changes = on_changes
-        self.attended = on_changes is None
         self._complete = 0.0
         """When it was interrupted, the time up to which it had everything."""
 
@@ -310,8 +309,15 @@ class Subscription(Follower):
     does not take them from the broker, its `policy` decides.
     """
 
-    def __init__(self, events: Events, owner: object, core: SubscriptionCore) -> None:
+    def __init__(
+        self,
+        events: Events,
+        owner: object,
+        core: SubscriptionCore,
+        on_messages: Callable[[Subscription, int], None] | None = None,
+    ) -> None:
         self._backlog = Backlog[RawMessage](SUBSCRIPTION_BACKLOG)
+        self._on_messages = on_messages
         super().__init__(owner)
         self._events = events
         self._core = core
@@ -422,3 +428,5 @@ class Subscription(Follower):
     def _tell(self, messages: list[RawMessage]) -> None:
         if messages:
             self._backlog.put(messages, self._events.heard)
+            if self._on_messages is not None:
+                self._on_messages(self, len(messages))

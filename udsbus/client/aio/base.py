@@ -19,7 +19,7 @@ from ...limits import HEARTBEAT_SECONDS, REQUEST_TIMEOUT
 from ...patterns import check_name
 from .. import requests
 from ..binding import MISSING
-from ..following import Change, ChangeKind, Policy
+from ..following import Change, ChangeKind, Message, Policy
 from ..requests import Call
 from ..subscribing import SubscriptionCore
 from ..watching import CaughtUp, WatchCore
@@ -38,6 +38,7 @@ log = logging.getLogger("udsbus.client")
 Function = Callable[[Change], Awaitable[object] | object]
 Called = TypeVar("Called", bound=Callable[[Change], Awaitable[object] | object])
 T = TypeVar("T")
+Heard = TypeVar("Heard", bound=Callable[[Message], Awaitable[object] | object])
 Kicked = TypeVar("Kicked", bound=Callable[[], object])
 
 
@@ -242,21 +243,67 @@ class AsyncBase(AsyncConnected, AsyncMethods):
             raise InvalidRequest(f"on_change calls a function, not {type(function).__name__}")
         self._check_usable()
         watch: AsyncWatch[Change] = self._watch(pattern, None, initial, marks=False)
-        self._tasks.start_soon(self._call_with_changes, watch, function)
+        self._tasks.start_soon(self._call_with_each, watch, function, f"on_change({pattern!r})")
         return watch
 
-    async def _call_with_changes(self, watch: AsyncWatch[Change], function: Function) -> None:
-        while not watch.closed:
+    @overload
+    def on_message(
+        self, *patterns: str, retained: bool = ..., echo: bool = ...
+    ) -> Callable[[Heard], Heard]: ...
+    @overload
+    def on_message(
+        self,
+        *patterns: str,
+        function: Callable[[Message], Awaitable[object] | object],
+        retained: bool = ...,
+        echo: bool = ...,
+    ) -> AsyncSubscription: ...
+    def on_message(
+        self,
+        *patterns: str,
+        function: Callable[[Message], Awaitable[object] | object] | None = None,
+        retained: bool = True,
+        echo: bool = True,
+    ) -> AsyncSubscription | Callable[[Heard], Heard]:
+        """Call a function, async or not, with each `Message` of the topics that match; a decorator.
+
+            @client.on_message("news/*")
+            async def print_it(message): ...
+
+        As with `on_change`. With `function` it returns the subscription, to close it, or to await
+        until it has begun.
+        """
+
+        def call(function: Callable[[Message], Awaitable[object] | object]) -> AsyncSubscription:
+            if not callable(function):
+                raise InvalidRequest(f"on_message calls a function, not {type(function).__name__}")
+            self._check_usable()
+            subscription = self.subscribe(*patterns, retained=retained, echo=echo)
+            called = f"on_message{patterns}"
+            self._tasks.start_soon(self._call_with_each, subscription, function, called)
+            return subscription
+
+        if function is not None:
+            return call(function)
+
+        def decorate(function: Heard) -> Heard:
+            call(function)
+            return function
+
+        return decorate
+
+    async def _call_with_each(
+        self, source: AsyncFollower[Any, Any], function: Callable[[Any], Any], called: str
+    ) -> None:
+        while not source.closed:
             try:
-                change = await watch.get()
-                if change is not None:
-                    result = function(change)
+                item = await source.get()
+                if item is not None:
+                    result = function(item)
                     if isawaitable(result):
                         await result
             except Exception:
-                log.exception(
-                    "on_change(%r): the function failed; the watch goes on", watch.pattern
-                )
+                log.exception("%s: the function failed; the watch goes on", called)
 
     def _follow(self, follower: AsyncFollower[Any, Any]) -> None:
         self._check_usable()

@@ -98,7 +98,7 @@ async def test_a_watch_of_more_than_it_holds(
     client: AsyncClient, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """It begins all the same; what is there is fetched as it is taken."""
-    monkeypatch.setattr("udsbus.client.aio.following.WATCH_BACKLOG", 100)
+    monkeypatch.setattr("udsbus.client.aio.following.ASYNC_WATCH_BACKLOG", 100)
     values = {f"k/{number}": "x" * 1000 for number in range(5000)}
     await client.set_many(values)
     found: dict[str, str] = {}
@@ -106,10 +106,11 @@ async def test_a_watch_of_more_than_it_holds(
         assert 100 < watch.waiting < len(values)
         while len(found) < len(values):
             change = await watch.get(timeout=PATIENCE)
-            assert change is not None
+            assert isinstance(change, udsbus.Change)
             found[change.key] = change.value
+        assert isinstance(await watch.get(timeout=PATIENCE), udsbus.CaughtUp)
         await client.set("k/0", "changed")
         change = await watch.get(timeout=PATIENCE)
-        assert change is not None
+        assert isinstance(change, udsbus.Change)
         assert change.value == "changed"
     assert found == values

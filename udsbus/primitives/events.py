@@ -18,6 +18,7 @@ from ..client import requests
 from ..client.following import Change
 from ..errors import InvalidRequest, NotHeld
 from ..messages import GONE
+from .calling import Function, called
 from .locks import Lock, RLock
 
 if TYPE_CHECKING:
@@ -103,10 +104,10 @@ class Condition:
                     notified = not self._client.delete(key)
             return notified
 
-    def wait_for(self, predicate: Callable[[], T], timeout: float | None = None) -> T:
+    def wait_for(self, predicate: Function[T], timeout: float | None = None) -> T:
         """Wait until `predicate()` is true, and return what it returned last."""
         until = None if timeout is None else monotonic() + timeout
-        while not (result := predicate()):
+        while not (result := called(predicate)):
             left = None if until is None else until - monotonic()
             if left is not None and left <= 0:
                 break
@@ -244,7 +245,7 @@ class Barrier:
     def _complete(self, ended: int) -> None:
         try:
             if self._action is not None:
-                self._action()
+                called(self._action)
         except BaseException:
             self._end(ended, BROKEN)
             raise

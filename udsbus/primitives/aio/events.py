@@ -17,6 +17,7 @@ from ...client import requests
 from ...client.following import Change
 from ...errors import InvalidRequest, NotHeld
 from ...messages import GONE
+from .calling import Function, called
 from .locks import AsyncLock, AsyncRLock
 
 if TYPE_CHECKING:
@@ -102,10 +103,10 @@ class AsyncCondition:
                     notified = not await self._client.delete(key)
             return notified
 
-    async def wait_for(self, predicate: Callable[[], T], timeout: float | None = None) -> T:
+    async def wait_for(self, predicate: Function[T], timeout: float | None = None) -> T:
         """Wait until `predicate()` is true, and return what it returned last."""
         until = None if timeout is None else monotonic() + timeout
-        while not (result := predicate()):
+        while not (result := await called(predicate)):
             left = None if until is None else until - monotonic()
             if left is not None and left <= 0:
                 break
@@ -243,7 +244,7 @@ class AsyncBarrier:
     async def _complete(self, ended: int) -> None:
         try:
             if self._action is not None:
-                self._action()
+                await called(self._action)
         except BaseException:
             await self._end(ended, BROKEN)
             raise

@@ -483,3 +483,12 @@ def test_the_page_offers_the_choices_that_there_are() -> None:
     page = (ROOT / "examples" / "board" / "page.html").read_text()
     (offered,) = re.findall(r"const votes = (\[.*?\])", page)
     assert tuple(json.loads(offered)) == CHOICES
+
+
+def test_the_code_in_the_docs_is_the_example() -> None:
+    page = (ROOT / "docs" / "board.md").read_text()
+    code = (ROOT / "examples" / "board" / "board.py").read_text()
+    excerpts = re.findall(r"^```python\n(.*?)^```", page, re.M | re.S)
+    assert excerpts
+    for excerpt in excerpts:
+        assert excerpt in code

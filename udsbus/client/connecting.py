@@ -35,7 +35,7 @@ def not_greeted(address: str, told: tuple[str, str] | None) -> Error:
 
 def open_at_once(address: str) -> socket.socket | None:
     """The same as `open_socket`, without waiting; None: the listen queue is full."""
-    sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+    sock = _unconnected(address)
     try:
         sock.setblocking(False)
         sock.connect(address)
@@ -58,7 +58,7 @@ def open_socket(address: str, timeout: float) -> socket.socket:
     Raises BrokerUnavailable or AccessDenied, saying which socket, what is there and what to do.
     """
     until = monotonic() + timeout
-    sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+    sock = _unconnected(address)
     try:
         while (left := until - monotonic()) > 0:
             wait = struct.pack("ll", *divmod(max(1, int(left * 1_000_000)), 1_000_000))
@@ -81,6 +81,15 @@ def open_socket(address: str, timeout: float) -> socket.socket:
     except BaseException:
         sock.close()
         raise
+
+
+def _unconnected(address: str) -> socket.socket:
+    try:
+        return socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+    except OSError as error:  # too many open files
+        raise BrokerUnavailable(
+            f"cannot connect to {address}: this process cannot make a socket: {error.strerror}"
+        ) from None
 
 
 def _check_owner(address: str, sock: socket.socket) -> None:

@@ -438,8 +438,10 @@ class AsyncBase(AsyncConnected, AsyncMethods):
         error: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
-        await self.close()
-        await self._end_tasks(error)
+        try:
+            await self.close()
+        finally:  # which may be cancelled, see `_undisturbed`
+            await self._end_tasks(error)
 
     async def close(self) -> None:
         """Close the connection and end every watch. May be called twice, and by a task of its own;
@@ -449,11 +451,13 @@ class AsyncBase(AsyncConnected, AsyncMethods):
             return
         for follower in self._following():
             self._leave(follower)
-        with anyio.CancelScope(shield=True):
-            await self._say_goodbye()
-        self._closed = True
-        self._fail_all(InvalidRequest("this client is closed"))
-        self._hang_up()
+        try:
+            with anyio.CancelScope(shield=True):
+                await self._say_goodbye()
+        finally:
+            self._closed = True
+            self._fail_all(InvalidRequest("this client is closed"))
+            self._hang_up()
 
     async def _end_tasks(self, error: BaseException | None) -> None:
         """No task is left after this. What the block raised is not put into an exception group, but

@@ -344,6 +344,7 @@ class AsyncWatch(AsyncFollower[Told, What], Generic[What]):
         if step.next is not None:
             if len(self._backlog) > ASYNC_WATCH_BACKLOG:
                 self._next = ask, step.next
+                self._has_started()  # there is room only when what has come is taken
             else:
                 ask(step.next, partial(self._go_on, ask, self._core.listed))
         elif self._core.live:

@@ -220,7 +220,8 @@ class AsyncSession:
         ask: Callable[[float | None], Call[Any]] | None = None,
     ) -> Asked:
         """Ask, now or when there is a connection. Does not wait."""
-        if self._closed or threading.get_ident() != self._thread:
+        # A child after a fork has the parent's thread, and socket.
+        if self._closed or threading.get_ident() != self._thread or self._forks != len(FORKS):
             self._check_usable()
         asked_now = self._asked
         msgid = next(self._msgids) % MSGID_MOST + 1
@@ -263,7 +264,7 @@ class AsyncSession:
     def _notify(self, call: Call[Any]) -> None:
         """Tell the broker something that needs no answer, if there is a connection."""
         link = self._link
-        if link is not None and link.greeted:
+        if link is not None and link.greeted and self._forks == len(FORKS):
             link.send(self._pack((2, call.method, call.params)), False)
 
     # --- what nobody waits for ----------------------------------------------------------------

@@ -341,6 +341,7 @@ async def test_a_party_that_goes_is_not_counted(
     with pytest.raises(InvalidRequest, match="closed"):
         await gone.result()
     assert await barrier.n_waiting == 0
+    assert not await barrier.broken
     first = Task(tasks, client.barrier("b", 2).wait)
     await until(one_waits, "the first to wait")
     assert await barrier.wait() == 1

@@ -207,10 +207,10 @@ class Barrier:
                 # What happened before we had the lock is of earlier rounds.
                 state = _first(watch, lambda change: _later(change.value, ended), timeout)
             finally:
-                if state is None:
+                if state is None and not self._client._closed:  # then it just is not counted
                     with self._client._undisturbed():
                         state = self._break(ended)
-            if state[1] != PASSED:
+            if state is None or state[1] != PASSED:
                 raise BrokenBarrierError
             return arrived
 

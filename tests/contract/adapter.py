@@ -37,18 +37,25 @@ class Threads:
 
     def __init__(self) -> None:
         self._of_tasks: dict[int, ThreadPoolExecutor] = {}
+        self._left: list[ThreadPoolExecutor] = []
+        """Those that still did something for their tasks when these were cancelled."""
 
     async def call(self, function: Callable[..., T], *args: Any) -> T:
-        """In the thread of this task. When the task is cancelled, the thread goes on alone."""
+        """In the thread of this task. When the task is cancelled, the thread goes on alone, and the
+        task gets another."""
         future = self._mine().submit(function, *args)
-        return await anyio.to_thread.run_sync(future.result, abandon_on_cancel=True)
+        try:
+            return await anyio.to_thread.run_sync(future.result, abandon_on_cancel=True)
+        finally:
+            if not future.done():
+                self._left.append(self._of_tasks.pop(anyio.get_current_task().id))
 
     def call_at_once(self, function: Callable[..., T], *args: Any) -> T:
         """The same for what the async client does without waiting."""
         return self._mine().submit(function, *args).result()
 
     def join(self) -> None:
-        for thread in self._of_tasks.values():
+        for thread in [*self._of_tasks.values(), *self._left]:
             thread.shutdown()
 
     def _mine(self) -> ThreadPoolExecutor:

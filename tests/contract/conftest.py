@@ -1,11 +1,13 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import importlib.util
+import inspect
 import itertools
 import shutil
 import tempfile
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -29,6 +31,24 @@ if importlib.util.find_spec("uvloop") is not None:
     BACKENDS["uvloop"] = ("asyncio", {"use_uvloop": True})
 
 _names = (f"name-{number}" for number in itertools.count())
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """A test that hangs is ended by its event loop. The signal of pytest-timeout only takes that
+    away from it, so that its fixtures hang too."""
+    for item in items:
+        here = item.path.parent == Path(__file__).parent
+        if here and isinstance(item, pytest.Function) and inspect.iscoroutinefunction(item.obj):
+            item.obj = bounded(item.obj)
+
+
+def bounded(test: Callable[..., Awaitable[None]]) -> Callable[..., Awaitable[None]]:
+    @functools.wraps(test)
+    async def within_patience(**fixtures: Any) -> None:
+        with anyio.fail_after(PATIENCE):
+            await test(**fixtures)
+
+    return within_patience
 
 
 class Connect(Protocol):
@@ -88,6 +108,8 @@ def connect(kind: str, threads: adapter.Threads, bus: BrokerProcess) -> Iterator
     with udsbus.connect(bus.address, timeout=PATIENCE) as cleaner:
         for pattern in cleaner.schemas():
             cleaner.set_schema(pattern, None)
+        for topic in cleaner.retained():
+            cleaner.unretain(topic)
         with cleaner.pipeline() as pipeline:
             for key in cleaner.keys():
                 pipeline.delete(key)

@@ -161,6 +161,23 @@ async def test_a_broker_that_does_not_answer(connect: Connect, address: str) -> 
             await until(set_again, "an answer")
 
 
+async def test_a_time_out_of_some_requests(connect: Connect, address: str) -> None:
+    with running_broker(address) as broker:
+        async with connect(address) as client:
+            os.kill(broker.pid, signal.SIGSTOP)
+            try:
+                with client.timeout_of(0.3), pytest.raises((RequestTimeout, BrokerUnavailable)):
+                    await client.get("a")
+            finally:
+                os.kill(broker.pid, signal.SIGCONT)
+            with client.timeout_of(seconds=PATIENCE):
+                assert await client.get("a") is None
+            assert client.timeout == PATIENCE
+            with pytest.raises(InvalidRequest, match="timeout must be"):
+                with client.timeout_of(0):
+                    pass
+
+
 async def test_a_broker_that_is_gone(connect: Connect, address: str) -> None:
     async def answers() -> bool:
         with contextlib.suppress(BrokerUnavailable):

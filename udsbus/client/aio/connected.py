@@ -89,7 +89,7 @@ class AsyncConnected(AsyncSession):
                 if not isinstance(error, BrokerUnavailable):
                     self._fail_all(error)
                 delay = min(max(RECONNECT_FIRST, delay * 2), RECONNECT_MOST)
-                self._needed = waker(self._loop)
+                self._needed = waker(self._loop)  # before the pause: somebody may ask in it
                 await anyio.sleep(RECONNECT_FIRST)
                 with anyio.move_on_after(jittered(delay) - RECONNECT_FIRST):
                     await woken(self._needed)  # by who has something new to ask

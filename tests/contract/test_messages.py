@@ -16,7 +16,7 @@ from tests.harness import RawClient
 from udsbus import AsyncClient, InvalidRequest, LimitExceeded, Message, UnsupportedValue
 
 from .conftest import Connect
-from .support import Task, Told, take
+from .support import Task, Told, take, until
 
 pytestmark = pytest.mark.anyio
 
@@ -34,7 +34,11 @@ async def test_whoever_subscribes_gets_it(client: AsyncClient, other: AsyncClien
             assert (each.waiting, each.dropped, each.interruptions) == (0, 0, 0)
             assert not each.closed
     assert mine.closed
-    assert await client.publish("news", 1) == 0
+
+    async def nobody_listens() -> bool:
+        return await client.publish("news", 1) == 0
+
+    await until(nobody_listens, "the subscriptions to end")
 
 
 async def test_messages_of_many_come_in_the_order_of_each(
@@ -201,12 +205,12 @@ async def test_a_function_is_called_with_each(client: AsyncClient, other: AsyncC
     async def next_one() -> Message:
         return await anyio.to_thread.run_sync(partial(heard.get, timeout=PATIENCE))
 
-    subscription = client.on_message("t/*", "u", function=hear, retained=True, echo=False)
+    subscription = client.on_message("t/*", hear, policy="disconnect", retained=True, echo=False)
     assert await next_one() == Message("t/0", "kept", True)
-    await client.publish("u", "mine")
-    await other.publish("u", "bad")
+    await client.publish("t/1", "mine")
+    await other.publish("t/2", "bad")
     await other.publish("t/1", "good")
-    assert [await next_one(), await next_one()] == [Message("u", "bad"), Message("t/1", "good")]
+    assert [await next_one(), await next_one()] == [Message("t/2", "bad"), Message("t/1", "good")]
     subscription.close()
 
     @client.on_message("v")
@@ -218,5 +222,9 @@ async def test_a_function_is_called_with_each(client: AsyncClient, other: AsyncC
     assert await next_one() == Message("v", 1)
     assert callable(again)
     with pytest.raises(InvalidRequest, match="calls a function"):
-        client.on_message("v", function=7)  # type: ignore[call-overload]
+        client.on_message("v", 7)  # type: ignore[call-overload]
+    with pytest.raises(InvalidRequest, match="pattern"):
+        client.on_message(hear)  # type: ignore[call-overload]
+    with pytest.raises(InvalidRequest, match="pattern"):
+        client.on_change(hear)  # type: ignore[call-overload]
     await other.unretain("t/0")

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, Literal, TypeVar, overload
 
 from ..errors import InvalidRequest
 from ..limits import HEARTBEAT_SECONDS, REQUEST_TIMEOUT
-from ..patterns import check_name
+from ..patterns import check_name, check_pattern
 from . import unpickling
 from .binding import MISSING
 from .bound import Bound
@@ -140,6 +140,7 @@ class Base(Methods):
         the client. An exception is logged and the watch goes on. That thread ends with the
         program: it does not keep it alive. With `function` it returns the Watch, to close it.
         """
+        check_pattern(pattern)
         if function is not None:
             return self._watch(pattern, None, initial, function=function)
 
@@ -189,20 +190,24 @@ class Base(Methods):
 
     @overload
     def on_message(
-        self, *patterns: str, retained: bool = ..., echo: bool = ...
+        self, pattern: str, *, policy: Policy = ..., retained: bool = ..., echo: bool = ...
     ) -> Callable[[Heard], Heard]: ...
     @overload
     def on_message(
         self,
-        *patterns: str,
+        pattern: str,
         function: Callable[[Message], object],
+        *,
+        policy: Policy = ...,
         retained: bool = ...,
         echo: bool = ...,
     ) -> Subscription: ...
     def on_message(
         self,
-        *patterns: str,
+        pattern: str,
         function: Callable[[Message], object] | None = None,
+        *,
+        policy: Policy = "drop_oldest",
         retained: bool = True,
         echo: bool = True,
     ) -> Subscription | Callable[[Heard], Heard]:
@@ -211,13 +216,15 @@ class Base(Methods):
             @client.on_message("news/*")
             def print_it(message): ...
 
-        As with `on_change`. With `function` it returns the Subscription, to close it.
+        As with `on_change`; the options are those of `subscribe`. With `function` it returns the
+        Subscription, to close it.
         """
+        check_pattern(pattern)
         if function is not None:
-            return self._subscribe(patterns, "drop_oldest", retained, echo, function)
+            return self._subscribe((pattern,), policy, retained, echo, function)
 
         def decorate(function: Heard) -> Heard:
-            self._subscribe(patterns, "drop_oldest", retained, echo, function)
+            self._subscribe((pattern,), policy, retained, echo, function)
             return function
 
         return decorate
@@ -334,7 +341,7 @@ class Base(Methods):
         told = None if function is None else self._callbacks.came
         subscription = Subscription(self._events, self, core, told)
         if function is not None:
-            self._callbacks.add(subscription, function, f"on_message{patterns}")
+            self._callbacks.add(subscription, function, f"on_message({patterns[0]!r})")
         self._events.follow(subscription, self._patience)
         return subscription
 

@@ -98,7 +98,8 @@ class Binding(Generic[T]):
                 f"{self.key!r} at revision {revision} is not what is bound to it: {error}",
                 key=self.key, reason=str(error),
             )  # fmt: skip
-            log.error("%s; the value before it stays", self.error)
+            if self._value is not MISSING:
+                log.error("%s; what it was before stays", self.error)
             return False
         self._value, self.revision, self.error = good, revision, None
         return True

@@ -89,4 +89,6 @@ class Callbacks:
                 if item is not None:
                     function(item)
             except (Exception, SystemExit):
-                log.exception("%s: the function failed; the watch goes on", called)
+                log.exception(
+                    "%s: %r failed; it is called for the next all the same", called, function
+                )

@@ -16,7 +16,7 @@ import anyio
 
 from ...errors import Error, InvalidRequest, RequestTimeout
 from ...limits import HEARTBEAT_SECONDS, REQUEST_TIMEOUT
-from ...patterns import check_name
+from ...patterns import check_name, check_pattern
 from .. import requests
 from ..binding import MISSING
 from ..following import Change, ChangeKind, Message, Policy
@@ -154,23 +154,24 @@ class AsyncBase(AsyncConnected, AsyncMethods):
         return AsyncWatch(self, core, conflate)
 
     @overload
-    async def bind(self, key: str, into: type[T], *, default: T = ...) -> AsyncBound[T]: ...
+    def bind(self, key: str, into: type[T], *, default: T = ...) -> AsyncBound[T]: ...
     @overload
-    async def bind(self, key: str, into: Any = None, *, default: Any = ...) -> AsyncBound[Any]: ...
-    async def bind(self, key: str, into: Any = None, *, default: Any = MISSING) -> AsyncBound[Any]:
+    def bind(self, key: str, into: Any = None, *, default: Any = ...) -> AsyncBound[Any]: ...
+    def bind(self, key: str, into: Any = None, *, default: Any = MISSING) -> AsyncBound[Any]:
         """An object whose `value` is always the newest one of `key`, made into an `into`: a
         dataclass, a pydantic model, a TypedDict, or whatever else pydantic can check.
 
-            config = await client.bind("config/app", into=AppConfig)
-            serve(config.value.workers)
+            async with client.bind("config/app", into=AppConfig) as config:
+                serve(config.value.workers)
 
-        A value that is no `into` is not taken: the one before it stays, and `config.error` and the
-        log say why. `default` is the value while the key is not there. Raises SchemaViolation when
-        what is there now is no `into`, and Conflict when nothing is, unless there is a default;
-        MissingExtra without the extra `bind` if there is an `into`.
+        It begins with `async with`, or when it is awaited. A value that is no `into` is not taken:
+        the one before it stays, and `config.error` and the log say why. `default` is the value
+        while the key is not there. Raises SchemaViolation when what is there now is no `into`, and
+        Conflict when nothing is, unless there is a default; MissingExtra without the extra `bind`
+        if there is an `into`.
         """
         check_name(key)
-        return await AsyncBound(self, key, into, default).start()
+        return AsyncBound(self, key, into, default)
 
     def subscribe(
         self,
@@ -229,6 +230,7 @@ class AsyncBase(AsyncConnected, AsyncMethods):
         the other. An exception is logged and the watch goes on. With `function` it returns the
         watch, to close it, or to await until it has begun.
         """
+        check_pattern(pattern)
         if function is not None:
             return self._call_for(pattern, function, initial)
 
@@ -248,20 +250,24 @@ class AsyncBase(AsyncConnected, AsyncMethods):
 
     @overload
     def on_message(
-        self, *patterns: str, retained: bool = ..., echo: bool = ...
+        self, pattern: str, *, policy: Policy = ..., retained: bool = ..., echo: bool = ...
     ) -> Callable[[Heard], Heard]: ...
     @overload
     def on_message(
         self,
-        *patterns: str,
+        pattern: str,
         function: Callable[[Message], Awaitable[object] | object],
+        *,
+        policy: Policy = ...,
         retained: bool = ...,
         echo: bool = ...,
     ) -> AsyncSubscription: ...
     def on_message(
         self,
-        *patterns: str,
+        pattern: str,
         function: Callable[[Message], Awaitable[object] | object] | None = None,
+        *,
+        policy: Policy = "drop_oldest",
         retained: bool = True,
         echo: bool = True,
     ) -> AsyncSubscription | Callable[[Heard], Heard]:
@@ -270,16 +276,17 @@ class AsyncBase(AsyncConnected, AsyncMethods):
             @client.on_message("news/*")
             async def print_it(message): ...
 
-        As with `on_change`. With `function` it returns the subscription, to close it, or to await
-        until it has begun.
+        As with `on_change`; the options are those of `subscribe`. With `function` it returns the
+        subscription, to close it, or to await until it has begun.
         """
+        check_pattern(pattern)
 
         def call(function: Callable[[Message], Awaitable[object] | object]) -> AsyncSubscription:
             if not callable(function):
                 raise InvalidRequest(f"on_message calls a function, not {type(function).__name__}")
             self._check_usable()
-            subscription = self.subscribe(*patterns, retained=retained, echo=echo)
-            called = f"on_message{patterns}"
+            subscription = self.subscribe(pattern, policy=policy, retained=retained, echo=echo)
+            called = f"on_message({pattern!r})"
             self._tasks.start_soon(self._call_with_each, subscription, function, called)
             return subscription
 
@@ -303,7 +310,9 @@ class AsyncBase(AsyncConnected, AsyncMethods):
                     if isawaitable(result):
                         await result
             except Exception:
-                log.exception("%s: the function failed; the watch goes on", called)
+                log.exception(
+                    "%s: %r failed; it is called for the next all the same", called, function
+                )
 
     def _follow(self, follower: AsyncFollower[Any, Any]) -> None:
         self._check_usable()
@@ -468,6 +477,12 @@ class AsyncBase(AsyncConnected, AsyncMethods):
             await self._tasks.__aexit__(type(error), error, error.__traceback__)
         else:
             await self._tasks.__aexit__(None, None, None)
+
+    def __enter__(self) -> Self:
+        raise TypeError("an async client is used with `async with`")
+
+    def __exit__(self, *_: object) -> None:
+        """There is none without `async`."""
 
     def __reduce__(self) -> Any:
         raise TypeError("an async client cannot be pickled; the other process needs one of its own")

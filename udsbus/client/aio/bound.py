@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Generator
 from inspect import isawaitable
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -13,6 +14,7 @@ if TYPE_CHECKING:
     from typing import Self
 
     from .base import AsyncBase
+    from .following import AsyncWatch
 
 log = logging.getLogger("udsbus.client")
 
@@ -25,10 +27,13 @@ class AsyncBound(Binding[T]):
     def __init__(self, client: AsyncBase, key: str, into: Any, default: T) -> None:
         super().__init__(key, into, default)
         self._client = client
-        self._watch = client.on_change(key, self._told)
+        self._watch: AsyncWatch | None = None
 
     async def start(self) -> Self:
-        """Take what is there. `AsyncClient.bind` does that."""
+        """Take what is there. `async with` does that, and awaiting this."""
+        if self._watch is not None:
+            return self
+        self._watch = self._client.on_change(self.key, self._told)
         try:
             await self._watch
             revision = await self._client.revision()
@@ -40,7 +45,8 @@ class AsyncBound(Binding[T]):
 
     def close(self) -> None:
         """Follow the key no longer; `value` stays."""
-        self._watch.close()
+        if self._watch is not None:
+            self._watch.close()
 
     async def _told(self, change: Change) -> None:
         if self.changed(change):
@@ -53,8 +59,11 @@ class AsyncBound(Binding[T]):
                 except Exception:
                     log.exception("%r failed, which is called when %r changes", function, self.key)
 
+    def __await__(self) -> Generator[Any, Any, Self]:
+        return self.start().__await__()
+
     async def __aenter__(self) -> Self:
-        return self
+        return await self.start()
 
     async def __aexit__(self, *_: object) -> None:
         self.close()

@@ -386,6 +386,8 @@ class Events:
         self._socket = open_socket(self._address, self._timeout)
         self._leader = None  # who led the last connection does not lead this one
         self._decoder = Decoder()
+        self._told = ""
+        """Why the broker ends this connection."""
         self._failure = None
         self._answers.clear()
         self._begun.clear()
@@ -532,13 +534,14 @@ class Events:
         except BlockingIOError:
             return
         if not data:
-            raise ConnectionResetError("the broker closed the connection")
+            raise ConnectionResetError(self._told or "the broker closed the connection")
         self._pulse.hear(monotonic())
         for message in self._decoder.feed(data):
             if message[0] == RESPONSE:
                 self._answered(message)
             elif message[1] == "closing":
-                log.info("%s closes the event connection: %s", self._address, message[2][1])
+                self._told = message[2][1]
+                log.info("%s closes the event connection: %s", self._address, self._told)
                 if message[2][0] == CloseReason.KICKED.value:
                     self._tell_kicked()
             elif message[1] == "ping":

@@ -192,6 +192,9 @@ class Watch(Follower, Generic[T]):
         """End it: nobody waits any longer, and the broker sends no more."""
         self._events.leave(self)
 
+    def __repr__(self) -> str:
+        return f"<udsbus.Watch {self.pattern!r} ({self.state})>"
+
     def __enter__(self) -> Watch[T]:
         return self
 
@@ -370,6 +373,10 @@ class Subscription(Follower):
     def close(self) -> None:
         """End it: nobody waits any longer, and the broker sends no more."""
         self._events.leave(self)
+
+    def __repr__(self) -> str:
+        state = "closed" if self.closed else "live" if self.live else "interrupted"
+        return f"<udsbus.Subscription {', '.join(map(repr, self.patterns))} ({state})>"
 
     def __enter__(self) -> Subscription:
         return self

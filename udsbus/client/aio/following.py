@@ -293,6 +293,9 @@ class AsyncWatch(AsyncFollower[Told, What], Generic[What]):
             return "interrupted"
         return state
 
+    def __repr__(self) -> str:
+        return f"<udsbus.AsyncWatch {self.pattern!r} ({self.state})>"
+
     async def get_transaction(self, timeout: float | None = None) -> list[What]:
         """All changes of the next revision that has any for this watch; empty when none comes
         within `timeout` seconds or the watch is closed. More is said at `Watch`."""
@@ -408,6 +411,10 @@ class AsyncSubscription(AsyncFollower[RawMessage, Message]):
     @property
     def policy(self) -> str:
         return self._core.policy
+
+    def __repr__(self) -> str:
+        state = "closed" if self.closed else "live" if self.live else "interrupted"
+        return f"<udsbus.AsyncSubscription {', '.join(map(repr, self.patterns))} ({state})>"
 
     @property
     def dropped(self) -> int:

@@ -535,5 +535,5 @@ class AsyncSession:
             return
         raise InvalidRequest(
             "this client is used in another thread than that of its event loop; there, "
-            "`anyio.from_thread.run(client.get, key)` does it"
+            "`asyncio.run_coroutine_threadsafe` or `anyio.from_thread.run` do it"
         )

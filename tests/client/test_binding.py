@@ -7,8 +7,9 @@ import logging
 import queue
 import subprocess
 import sys
+import time
 from collections.abc import Callable
-from typing import Any, NotRequired, TypedDict
+from typing import Annotated, Any, NotRequired, TypedDict
 
 import anyio
 import pydantic

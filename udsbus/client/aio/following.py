@@ -371,6 +371,7 @@ class AsyncWatch(AsyncFollower[Told, What], Generic[What]):
     def interrupted(self, heard: float) -> None:
         if self._core.live:
             self._complete = heard
+        self._next = None  # a page of a list that begins anew
         self._core.lost()
 
     @property

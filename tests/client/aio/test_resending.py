@@ -294,3 +294,20 @@ async def test_it_is_released_when_its_process_is_not(broker: BrokerProcess) -> 
         assert change is not None
         assert change.kind == "released"
         assert await other.lock("l").acquire(timeout=PATIENCE)
+
+
+async def test_who_waits_for_room_does_not_wait_for_longer_than_the_time_out(
+    broker: BrokerProcess, anyio_backend: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("udsbus.client.aio.session.AT_ONCE", 3)
+    async with udsbus.connect_async(broker.address, timeout=0.3) as client:
+        os.kill(broker.pid, signal.SIGSTOP)
+        try:
+            for number in range(5):
+                with anyio.fail_after(PATIENCE), pytest.raises(RequestTimeout):
+                    await client.set("a", number)
+        finally:
+            os.kill(broker.pid, signal.SIGCONT)
+        with client.timeout_of(PATIENCE):
+            await client.set("a", 5)
+            assert await client.get("a") == 5

@@ -142,9 +142,9 @@ class AsyncSession:
     async def _call(self, call: Call[T]) -> T:
         """The way of every request."""
         kept = call.method in ANSWERS_KEPT
-        while (kept and self._kept >= AT_ONCE) or (self._link is not None and self._link.full):
-            await self._less_to_do()
         patience = self._patience
+        if (kept and self._kept >= AT_ONCE) or (self._link is not None and self._link.full):
+            await self._less_to_do(kept, patience)
         asked = self._send(call, monotonic() + patience, kept)
         if patience != self.timeout:
             asked.patience = patience
@@ -205,12 +205,19 @@ class AsyncSession:
                 self._abandon(asked)
                 raise
 
-    async def _less_to_do(self) -> None:
-        """Wait until the broker has done some of it."""
-        if self._link is not None and self._link.full:
-            await self._link.room()
-        else:
-            await self._fewer.wait()
+    async def _less_to_do(self, kept: bool, patience: float) -> None:
+        """Wait until the broker has done some of it. Raises RequestTimeout."""
+        with anyio.move_on_after(patience):
+            while True:
+                if self._link is not None and self._link.full:
+                    await self._link.room()
+                elif kept and self._kept >= AT_ONCE:
+                    await self._fewer.wait()
+                else:
+                    return
+        raise self._unreachable or RequestTimeout(
+            f"the broker took no request within {patience:g} s: too many wait for their answers"
+        )
 
     def _send(
         self,

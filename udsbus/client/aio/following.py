@@ -327,6 +327,7 @@ class AsyncWatch(AsyncFollower[Told, What], Generic[What]):
     def begin(self, ask: Ask, same_bus: bool) -> None:
         if self._away:
             self._missed_bus = self._missed_bus or not same_bus
+            self._client._told_of.pop(self.serial, None)  # nothing is asked: it need not beat
             return
         self._next = None
         self._lateness.connected()

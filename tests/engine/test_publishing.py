@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import pytest
 
 from udsbus import messages as m
 from udsbus.engine import Engine
+from udsbus.engine.publishing import Publishing
+from udsbus.engine.waiting import WaitingList
 from udsbus.errors import Conflict, InvalidRequest, LimitExceeded
 from udsbus.limits import OUTPUT_PAUSE_BYTES, WAITS_PER_CONNECTION
 

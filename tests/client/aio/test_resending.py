@@ -311,3 +311,28 @@ async def test_who_waits_for_room_does_not_wait_for_longer_than_the_time_out(
         with client.timeout_of(PATIENCE):
             await client.set("a", 5)
             assert await client.get("a") == 5
+
+
+async def test_what_was_given_up_without_a_connection_is_not_sent_again(
+    address: str, tmp_path: Path, anyio_backend: str
+) -> None:
+    """The error says that it is not."""
+    first = BrokerProcess(address, state=tmp_path / "state", durability="process")
+    async with udsbus.connect_async(address, timeout=0.5) as client:
+        await client.set("n", 0)
+        os.kill(first.pid, signal.SIGSTOP)
+
+        async def increment() -> None:
+            with pytest.raises(BrokerUnavailable, match="it was not sent again"):
+                await client.increment("n")
+
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(increment)
+            await anyio.sleep(0.1)
+            first.kill()
+        second = BrokerProcess(address, state=tmp_path / "state", durability="process")
+        try:
+            with client.timeout_of(PATIENCE):
+                assert await client.get("n") == 0
+        finally:
+            second.stop()

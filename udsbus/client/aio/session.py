@@ -398,6 +398,9 @@ class AsyncSession:
         assert link is not None
         now = monotonic()
         for asked in list(self._asked.values()):
+            if asked.abandoned:  # while there was no connection; whoever asked knows that it failed
+                self._drop(asked)
+                continue
             if asked.sent and asked.kept and asked.attempt:
                 why = ""
                 if not same_state or (asked.call.fleeting and not same_broker):

@@ -336,3 +336,37 @@ async def test_what_was_given_up_without_a_connection_is_not_sent_again(
                 assert await client.get("n") == 0
         finally:
             second.stop()
+
+
+async def test_no_more_is_sent_at_once_than_another_broker_knows_the_answers_of(
+    address: str, tmp_path: Path, anyio_backend: str
+) -> None:
+    many = 3_500
+    first = BrokerProcess(address, state=tmp_path / "state", durability="process")
+    second: BrokerProcess | None = None
+    done = 0
+
+    async def increment(client: AsyncClient) -> None:
+        nonlocal done
+        async with client.transaction() as transaction:
+            transaction.increment("n")
+            transaction.get("long")  # so that not all answers fit into the socket
+        done += 1
+
+    try:
+        async with udsbus.connect_async(address, timeout=PATIENCE) as client:
+            await client.set("long", "x" * 400)
+            async with anyio.create_task_group() as tasks:
+                for _ in range(many):
+                    tasks.start_soon(increment, client)
+                await anyio.lowlevel.checkpoint()
+                if client._link is not None:
+                    client._link._flush()
+                time.sleep(1.0)  # noqa: ASYNC251  (it takes no answers)
+                first.kill()
+                second = BrokerProcess(address, state=tmp_path / "state", durability="process")
+            assert (await client.get("n"), done) == (many, many)
+    finally:
+        first.kill()
+        if second is not None:
+            second.stop()

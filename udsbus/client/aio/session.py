@@ -32,7 +32,7 @@ import anyio.to_thread
 import msgpack
 
 from ...errors import BrokerUnavailable, Error, InvalidRequest, RequestTimeout
-from ...limits import HEARTBEAT_SECONDS, RESUME_SECONDS, TIMEOUT_MOST, UNANSWERED_MOST
+from ...limits import ANSWERS_RESTORED, HEARTBEAT_SECONDS, RESUME_SECONDS, TIMEOUT_MOST, UNANSWERED_MOST
 from ...paths import resolve_address
 from ...wire.framing import MSGID_MOST, RESPONSE
 from ...wire.methods import ANSWERS_KEPT
@@ -62,7 +62,7 @@ ATTEMPTS = 5
 that it is the request which kills the broker."""
 LASTED_SECONDS = 1.0
 """A connection that has been lost after so long was not lost because of the request."""
-AT_ONCE = UNANSWERED_MOST // 4
+AT_ONCE = min(UNANSWERED_MOST // 4, ANSWERS_RESTORED)
 """Requests on their way whose answers the broker has to keep; others wait for their turn. Those
 that wait for something to come are not counted, for they may wait for one of the others."""
 ACKNOWLEDGE = 64
@@ -397,6 +397,9 @@ class AsyncSession:
         link = self._link
         assert link is not None
         now = monotonic()
+        uncertain = [asked for asked in self._asked.values() if asked.sent and asked.kept]
+        # Another broker knows the newest answers only.
+        known = same_broker or len(uncertain) <= ANSWERS_RESTORED
         for asked in list(self._asked.values()):
             if asked.abandoned:  # while there was no connection; whoever asked knows that it failed
                 self._drop(asked)
@@ -407,6 +410,8 @@ class AsyncSession:
                     why = ", since it is another broker that answers now"
                 elif away > RESUME_SECONDS / 2:
                     why = f", since it took {away:.0f} s until one answered, too long for answers"
+                elif not known:
+                    why = f", since more than {ANSWERS_RESTORED} were on their way"
                 if why:
                     self._drop(asked)
                     self._settle(asked, None, self._uncertain(why))

@@ -25,7 +25,7 @@ class AsyncBound(Binding[T]):
     def __init__(self, client: AsyncBase, key: str, into: Any, default: T) -> None:
         super().__init__(key, into, default)
         self._client = client
-        self._watch = client.on_change(key, self._told)
+        self._watch = client.on_change(key, self._told, initial=True)
 
     async def start(self) -> Self:
         """Take what is there. `AsyncClient.bind` does that."""
@@ -43,7 +43,8 @@ class AsyncBound(Binding[T]):
         self._watch.close()
 
     async def _told(self, change: Change) -> None:
-        if self.changed(change):
+        started_over = 0 if self._watch is None else self._watch.started_over
+        if self.changed(change, started_over):
             value = self._value
             for function in self._functions:
                 try:

@@ -684,7 +684,7 @@ def test_a_revision_of_which_no_more_follows_is_concluded_before_it_is_in_step(
 ) -> None:
     """The rest of it has given way to a change that this one does not want to be told of."""
     reader = Reader(stepped)
-    reader.ask("hello", 1, {"session": "s"})
+    stepped.engine.sessions[reader.connection.number] = "s"
     reader.ask("watch", "**", {"ignore_own": True})
     fall_behind(stepped, reader)
     number, value = reader.connection.number, bytes(2 * PIECE)

@@ -677,3 +677,29 @@ def test_a_publisher_still_waits_after_an_undo(
     sent = [params[1][0] for name, params in told if name == "message"]
     assert sent == [*range(first), 1]
     assert durable.receive(publisher) == [1, 1, None, 1]
+
+
+def test_a_revision_of_which_no_more_follows_is_concluded_before_it_is_in_step(
+    stepped: SteppedBroker,
+) -> None:
+    """The rest of it has given way to a change that this one does not want to be told of."""
+    reader = Reader(stepped)
+    stepped.engine.sessions[reader.connection.number] = "s"
+    reader.ask("watch", "**", {"ignore_own": True})
+    fall_behind(stepped, reader)
+    number, value = reader.connection.number, bytes(2 * PIECE)
+    stepped.engine.execute(0, m.SetMany({"large/a": value, "large/b": value}), stepped.now)
+    reader.client.socket.settimeout(0)
+    for _ in range(10_000):  # until the first half is on its way
+        stepped.step()
+        behind = reader.connection.behind
+        assert behind is not None
+        if behind._open is not None:
+            break
+        with contextlib.suppress(BlockingIOError):
+            reader.client.receive()
+    stepped.engine.execute(number, m.Set("large/b", b"own"), stepped.now)
+    told = reader.everything()
+    pieces = [one for one in told if one[0] == "changes"]
+    assert pieces
+    assert len(pieces[-1]) == 3, "no more follows"

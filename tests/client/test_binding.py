@@ -7,8 +7,9 @@ import logging
 import queue
 import subprocess
 import sys
+import time
 from collections.abc import Callable
-from typing import Any, NotRequired, TypedDict
+from typing import Annotated, Any, NotRequired, TypedDict
 
 import anyio
 import pydantic
@@ -220,3 +221,38 @@ async def test_async(bus: BrokerProcess, anyio_backend: str) -> None:
             assert (await client.info())["watches"] == 0, "told before it was asked"
         finally:
             await client.delete("config")
+
+
+def test_a_bus_that_begins_anew(address: str) -> None:
+    """Its revisions are lower, and the key may not be there for a while."""
+    first = BrokerProcess(address)
+    with udsbus.connect(address, timeout=PATIENCE) as client:
+        for number in range(20):
+            client.set("a", number)
+        bound = client.bind("a", default="none")
+        assert bound.value == 19
+        first.kill()
+        second = BrokerProcess(address)
+        try:
+            wait_until(lambda: bound.value == "none", "the key to be gone")
+            client.set("a", "new")
+            wait_until(lambda: bound.value == "new", "the change")
+        finally:
+            second.stop()
+
+
+def test_a_change_while_the_first_value_is_checked(client: Client, bus: BrokerProcess) -> None:
+    changes = iter([True])
+
+    def check(value: int) -> int:
+        if next(changes, False):
+            client.set("a", 2)
+            time.sleep(0.3)
+        return value
+
+    client.set("a", 1)
+    bound = client.bind("a", into=Annotated[int, pydantic.AfterValidator(check)])
+    wait_until(lambda: bound.value == 2, "the newest value")
+    time.sleep(0.2)
+    assert bound.value == 2
+    bound.close()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 import logging
+import os
 import threading
 import weakref
 
@@ -271,3 +272,20 @@ def test_a_refused_callback_leaves_nothing_behind(client: Client) -> None:
     client.on_change("a", calls)
     client.set("a", 1)
     calls.wait_for(1)
+
+
+def test_functions_are_called_again_when_there_are_descriptors_again(
+    client: Client, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    called: list[int] = []
+    client.on_change("a", lambda change: called.append(change.value))
+    failures, pipe = iter([24]), os.pipe
+
+    def none_left() -> tuple[int, int]:
+        for number in failures:
+            raise OSError(number, "Too many open files")
+        return pipe()
+
+    monkeypatch.setattr(os, "pipe", none_left)
+    client.set("a", 1)
+    wait_until(lambda: called == [1], "the call")

@@ -115,14 +115,14 @@ class Behind:
                 frames += self._frames(change, detail)
                 size += len(frames[-1])
         if not self._notes:
-            frames += self._conclude()
+            frames += self.conclude()
         return frames
 
     def _frames(self, change: Change, detail: bool) -> list[bytes]:
         """A reader must not take a revision for told before all of it has come, for it may have to
         go on from there: so each of several says whether more follow."""
         revision = change.revision
-        frames = [] if revision == self._open else self._conclude()
+        frames = [] if revision == self._open else self.conclude()
         follows = next(iter(self._notes.values()), None)
         if follows is not None and follows[0] == revision:
             self._open = revision
@@ -134,7 +134,7 @@ class Behind:
             frames.append(encode_some(revision, [encode_part(change, detail)], more=False))
         return frames
 
-    def _conclude(self) -> list[bytes]:
+    def conclude(self) -> list[bytes]:
         """Those of a revision that were to follow have given way to newer ones."""
         opened, self._open = self._open, None
         return [] if opened is None else [encode_some(opened, [], more=False)]

@@ -159,6 +159,8 @@ class SlowReaders:
         if size > KEPT_BYTES:
             forget_buffer()
         if not behind:
+            # Nothing may be left of a revision of which it was said that more follows.
+            connection.output += behind.conclude()
             connection.output.append(encode_in_step(revision))
             self._leave(connection)
             log.info("connection %d is in step again", connection.number)

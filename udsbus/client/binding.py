@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import sys
+import threading
 from collections.abc import Callable
 from typing import (
     Any,
@@ -21,7 +22,6 @@ from ..errors import Conflict, Error, InvalidRequest, MissingExtra, SchemaViolat
 from ..messages import GONE
 from .following import Change
 from .requests import Entry
-from .watching import PRESENT
 
 log = logging.getLogger("udsbus.client")
 
@@ -50,6 +50,9 @@ class Binding(Generic[T]):
         self._seen = -1
         self._functions: list[Callable[[T], object]] = []
         self._value = default
+        self._lock = threading.RLock()
+        self._read_last = False
+        """What was taken last was asked for, and is not from the watch, whose order is right."""
 
     @property
     def value(self) -> T:
@@ -66,22 +69,28 @@ class Binding(Generic[T]):
     def begin(self, entry: Entry | None, revision: int) -> None:
         """Take what is there at the beginning. Raises SchemaViolation for a value that is not what
         it should be, Conflict for a key that is not there, unless there is a default."""
-        if self._seen >= (revision if entry is None else entry.revision):
-            return  # a change has come already
-        if entry is None:
-            self._take(revision, MISSING)
-        else:
-            self._take(entry.revision, entry.value)
+        with self._lock:
+            if self._seen < (revision if entry is None else entry.revision):
+                self._read_last = True
+                if entry is None:
+                    self._take(revision, MISSING)
+                else:
+                    self._take(entry.revision, entry.value)
+            # else a change has come already
         if self.error is not None and self._value is MISSING:
             raise self.error
 
-    def changed(self, change: Change) -> bool:
-        """Take a change. True: `value` is another."""
+    def changed(self, change: Change, started_over: int) -> bool:
+        """Take a change; the watch has `started_over` so often, perhaps in another bus, in which
+        revisions are lower. True: `value` is another."""
         revision, gone = change.revision, change.kind in GONE
-        # `present` may be of another bus, in which revisions are lower.
-        if revision <= self._seen and (change.kind != PRESENT or revision == self._seen):
-            return False
-        return self._take(revision, MISSING if gone else change.value)
+        with self._lock:
+            if revision == self._seen and not gone:
+                return False
+            if self._read_last and revision <= self._seen and not started_over:
+                return False
+            self._read_last = False
+            return self._take(revision, MISSING if gone else change.value)
 
     def _take(self, revision: int, value: Any) -> bool:
         self._seen = revision

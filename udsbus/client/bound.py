@@ -21,9 +21,12 @@ T = TypeVar("T")
 class Bound(Binding[T]):
     """A `Binding` of a sync client. Its functions are called like those of `Client.on_change`."""
 
+    _watch: Watch | None = None
+    """None: it has just begun, and a change comes already."""
+
     def __init__(self, client: Base, key: str, into: Any, default: T) -> None:
         super().__init__(key, into, default)
-        self._watch: Watch = client.on_change(key, self._told)
+        self._watch = client.on_change(key, self._told, initial=True)
         try:
             revision = client.revision()
             self.begin(client.entry(key), revision)
@@ -33,10 +36,12 @@ class Bound(Binding[T]):
 
     def close(self) -> None:
         """Follow the key no longer; `value` stays."""
-        self._watch.close()
+        if self._watch is not None:
+            self._watch.close()
 
     def _told(self, change: Change) -> None:
-        if self.changed(change):
+        started_over = 0 if self._watch is None else self._watch.started_over
+        if self.changed(change, started_over):
             value = self._value
             for function in self._functions:
                 try:

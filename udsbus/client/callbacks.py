@@ -12,11 +12,11 @@ import logging
 import sys
 import threading
 from collections.abc import Callable
-from time import monotonic
+from time import monotonic, sleep
 from typing import Any, Protocol
 
 from .backlog import Backlog
-from .events import Events
+from .events import RECHECK_SECONDS, Events
 
 log = logging.getLogger("udsbus.client")
 
@@ -80,7 +80,15 @@ class Callbacks:
         return bool(self._functions)
 
     def _run(self, due: Backlog[Source]) -> None:
-        while (source := self._events.take(due, due.take, None)) is not None or not due.closed:
+        while True:
+            try:
+                source = self._events.take(due, due.take, None)
+            except Exception:  # no descriptors are left, say
+                log.exception("the thread that calls functions could not wait; it tries again")
+                sleep(RECHECK_SECONDS)
+                continue
+            if source is None and due.closed:
+                return
             if source is None or source.closed:
                 continue
             function, called = self._functions[source]

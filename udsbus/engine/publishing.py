@@ -51,7 +51,9 @@ class Publishing:
         Raises Conflict, now or as the answer, if that does not come; InvalidRequest for a
         connection that would have to wait and has no session.
         """
-        if not self._blocked(topic):
+        # While those in line may go on, whoever comes stands behind them.
+        blocked = self._blocked(topic)
+        if not blocked and (wait <= 0 or not self.unsettled):
             return self._send(origin, topic, message, True)
         if wait <= 0:
             raise _in_the_way(topic, wait)

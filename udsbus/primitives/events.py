@@ -188,20 +188,22 @@ class Barrier:
         """
         timeout = self._timeout if timeout is None else timeout
         with self._client.watch(self.key) as watch:
-            with self._lock:
-                ended, how = self._state()
-                if how == BROKEN:
-                    raise BrokenBarrierError
-                arrived = self.n_waiting
-                if arrived + 1 >= self.parties:
-                    self._complete(ended)
-                    return arrived
-                mine = f"{self.key}/{self._client.session}.{next(_numbers)}"
-                try:
+            mine = ""
+            try:
+                with self._lock:
+                    ended, how = self._state()
+                    if how == BROKEN:
+                        raise BrokenBarrierError
+                    arrived = self.n_waiting
+                    if arrived + 1 >= self.parties:
+                        self._complete(ended)
+                        return arrived
+                    mine = f"{self.key}/{self._client.session}.{next(_numbers)}"
                     self._client.set(mine, True, ephemeral=True)
-                except BaseException:
+            except BaseException:
+                if mine:  # else the others would count on it
                     self._client._make_sure(requests.delete(mine))
-                    raise
+                raise
             state: tuple[int, str] | None = None
             try:
                 # What happened before we had the lock is of earlier rounds.

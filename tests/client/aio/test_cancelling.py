@@ -286,3 +286,21 @@ async def test_the_end_of_the_block_leaves_no_task(broker: Any, anyio_backend: s
     else:
         pytest.fail(f"more than {MOST} awaits")
     assert at > 3
+
+
+async def test_a_barrier_forgets_who_is_cancelled_while_the_lock_is_released(
+    client: AsyncClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    barrier, release = client.barrier("b", 2), client.holdings.release
+
+    async def cancelled(*arguments: Any) -> bool:
+        scope.cancel()
+        return await release(*arguments)
+
+    with anyio.CancelScope() as scope:
+        monkeypatch.setattr(client.holdings, "release", cancelled)
+        await barrier.wait()
+    monkeypatch.undo()
+    assert scope.cancelled_caught
+    await client.ping()
+    assert await barrier.n_waiting == 0

@@ -114,3 +114,21 @@ async def test_a_watch_of_more_than_it_holds(
         assert isinstance(change, udsbus.Change)
         assert change.value == "changed"
     assert found == values
+
+
+def test_a_forked_child_that_ends_leaves_the_parent_its_events(broker: BrokerProcess) -> None:
+    """The poll of the event loop is that of both."""
+
+    async def main() -> None:
+        async with udsbus.connect_async(broker.address, timeout=5) as client:
+            await client.set("a", 1)
+            pid = os.fork()
+            if pid == 0:
+                try:
+                    await client.close()
+                finally:
+                    os._exit(0)
+            os.waitpid(pid, 0)
+            assert await client.get("a") == 1
+
+    asyncio.run(main())

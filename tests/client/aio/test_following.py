@@ -241,3 +241,20 @@ async def test_it_is_used_in_its_own_loop_only(client: AsyncClient, broker: Any)
         async with client:
             pass
     assert await client.get("a") is None
+
+
+async def test_a_list_that_waits_for_room_is_given_up_with_its_connection(
+    client: AsyncClient,
+) -> None:
+    """Its next page is not asked for over the next connection, where the list begins anew."""
+    keys = {f"k/{number}": number for number in range(2 * ASYNC_WATCH_BACKLOG)}
+    await client.set_many(keys)
+    async with client.watch("k/*", initial=True) as watch:
+        assert client._link is not None
+        client._link._end("cut by the test")
+        told = {change.key for change in await taken(watch, watch.waiting)}  # still without one
+        with anyio.fail_after(PATIENCE):
+            assert await client.get("k/1") == 1
+            while isinstance(change := await watch.get(), Change):
+                told.add(change.key)
+    assert told == keys.keys()

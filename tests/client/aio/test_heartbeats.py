@@ -205,3 +205,25 @@ async def test_timeout_of(address: str, anyio_backend: str) -> None:
                         with pytest.raises(RequestTimeout, match=f"within {seconds:g} s"):
                             await client.get("a")
             client.timeout = 0.1
+
+
+async def test_a_watch_that_has_let_go_expects_no_beats(
+    broker: BrokerProcess, anyio_backend: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Over a connection that was made meanwhile, the broker knows of none."""
+    async with (
+        udsbus.connect_async(broker.address, timeout=PATIENCE, heartbeat=0.1) as client,
+        client.watch("k/*") as watch,
+    ):
+        for number in range(5):
+            await client.set_many({f"k/{each}": number for each in range(1_000)})
+        with anyio.fail_after(PATIENCE):
+            while not watch.let_go:
+                await client.ping()
+        assert client._link is not None
+        client._link._end("cut by the test")
+        await anyio.sleep(1.0)
+        assert "nothing was heard" not in caplog.text
+        with anyio.fail_after(PATIENCE):
+            for _ in range(5_000):
+                assert await watch.get() is not None

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+import time
 from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import Any
@@ -293,3 +294,79 @@ async def test_it_is_released_when_its_process_is_not(broker: BrokerProcess) -> 
         assert change is not None
         assert change.kind == "released"
         assert await other.lock("l").acquire(timeout=PATIENCE)
+
+
+async def test_who_waits_for_room_does_not_wait_for_longer_than_the_time_out(
+    broker: BrokerProcess, anyio_backend: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("udsbus.client.aio.session.AT_ONCE", 3)
+    async with udsbus.connect_async(broker.address, timeout=0.3) as client:
+        os.kill(broker.pid, signal.SIGSTOP)
+        try:
+            for number in range(5):
+                with anyio.fail_after(PATIENCE), pytest.raises(RequestTimeout):
+                    await client.set("a", number)
+        finally:
+            os.kill(broker.pid, signal.SIGCONT)
+        with client.timeout_of(PATIENCE):
+            await client.set("a", 5)
+            assert await client.get("a") == 5
+
+
+async def test_what_was_given_up_without_a_connection_is_not_sent_again(
+    address: str, tmp_path: Path, anyio_backend: str
+) -> None:
+    """The error says that it is not."""
+    first = BrokerProcess(address, state=tmp_path / "state", durability="process")
+    async with udsbus.connect_async(address, timeout=0.5) as client:
+        await client.set("n", 0)
+        os.kill(first.pid, signal.SIGSTOP)
+
+        async def increment() -> None:
+            with pytest.raises(BrokerUnavailable, match="it was not sent again"):
+                await client.increment("n")
+
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(increment)
+            await anyio.sleep(0.1)
+            first.kill()
+        second = BrokerProcess(address, state=tmp_path / "state", durability="process")
+        try:
+            with client.timeout_of(PATIENCE):
+                assert await client.get("n") == 0
+        finally:
+            second.stop()
+
+
+async def test_no_more_is_sent_at_once_than_another_broker_knows_the_answers_of(
+    address: str, tmp_path: Path, anyio_backend: str
+) -> None:
+    many = 3_500
+    first = BrokerProcess(address, state=tmp_path / "state", durability="process")
+    second: BrokerProcess | None = None
+    done = 0
+
+    async def increment(client: AsyncClient) -> None:
+        nonlocal done
+        async with client.transaction() as transaction:
+            transaction.increment("n")
+            transaction.get("long")  # so that not all answers fit into the socket
+        done += 1
+
+    try:
+        async with udsbus.connect_async(address, timeout=PATIENCE) as client:
+            await client.set("long", "x" * 400)
+            async with anyio.create_task_group() as tasks:
+                for _ in range(many):
+                    tasks.start_soon(increment, client)
+                await anyio.lowlevel.checkpoint()
+                if client._link is not None:
+                    client._link._flush()
+                time.sleep(1.0)
+                first.kill()
+                second = BrokerProcess(address, state=tmp_path / "state", durability="process")
+            assert (await client.get("n"), done) == (many, many)
+    finally:
+        first.kill()
+        if second is not None:
+            second.stop()

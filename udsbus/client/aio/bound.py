@@ -33,7 +33,7 @@ class AsyncBound(Binding[T]):
         """Take what is there. `async with` does that, and awaiting this."""
         if self._watch is not None:
             return self
-        self._watch = self._client.on_change(self.key, self._told)
+        self._watch = self._client.on_change(self.key, self._told, initial=True)
         try:
             await self._watch
             revision = await self._client.revision()
@@ -49,7 +49,8 @@ class AsyncBound(Binding[T]):
             self._watch.close()
 
     async def _told(self, change: Change) -> None:
-        if self.changed(change):
+        started_over = 0 if self._watch is None else self._watch.started_over
+        if self.changed(change, started_over):
             value = self._value
             for function in self._functions:
                 try:

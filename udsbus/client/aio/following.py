@@ -330,6 +330,7 @@ class AsyncWatch(AsyncFollower[Told, What], Generic[What]):
     def begin(self, ask: Ask, same_bus: bool) -> None:
         if self._away:
             self._missed_bus = self._missed_bus or not same_bus
+            self._client._told_of.pop(self.serial, None)  # nothing is asked: it need not beat
             return
         self._next = None
         self._lateness.connected()
@@ -374,6 +375,7 @@ class AsyncWatch(AsyncFollower[Told, What], Generic[What]):
     def interrupted(self, heard: float) -> None:
         if self._core.live:
             self._complete = heard
+        self._next = None  # a page of a list that begins anew
         self._core.lost()
 
     @property

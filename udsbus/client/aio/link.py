@@ -16,6 +16,7 @@ import anyio.abc
 
 from ...limits import RECEIVE_BYTES
 from ...wire.framing import Decoder
+from ..forks import FORKS
 from .asked import running_asyncio
 
 SEND_CHUNK = 256 * 1024
@@ -51,6 +52,7 @@ class Link:
         self._drained = anyio.Event()
         self._why = "the connection ended"
         self._loop = running_asyncio()
+        self._forks = len(FORKS)
         self._tasks: anyio.abc.TaskGroup | None = None
 
     def start(self, tasks: anyio.abc.TaskGroup) -> None:
@@ -88,7 +90,9 @@ class Link:
         if self.closed:
             return
         self.closed = True
-        if self._loop is not None:
+        if self._forks != len(FORKS):
+            pass  # in a child: what polls for the event loop is the parent's too
+        elif self._loop is not None:
             self._loop.remove_reader(self._socket.fileno())
             self._loop.remove_writer(self._socket.fileno())
         else:

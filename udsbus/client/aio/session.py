@@ -32,7 +32,13 @@ import anyio.to_thread
 import msgpack
 
 from ...errors import BrokerUnavailable, Error, InvalidRequest, RequestTimeout
-from ...limits import HEARTBEAT_SECONDS, RESUME_SECONDS, TIMEOUT_MOST, UNANSWERED_MOST
+from ...limits import (
+    ANSWERS_RESTORED,
+    HEARTBEAT_SECONDS,
+    RESUME_SECONDS,
+    TIMEOUT_MOST,
+    UNANSWERED_MOST,
+)
 from ...paths import resolve_address
 from ...wire.framing import MSGID_MOST, RESPONSE
 from ...wire.methods import ANSWERS_KEPT
@@ -62,7 +68,7 @@ ATTEMPTS = 5
 that it is the request which kills the broker."""
 LASTED_SECONDS = 1.0
 """A connection that has been lost after so long was not lost because of the request."""
-AT_ONCE = UNANSWERED_MOST // 4
+AT_ONCE = min(UNANSWERED_MOST // 4, ANSWERS_RESTORED)
 """Requests on their way whose answers the broker has to keep; others wait for their turn. Those
 that wait for something to come are not counted, for they may wait for one of the others."""
 ACKNOWLEDGE = 64
@@ -142,9 +148,9 @@ class AsyncSession:
     async def _call(self, call: Call[T]) -> T:
         """The way of every request."""
         kept = call.method in ANSWERS_KEPT
-        while (kept and self._kept >= AT_ONCE) or (self._link is not None and self._link.full):
-            await self._less_to_do()
         patience = self._patience
+        if (kept and self._kept >= AT_ONCE) or (self._link is not None and self._link.full):
+            await self._less_to_do(kept, patience)
         asked = self._send(call, monotonic() + patience, kept)
         if patience != self.timeout:
             asked.patience = patience
@@ -205,12 +211,19 @@ class AsyncSession:
                 self._abandon(asked)
                 raise
 
-    async def _less_to_do(self) -> None:
-        """Wait until the broker has done some of it."""
-        if self._link is not None and self._link.full:
-            await self._link.room()
-        else:
-            await self._fewer.wait()
+    async def _less_to_do(self, kept: bool, patience: float) -> None:
+        """Wait until the broker has done some of it. Raises RequestTimeout."""
+        with anyio.move_on_after(patience):
+            while True:
+                if self._link is not None and self._link.full:
+                    await self._link.room()
+                elif kept and self._kept >= AT_ONCE:
+                    await self._fewer.wait()
+                else:
+                    return
+        raise self._unreachable or RequestTimeout(
+            f"the broker took no request within {patience:g} s: too many wait for their answers"
+        )
 
     def _send(
         self,
@@ -390,13 +403,21 @@ class AsyncSession:
         link = self._link
         assert link is not None
         now = monotonic()
+        uncertain = [asked for asked in self._asked.values() if asked.sent and asked.kept]
+        # Another broker knows the newest answers only.
+        known = same_broker or len(uncertain) <= ANSWERS_RESTORED
         for asked in list(self._asked.values()):
+            if asked.abandoned:  # while there was no connection; whoever asked knows that it failed
+                self._drop(asked)
+                continue
             if asked.sent and asked.kept and asked.attempt:
                 why = ""
                 if not same_state or (asked.call.fleeting and not same_broker):
                     why = ", since it is another broker that answers now"
                 elif away > RESUME_SECONDS / 2:
                     why = f", since it took {away:.0f} s until one answered, too long for answers"
+                elif not known:
+                    why = f", since more than {ANSWERS_RESTORED} were on their way"
                 if why:
                     self._drop(asked)
                     self._settle(asked, None, self._uncertain(why))

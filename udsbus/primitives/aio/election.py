@@ -131,7 +131,9 @@ class AsyncLeaders:
                     raise EOFError("it was closed")
                 raise TimeoutError(f"nothing has changed within {timeout} s")
             leads = leader_after(change)
-            if change.revision > self._seen and leads != self._last:
+            # In a bus that begins anew, revisions are lower.
+            news = change.revision > self._seen or self._watch.started_over
+            if news and leads != self._last:
                 self._last = leads
                 return leads
 

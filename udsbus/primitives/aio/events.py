@@ -189,20 +189,22 @@ class AsyncBarrier:
         """
         timeout = self._timeout if timeout is None else timeout
         async with self._client.watch(self.key) as watch:
-            async with self._lock:
-                ended, how = await self._state()
-                if how == BROKEN:
-                    raise BrokenBarrierError
-                arrived = await self.n_waiting
-                if arrived + 1 >= self.parties:
-                    await self._complete(ended)
-                    return arrived
-                mine = f"{self.key}/{self._client.session}.{next(_numbers)}"
-                try:
+            mine = ""
+            try:
+                async with self._lock:
+                    ended, how = await self._state()
+                    if how == BROKEN:
+                        raise BrokenBarrierError
+                    arrived = await self.n_waiting
+                    if arrived + 1 >= self.parties:
+                        await self._complete(ended)
+                        return arrived
+                    mine = f"{self.key}/{self._client.session}.{next(_numbers)}"
                     await self._client.set(mine, True, ephemeral=True)
-                except BaseException:
+            except BaseException:
+                if mine:  # else the others would count on it
                     self._client._make_sure(requests.delete(mine))
-                    raise
+                raise
             state: tuple[int, str] | None = None
             try:
                 # What happened before we had the lock is of earlier rounds.

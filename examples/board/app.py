@@ -11,6 +11,7 @@ it connects again, to whichever worker.
 from __future__ import annotations
 
 import contextlib
+import json
 import logging
 import re
 import signal
@@ -77,7 +78,8 @@ async def serve_visitor(websocket: WebSocket) -> None:
 async def send_news(websocket: WebSocket, visit: Visit) -> None:
     with contextlib.suppress(WebSocketDisconnect):  # whoever receives is told as well
         while (news := await visit.news()) is not None:
-            await websocket.send_json(news)
+            # What the bus holds and JSON does not, a date or bytes, is shown as a text.
+            await websocket.send_text(json.dumps(news, default=str, skipkeys=True))
         await websocket.close(1012, "come again")
 
 

@@ -104,7 +104,10 @@ class Board:
         if not await self._bus.rate_limiter(f"board/{name}", rate=5, burst=10).try_acquire():
             visit.tell(["", "not so fast"])
         elif verb == "vote" and what in CHOICES:
-            await self._bus.increment(f"board/votes/{what}")
+            try:
+                await self._bus.increment(f"board/votes/{what}")
+            except (udsbus.InvalidRequest, udsbus.LimitExceeded):  # whoever set it may delete it
+                visit.tell(["", f"the votes for {what} are no number that one can be added to"])
         elif verb == "say" and 0 < len(what) <= 500:
             await self._bus.publish("board/lines", [name, what])
         else:

@@ -425,6 +425,22 @@ def test_nonsense_is_answered(site: Site) -> None:
     assert "Traceback" not in site.log()
 
 
+def test_what_is_no_number_cuts_nobody_off(site: Site) -> None:
+    """Whatever somebody writes from a shell."""
+    ann = site.visitor("ann")
+    for value in ("many", b"many", {(1, 2): "many", "x": 1}, 2**64 - 1):
+        site.bus.set("board/votes/tea", value)
+        ann.send("vote tea")
+        lines = len(ann.lines)
+        ann.until(lambda v, before=lines: len(v.lines) > before)  # type: ignore[misc]
+        assert ann.lines[-1] == ["", "the votes for tea are no number that one can be added to"]
+        assert site.bus.get("board/votes/tea") == value
+    site.bus.delete("board/votes/tea")
+    ann.send("vote tea")
+    ann.until(lambda v: v.votes("tea") == 1)
+    assert "Traceback" not in site.log()
+
+
 def test_who_has_no_name_is_not_let_in(site: Site) -> None:
     for query in ("", "?name=", "?name=a/b", "?name=**", "?name=" + "x" * 31):
         with connect(f"ws://127.0.0.1:{site.port}/board{query}", proxy=None) as connection:

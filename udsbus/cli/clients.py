@@ -95,8 +95,8 @@ def kick_command(client: str) -> int:
     """End the connections of CLIENT, and remove the ephemeral keys that belong to it.
 
     CLIENT is a session, a pid or a name, as `udsbus clients` lists them; if several clients have
-    it, none is kicked. A program that goes on will come back, as a new client. Exit code 1 if there
-    is no such client.
+    it, none is kicked. A program that goes on comes back under the same session name, as a new
+    entry, without what belonged to it. Exit code 1 if there is no such client.
     """
     asking = _client()
     others = _others(asking)

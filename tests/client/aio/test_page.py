@@ -13,8 +13,6 @@ from pathlib import Path
 from typing import Any
 
 import anyio
-import anyio.from_thread
-import anyio.to_thread
 import pytest
 
 import udsbus
@@ -39,9 +37,9 @@ def printed(block: str) -> list[str]:
 async def test_the_examples(
     client: AsyncClient, other: AsyncClient, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    names: dict[str, Any] = {"anyio": anyio, "client": client, "other": other}
+    names: dict[str, Any] = {"client": client, "other": other}
     blocks = [block for block in BLOCKS if block not in (WHOLE, WEB, TEST)]
-    assert len(blocks) == 8
+    assert len(blocks) == 9
     for block in blocks:
         code = compile(block, "async.md", "exec", flags=ast.PyCF_ALLOW_TOP_LEVEL_AWAIT)
         with anyio.fail_after(PATIENCE):

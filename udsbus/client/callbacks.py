@@ -50,6 +50,8 @@ class Callbacks:
         self._thread: threading.Thread | None = None
 
     def add(self, source: Source, function: Function, called: str) -> None:
+        for closed in [each for each in self._functions if each.closed]:
+            del self._functions[closed]
         self._functions[source] = function, called
         _in_use.add(self)
 

@@ -103,6 +103,7 @@ class WatchCore:
         self.started_over = 0
         """How often changes were missed and the present state was told instead."""
         self._kinds = _checked(kinds)
+        self._tells_gone = self._kinds is None or not self._kinds.isdisjoint(GONE)
         self._ignore_own = ignore_own
         self._previous = previous
         self._strict = strict
@@ -238,7 +239,7 @@ class WatchCore:
         listing, self._listing = self._listing, None
         assert listing is not None
         told: list[Told] = []
-        if self._kinds is None or not self._kinds.isdisjoint(GONE):
+        if self._tells_gone:
             gone = sorted(self._known.keys() - listing.keys())
             told += [RawChange(self._base, DELETED, key, None) for key in gone]
         self._known = listing
@@ -269,7 +270,7 @@ class WatchCore:
                 continue  # the list had it already
             if value is None:
                 self._known.pop(key, None)
-            else:
+            elif self._tells_gone:  # else nobody would ever take it out
                 self._known[key] = revision
             told.append(change)
         return told

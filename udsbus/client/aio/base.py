@@ -310,6 +310,9 @@ class AsyncBase(AsyncConnected, AsyncMethods):
                     if isawaitable(result):
                         await result
             except Exception:
+                if source.refusal is not None:
+                    log.exception("%s has ended", called)
+                    return
                 log.exception(
                     "%s: %r failed; it is called for the next all the same", called, function
                 )

@@ -10,8 +10,7 @@ def worker(address: str) -> None:
     with client.watch("config/**", initial=True) as watch:
         for change in watch:
             if isinstance(change, udsbus.CaughtUp):
-                print("worker: that is all that was there; now the changes")
-                continue
+                continue  # all that was there has been told; from now on it is changes
             print(f"worker: {change.key} is now {change.value!r}")
             client.increment("seen")
             if change.value == "stop":

@@ -44,9 +44,9 @@ def watching(client: Client) -> dict[str, Any]:
     with client.watch("**", initial=True) as watch:
         client.set("ready", True)
         for change in watch:
-            revisions.append(change.revision)
             if isinstance(change, udsbus.CaughtUp):
                 continue
+            revisions.append(change.revision)
             if change.kind in ("deleted", "expired", "released"):
                 state.pop(change.key, None)
             else:

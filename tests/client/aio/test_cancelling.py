@@ -281,6 +281,7 @@ async def test_the_end_of_the_block_leaves_no_task(broker: Any, anyio_backend: s
         if not await cancelled_at(at, whole):
             break
         async with udsbus.connect_async(broker.address, timeout=PATIENCE) as client:
+            assert await client.locks() == [], "it has said goodbye"
             assert await client.lock("l").acquire(timeout=PATIENCE), "it was given up"
             assert len(anyio.get_running_tasks()) < 12
     else:

@@ -41,7 +41,7 @@ async def test_who_sends_when_the_peer_is_gone_hears_of_it_later(alone: bool) ->
     went comes first."""
     ends = Ends()
     async with anyio.create_task_group() as tasks:
-        ends.link.start(tasks)
+        ends.link.start(tasks.start_soon)
         said = [RESPONSE, 1, None, "last words"]
         ends.theirs.sendall(msgpack.packb(said))
         ends.theirs.close()
@@ -56,7 +56,7 @@ async def test_who_sends_when_the_peer_is_gone_hears_of_it_later(alone: bool) ->
 async def test_a_peer_that_goes_while_much_waits_to_be_sent() -> None:
     ends = Ends()
     async with anyio.create_task_group() as tasks:
-        ends.link.start(tasks)
+        ends.link.start(tasks.start_soon)
         ends.link.send(b"x" * 2 * FULL_BYTES, True)
         assert ends.link.full
         ends.theirs.close()

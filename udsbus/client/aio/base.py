@@ -432,12 +432,12 @@ class AsyncBase(AsyncConnected, AsyncMethods):
         if self._thread or self._closed:
             raise InvalidRequest("this client has begun already; each block needs one of its own")
         self._begin()
-        self._tasks = anyio.create_task_group()
+        self._tasks, self._scopes = anyio.create_task_group(), set()
         await self._tasks.__aenter__()
         try:
             await self._connect_first()
-            self._tasks.start_soon(self._keep_connected)
-            self._tasks.start_soon(self._look_at_deadlines)
+            self._start(self._keep_connected)
+            self._start(self._look_at_deadlines)
         except BaseException as error:
             self._closed = True
             await self._end_tasks(error)
@@ -475,6 +475,8 @@ class AsyncBase(AsyncConnected, AsyncMethods):
         """No task is left after this. What the block raised is not put into an exception group, but
         it is the group's to know whether it was cancelled because one of its tasks failed."""
         self._hang_up()
+        for scope in list(self._scopes):
+            scope.cancel()
         self._tasks.cancel_scope.cancel()
         if isinstance(error, anyio.get_cancelled_exc_class()):
             await self._tasks.__aexit__(type(error), error, error.__traceback__)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import socket
+from collections.abc import Callable, Coroutine
 from time import monotonic
 from typing import Any
 
@@ -33,6 +34,21 @@ class AsyncConnected(AsyncSession):
     """Connects when there is something to ask, to follow, or to keep, until it is closed."""
 
     _tasks: anyio.abc.TaskGroup
+    _scopes: set[anyio.CancelScope]
+    """Of the tasks that go on until the end."""
+
+    def _start(self, function: Callable[[], Coroutine[Any, Any, None]]) -> None:
+        """Start a task that this client needs until it has ended: also while the block is cancelled
+        and says goodbye."""
+        self._tasks.start_soon(self._until_the_end, function)
+
+    async def _until_the_end(self, function: Callable[[], Coroutine[Any, Any, None]]) -> None:
+        with anyio.CancelScope(shield=True) as scope:
+            self._scopes.add(scope)
+            try:
+                await function()
+            finally:
+                self._scopes.discard(scope)
 
     def _begin(self) -> None:
         super()._begin()
@@ -133,7 +149,7 @@ class AsyncConnected(AsyncSession):
         self._changed = waker(self._loop)
         link = self._link = Link(sock, self._received, self._ended)
         try:
-            link.start(self._tasks)
+            link.start(self._start)
             hello = requests.hello(
                 self.name, self.session, LANE, self._metadata, UNANSWERED_MOST, self._heartbeat
             )

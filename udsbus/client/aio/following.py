@@ -185,6 +185,8 @@ class AsyncFollower(Generic[T, Item]):
         raise NotImplementedError
 
     def refuse(self, error: Error) -> None:
+        if self.closed:
+            return
         self.refusal = error
         if self.started:
             log.error("a watch or subscription could not be taken up again: %s", error)

@@ -8,16 +8,17 @@ from __future__ import annotations
 
 import contextlib
 import socket
-from collections.abc import Callable
+from collections.abc import Callable, Coroutine
 from typing import Any
 
 import anyio
-import anyio.abc
 
 from ...limits import RECEIVE_BYTES
 from ...wire.framing import Decoder
 from ..forks import FORKS
 from .asked import running_asyncio
+
+Start = Callable[[Callable[[], Coroutine[Any, Any, None]]], object]
 
 SEND_CHUNK = 256 * 1024
 """Bytes of what waits that are handed to the kernel at a time."""
@@ -53,15 +54,15 @@ class Link:
         self._why = "the connection ended"
         self._loop = running_asyncio()
         self._forks = len(FORKS)
-        self._tasks: anyio.abc.TaskGroup | None = None
+        self._start: Start | None = None
 
-    def start(self, tasks: anyio.abc.TaskGroup) -> None:
-        """Read from now on, with a task in `tasks` if it takes one."""
-        self._tasks = tasks
+    def start(self, start: Start) -> None:
+        """Read from now on; `start` starts a task, if it takes one."""
+        self._start = start
         if self._loop is not None:
             self._loop.add_reader(self._socket.fileno(), self._read)
         else:
-            tasks.start_soon(self._keep_reading)
+            start(self._keep_reading)
 
     def send(self, frame: bytes, alone: bool) -> bool:
         """Send it, as soon as the socket takes it. `alone`: nothing else is under way; otherwise
@@ -151,8 +152,8 @@ class Link:
             if self._loop is not None:
                 self._loop.add_writer(self._socket.fileno(), self._flush)
             else:
-                assert self._tasks is not None
-                self._tasks.start_soon(self._keep_writing)
+                assert self._start is not None
+                self._start(self._keep_writing)
 
     async def _keep_writing(self) -> None:
         while self._writing and not self.closed:

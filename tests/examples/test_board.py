@@ -115,9 +115,7 @@ class Site:
         self.first, self.second, *_ = self.workers
 
     def _kill(self) -> None:
-        with contextlib.suppress(ProcessLookupError):
-            os.killpg(self.process.pid, signal.SIGKILL)
-        self.process.wait()
+        end_group(self.process)
 
     def log(self) -> str:
         return self._log.read_text()
@@ -156,6 +154,12 @@ class Site:
         (visitor.key,) = visitor.state.keys() & set(self.bus.keys("board/here/*")) - set(before)
         assert worker is None or visitor.key.startswith(f"board/here/{worker}.")
         return visitor
+
+
+def end_group(process: subprocess.Popen[bytes]) -> None:
+    if process.returncode is None:  # else its number may be another's by now
+        os.killpg(process.pid, signal.SIGKILL)
+        process.wait()
 
 
 def stop(pid: int) -> None:
@@ -494,9 +498,7 @@ def test_the_program_runs_by_itself(runtime: Path, address: str) -> None:
             assert bus.items("board/**") == [("board/votes/tea", 1)]
             brokers = [bus.info()["pid"]]
     finally:
-        with contextlib.suppress(ProcessLookupError):
-            os.killpg(program.pid, signal.SIGKILL)
-        program.wait()
+        end_group(program)
     for pid in brokers:
         os.kill(pid, signal.SIGTERM)
         wait_for_end(pid)

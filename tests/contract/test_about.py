@@ -194,6 +194,32 @@ async def test_a_broker_that_is_gone(connect: Connect, address: str) -> None:
                 await until(answers, "another broker to answer")
 
 
+ENDLESS_WAITS: list[Callable[[AsyncClient], Any]] = [
+    lambda client: client.lock("taken").acquire(),
+    lambda client: client.queue("q").get(),
+]
+
+
+@pytest.mark.parametrize("wait", ENDLESS_WAITS)
+async def test_whoever_waits_without_time_out_learns_that_the_broker_is_gone(
+    connect: Connect, address: str, tasks: anyio.abc.TaskGroup, wait: Callable[[AsyncClient], Any]
+) -> None:
+    with running_broker(address) as broker:
+        async with connect(address) as holder, connect(address, timeout=0.3) as client:
+            await holder.lock("taken").acquire()
+
+            async def waits() -> None:
+                await wait(client)
+
+            waiting = Task(tasks, waits)
+            await until_kept_waiting(holder)
+            broker.kill()
+            with pytest.raises(BrokerUnavailable):
+                await waiting.result()
+            with pytest.raises(BrokerUnavailable):
+                await wait(client)
+
+
 async def test_a_bus_that_keeps_nothing_loses_its_locks(connect: Connect, tmp_path: Path) -> None:
     path = str(tmp_path / "bus.sock")
     with running_broker(path) as broker:

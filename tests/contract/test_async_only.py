@@ -259,3 +259,28 @@ async def test_it_is_not_pickled(client: AsyncClient) -> None:
         pickle.dumps(client)
     with pytest.raises(TypeError, match="cannot be pickled"):
         pickle.dumps(client.lock("a"))
+
+
+# --- whose it is --------------------------------------------------------------------------------
+
+
+async def test_a_task_does_not_own_what_one_that_has_ended_held(client: AsyncClient) -> None:
+    """Also if it stands at the same place of memory, so has the same `id`."""
+
+    async def acquire() -> None:
+        await client.rlock("r").acquire()
+
+    refused = 0
+
+    async def release() -> None:
+        nonlocal refused
+        with pytest.raises(InvalidRequest, match=r"thread|task"):
+            await client.rlock("r").release()
+        refused += 1
+
+    async with anyio.create_task_group() as first:
+        first.start_soon(acquire)
+    for number in range(1, 51):
+        async with anyio.create_task_group() as later:
+            later.start_soon(release)
+        assert refused == number

@@ -56,6 +56,8 @@ class Asked:
     """When these are over."""
     patience: float | None = None
     """Seconds that it may take, if not those of the client."""
+    stranded_until = NEVER
+    """When whoever asked gives up unless there is a connection by then."""
     attempt = True
     """It would do harm if it were carried out twice."""
     waker: Waker | None = None

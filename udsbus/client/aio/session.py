@@ -19,6 +19,7 @@ import itertools
 import logging
 import os
 import threading
+import weakref
 from collections.abc import Awaitable, Callable, Iterator
 from contextvars import ContextVar
 from functools import partial
@@ -79,6 +80,12 @@ _timeouts: ContextVar[dict[int, float] | None] = ContextVar("udsbus timeouts", d
 """By id of the client: what holds in a block of code, see `timeout_of`."""
 
 
+def _current_trio_task() -> Any:
+    import trio.lowlevel  # only where it runs already
+
+    return trio.lowlevel.current_task()
+
+
 class AsyncSession:
     """What `AsyncClient` builds on. It belongs to one event loop; `connected.py` connects it."""
 
@@ -126,6 +133,9 @@ class AsyncSession:
         """The msgid of the latest request among these."""
         self._looks_at = NEVER
         """When somebody looks at the deadlines next."""
+        self._owners: weakref.WeakKeyDictionary[Any, int] = weakref.WeakKeyDictionary()
+        """Tasks that have acquired something, or tried, and their numbers."""
+        self._owner_numbers = itertools.count(1)
         self._steadfast: dict[int, bool] = {}
         """Task → whether it was cancelled, of those that are not to be just now."""
 
@@ -174,7 +184,10 @@ class AsyncSession:
         deadline = NEVER if until is None else until + self._patience
         asked = self._send(call, deadline, call.method in ANSWERS_KEPT, ask)
         asked.until = until
+        asked.patience = self._patience
         asked.attempt = attempt is not None
+        if not asked.sent:
+            self._strand(asked)
         if attempt is not None:
             attempt.connection, attempt.msgid = asked, asked.msgid
         if not asked.settled:
@@ -203,8 +216,12 @@ class AsyncSession:
                 else:
                     asked.waker = future = loop.create_future()
                     await future
-            except BaseException:
-                if self._steadfast and (me := self._owner()) in self._steadfast:
+            except BaseException as error:
+                if (
+                    self._steadfast
+                    and isinstance(error, asyncio.CancelledError)
+                    and (me := self._owner()) in self._steadfast
+                ):
                     self._steadfast[me] = True
                     continue
                 asked.waker = None
@@ -385,7 +402,10 @@ class AsyncSession:
         for asked in list(self._asked.values()):
             if asked.reply is not None or asked.abandoned:
                 self._drop(asked)
-            elif asked.sent:
+                continue
+            if asked.ask is not None:
+                self._strand(asked)
+            if asked.sent:
                 asked.lost = 1 if after > LASTED_SECONDS else asked.lost + 1
                 if asked.lost == ATTEMPTS:
                     self._drop(asked)
@@ -396,6 +416,14 @@ class AsyncSession:
                             "each time before it was answered"
                         ),
                     )
+
+    def _strand(self, asked: Asked) -> None:
+        """One that may wait for ever for its answer does not wait for ever for a connection."""
+        seconds = self.timeout if asked.patience is None else asked.patience
+        asked.stranded_until = monotonic() + seconds
+        if asked.stranded_until < self._looks_at:
+            self._looks_at = asked.stranded_until
+            wake(self._busy)
 
     def _send_again(self, same_state: bool, same_broker: bool, away: float) -> None:
         """There is a connection again. `same_state`: the broker knows the answers that were given;
@@ -427,6 +455,7 @@ class AsyncSession:
                 left = None if asked.until is None else max(0.0, asked.until - now)
                 call = asked.ask(left)
             asked.sent = True
+            asked.stranded_until = NEVER
             link.send(self._packed(call, asked.msgid), False)
 
     def _fail_all(self, error: Error) -> None:
@@ -440,14 +469,15 @@ class AsyncSession:
         take longer than all the rest here."""
         while True:
             self._busy = waker(self._loop)
-            first = min((asked.deadline for asked in self._asked.values()), default=NEVER)
+            deadlines = (min(one.deadline, one.stranded_until) for one in self._asked.values())
+            first = min(deadlines, default=NEVER)
             self._looks_at = first
             with anyio.move_on_after(max(0.0, first - monotonic())):
                 await woken(self._busy)
                 continue  # there is an earlier one
             now = monotonic()
             for asked in list(self._asked.values()):
-                if asked.deadline <= now:
+                if min(asked.deadline, asked.stranded_until) <= now:
                     self._time_out(asked)
 
     def _time_out(self, asked: Asked) -> None:
@@ -463,7 +493,7 @@ class AsyncSession:
             error = self._unreachable or BrokerUnavailable(
                 f"{self.address}: there was no connection within {seconds:g} s"
             )
-        asked.deadline = NEVER
+        asked.deadline = asked.stranded_until = NEVER
         if not asked.sent:
             self._drop(asked)
         elif asked.ask is not None:
@@ -511,10 +541,15 @@ class AsyncSession:
         self._need_connection()
 
     def _owner(self) -> int:
-        """Who holds a lock, in this client: the task."""
-        if self._loop is not None:
-            return id(asyncio.current_task())
-        return anyio.get_current_task().id
+        """Who holds a lock, in this client: the task. By a number that no other gets: what `id`
+        gives a task another may have after its end, and would seem to hold its locks."""
+        if threading.get_ident() != self._thread:
+            self._check_usable()
+        task: Any = asyncio.current_task() if self._loop is not None else _current_trio_task()
+        number = self._owners.get(task)
+        if number is None:
+            number = self._owners[task] = next(self._owner_numbers)
+        return number
 
     async def _in_thread(self, function: Callable[..., T], *args: Any) -> T:
         """What reads files, and takes a while."""

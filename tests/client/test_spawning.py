@@ -17,6 +17,7 @@ import udsbus
 from tests.harness import wait_until
 from udsbus import AccessDenied, BrokerUnavailable, Conflict, LocalBroker
 from udsbus.client.spawning import _start
+from udsbus.filelock import take_lock
 
 from ..harness import running_broker
 from .support import PATIENCE, Child, in_child, in_children, wait_for_end
@@ -375,6 +376,32 @@ def test_a_local_broker_with_a_state(tmp_path: Path) -> None:
         assert not directory.exists()
     for pid in ended:
         wait_for_end(pid)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="the pair needs pidfds, of Linux")
+def test_a_standby_that_took_over_is_gone_when_its_block_ends(tmp_path: Path) -> None:
+    """Nobody's child, and waited for nevertheless: what it had is free for the next. Even while a
+    fork of this program goes on."""
+    for number in range(1, 4):
+        with LocalBroker(state=tmp_path) as broker, broker.connect(timeout=PATIENCE) as client:
+            assert client.increment("lives") == number
+            wait_until(lambda: client.info()["standby"], "a standby")
+            os.kill(broker.pid, signal.SIGKILL)
+            assert client.get("lives") == number
+            pid = broker.pid
+            with Child(signal.pause) as fork:
+                broker.stop()
+                assert not has_memory(pid)
+                os.close(take_lock(str(tmp_path / "lock")))
+                os.kill(fork.pid, signal.SIGKILL)
+
+
+def has_memory(pid: int) -> bool:
+    """Whether this process has not ended; one that has, and was not waited for yet, is listed."""
+    try:
+        return bool(Path(f"/proc/{pid}/environ").read_bytes())
+    except (FileNotFoundError, ProcessLookupError):
+        return False
 
 
 def test_a_local_broker_that_does_not_run_is_nobodys_bus() -> None:

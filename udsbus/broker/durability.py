@@ -135,9 +135,9 @@ class JournalCare:
                     journal.end_sync(sync)
 
 
-async def fold_beside(state: str, retention: Retention) -> None:
+async def fold_beside(state: str, retention: Retention, lifeline: int | None) -> None:
     """For a broker without a standby."""
-    folder = Folder(state, retention)
+    folder = Folder(state, retention, lifeline)
     while True:
         await anyio.sleep(FOLD_SECONDS)
         folder.look()

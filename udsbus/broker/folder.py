@@ -33,8 +33,10 @@ FAILED, LOCKED, DAMAGED = 1, 75, 65
 class Folder:
     """For the main thread: the process ends with it."""
 
-    def __init__(self, path: str, retention: Retention) -> None:
+    def __init__(self, path: str, retention: Retention, lifeline: int | None = None) -> None:
+        """`lifeline` is a descriptor that tells somebody, by its end, that all have ended."""
         self._path = path
+        self._lifeline = lifeline
         self._retention = retention
         self._process: subprocess.Popen[str] | None = None
         self._not_before = 0.0
@@ -74,6 +76,7 @@ class Folder:
         self._process = subprocess.Popen(
             [*python(), "-m", "udsbus.broker.folding", work],
             env=environment(),
+            pass_fds=() if self._lifeline is None else (self._lifeline,),
             stdin=subprocess.DEVNULL,
             stderr=subprocess.PIPE,
             text=True,

@@ -246,6 +246,12 @@ class Guard:
             with contextlib.suppress(OSError):
                 self._link.send(GO)
 
+    def close(self) -> None:
+        """Let go of what a standby would have inherited, the locks among it."""
+        listener, _, address_lock, state_lock = self._left
+        for descriptor in (listener, address_lock, state_lock):
+            os.close(descriptor)
+
     def dismiss(self) -> None:
         """Kill the standby, if there is one."""
         if self._process is not None:
@@ -272,14 +278,19 @@ class StandBy:
     loop; the folding in another."""
 
     def __init__(
-        self, inherited: Inherited, state: str, retention: Retention, hung_seconds: float
+        self,
+        inherited: Inherited,
+        state: str,
+        retention: Retention,
+        hung_seconds: float,
+        lifeline: int | None,
     ) -> None:
         self._hung_seconds = hung_seconds
         self._inherited = inherited
         self._link = socket.socket(fileno=inherited.link)
         self._link.setblocking(False)
         self._pidfd = _pidfd(inherited.pid, self._link)
-        self._folder = Folder(state, retention)
+        self._folder = Folder(state, retention, lifeline)
         self._reader = Reader(state)
 
     def wait(self) -> tuple[int, Replica | None]:

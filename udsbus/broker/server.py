@@ -206,7 +206,12 @@ class Broker:
                 # from one that it has ended already, must not find it without a standby.
                 await tasks.start(self._guard.run)
             elif self._journal is not None and self.settings.folds:
-                tasks.start_soon(fold_beside, self.settings.state, self.settings.retention)
+                tasks.start_soon(
+                    fold_beside,
+                    self.settings.state,
+                    self.settings.retention,
+                    self.settings.lifeline,
+                )
             notify(READY=1, MAINPID=os.getpid(), STATUS=f"serving {self.settings.address}")
             await self.turn.run()
             tasks.cancel_scope.cancel()
@@ -218,10 +223,13 @@ class Broker:
             else:
                 self._guard.dismiss()
         await self.turn.shut_down(hand_over=self.handing_over)
-        if self._guard is not None and self.handing_over:
-            self._guard.make_sure()
+        if self._guard is not None:
+            if self.handing_over:
+                self._guard.make_sure()
+            self._guard.close()
         if self._lifeline is not None:
-            self._lifeline.close()
+            # Its end tells that this process is gone, and holds no lock any more.
+            self._lifeline.detach()
 
     async def _obey_signals(
         self, tasks: anyio.abc.TaskGroup, *, task_status: anyio.abc.TaskStatus[None]
@@ -392,7 +400,13 @@ def run(
     crashes, replica = 0, None
     import_module(f"anyio._backends._{settings.backend}")  # now, not when a takeover is waited for
     if inherited is not None:
-        standing_by = StandBy(inherited, settings.state, settings.retention, settings.hung_seconds)
+        standing_by = StandBy(
+            inherited,
+            settings.state,
+            settings.retention,
+            settings.hung_seconds,
+            settings.lifeline,
+        )
         _collect_seldom()
         crashes, replica = standing_by.wait()
     _raise_descriptor_limit()

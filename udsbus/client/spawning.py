@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import fcntl
 import json
 import os
@@ -110,8 +111,10 @@ class LocalBroker:
         if self._process is None or os.getpid() != self._owner:
             return
         process, self._process = self._process, None
-        if self._lifeline is not None:
-            self._lifeline.close()
+        lifeline, self._lifeline = self._lifeline, None
+        assert lifeline is not None
+        with contextlib.suppress(OSError):
+            lifeline.shutdown(socket.SHUT_WR)  # even if a forked child holds it too
         process.terminate()
         try:
             # One that a fault has stalled does not hear it.
@@ -119,10 +122,12 @@ class LocalBroker:
         except subprocess.TimeoutExpired:
             process.kill()
             process.wait()
-        # If a standby took over, it is not our child; it ends because the lifeline has.
-        until = monotonic() + START_SECONDS
-        while self._state is not None and _answers(self.address) and monotonic() < until:
-            sleep(0.01)
+        with lifeline, contextlib.suppress(OSError):
+            if self._state is not None:
+                # A standby that took over is not our child. It ends because the lifeline has; when
+                # the last of its processes has let go of the other end, the state is free.
+                lifeline.settimeout(START_SECONDS)
+                lifeline.recv(1)
         if self._directory is not None:
             shutil.rmtree(self._directory, ignore_errors=True)
 

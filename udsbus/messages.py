@@ -200,7 +200,8 @@ class Subscribe(NamedTuple):
     echo: bool = True
     """Also to what this very client publishes."""
     details: bool = False
-    """Messages come with the revision that retains them, and the session that published them."""
+    """Messages come with the revision that retains them, and the session that published them: those
+    that are retained, and without `echo` all."""
     policy: str = "drop_oldest"
     """What becomes of messages that are not taken in time: one of POLICIES."""
 

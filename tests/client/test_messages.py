@@ -323,12 +323,17 @@ def test_details_are_for_those_who_ask(broker: BrokerProcess) -> None:
         revision = writer.call("ping") + 1
         assert writer.call("publish", "a", b"\x01", {"retain": True}) == 2
         assert writer.call("publish", "a", b"\x02") == 2
-        for value, at in ((b"\x01", revision), (b"\x02", None)):
+        for value, more in ((b"\x01", [revision, "s"]), (b"\x02", [])):
             assert plain.receive() == [2, "message", ["a", value]]
-            assert raw.receive() == [2, "message", ["a", value, at, "s"]]
-        assert raw.call("subscribe", ["a"], {"details": True}) == [4, revision, 1]
+            assert raw.receive() == [2, "message", ["a", value, *more]]
+        assert raw.call("subscribe", ["b"], {"details": True, "echo": False})[0] == 4
+        assert writer.call("publish", "a", b"\x03") == 2
+        assert plain.receive() == [2, "message", ["a", b"\x03"]]
+        assert raw.receive() == [2, "message", ["a", b"\x03", None, "s"]]
+        assert raw.call("subscribe", ["a"], {"details": True}) == [5, revision, 1]
         assert raw.call("unsubscribe", 2) is True
         assert raw.call("unsubscribe", 4) is True
+        assert raw.call("unsubscribe", 5) is True
         writer.call("publish", "a", b"\x03")
         assert raw.receive() == [2, "message", ["a", b"\x03"]]
 

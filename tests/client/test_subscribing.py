@@ -73,9 +73,9 @@ class SubscribedBus:
         origin = self._connection if mine else OTHER
         if mine:
             self._mine.add(number)
-        before = len(self._engine._effects)
+        before = len(self._engine.effects)
         self._engine.execute(origin, m.Publish(topic, values.encode(number), retain), 0.0)
-        for effect in self._engine._effects[before:]:
+        for effect in self._engine.effects[before:]:
             if isinstance(effect, m.Message):
                 self._pending.append(("message", number, self._subscribed, effect))
 

@@ -148,9 +148,9 @@ class Model:
         others = _interested(self.quiet, topic) - own
         return _interested(self.subscriptions, topic) | others
 
-    def details_for(self) -> set[int]:
-        """The connections that have a subscription with details."""
-        registered = self.subscriptions | self.quiet
+    def details_for(self, retained: bool) -> set[int]:
+        """The connections that are told the details of a message."""
+        registered = self.subscriptions | self.quiet if retained else self.quiet
         return {owner for number, (owner, _) in registered.items() if number in self.detailed}
 
     def changes_since(self, revision: int, pattern: str) -> list[m.Change] | None:
@@ -299,7 +299,7 @@ class Model:
             kind = m.UPDATED if key in self.rows else m.CREATED
             self._write(key, kind, Row(command.message, revision, None), origin)
         told = self.subscribers(command.topic, origin)
-        detailed = told & self.details_for()
+        detailed = told & self.details_for(command.retain)
         if told:
             self.effects.append(
                 m.Message(

@@ -67,7 +67,7 @@ class Plain:
         self.wanted: dict[int, tuple[int, m.Subscribe]] = {}
         self.number = 0
 
-    def publish(self, origin: int, topic: str) -> tuple[set[int], set[int]]:
+    def publish(self, origin: int, topic: str, retain: bool) -> tuple[set[int], set[int]]:
         """Who gets it, without details and with them."""
         session = SESSIONS.get(origin)
         told, detailed = set(), set()
@@ -76,7 +76,7 @@ class Plain:
             matches = any(matcher(pattern)(topic) for pattern in wish.patterns)
             if matches and (wish.echo or not mine):
                 told.add(connection)
-            if wish.details:
+            if wish.details and (retain or not wish.echo):
                 detailed.add(connection)
         return told - detailed, told & detailed
 
@@ -113,7 +113,7 @@ def test_each_gets_what_any_of_his_subscriptions_wants(steps: Any) -> None:
                 if there:
                     del plain.wanted[command.subscription]
             else:
-                without, detailed = plain.publish(origin, command.topic)
+                without, detailed = plain.publish(origin, command.topic, command.retain)
                 effects = engine.take_effects()
                 kept = [one for one in effects if isinstance(one, m.Change)]
                 effects = [one for one in effects if one not in kept]
@@ -160,9 +160,9 @@ def test_unretain() -> None:
     run(engine, ME, m.Publish("a", b"x", True))
     engine.settle()
     assert run(engine, YOU, m.Unretain("a")) is True
-    assert engine.retained == 0
+    assert engine.publishing.retained == 0
     engine.undo()
-    assert engine.retained == 1
+    assert engine.publishing.retained == 1
     assert run(engine, YOU, m.Unretain("a")) is True
     assert engine.take_effects()[-1] == m.Change(
         2, m.DELETED, f"{RETAINED_KEYS}a", None, None, YOU, b"x"
@@ -187,7 +187,7 @@ def test_it_is_there_again_when_it_is_replayed() -> None:
     run(engine, ME, m.Unretain("a"))
     other.replay(recorded(engine.take_effects()))
     assert other.keyspace.entries == engine.keyspace.entries
-    assert other.retained == 1
+    assert other.publishing.retained == 1
 
 
 @pytest.mark.parametrize(
@@ -210,7 +210,7 @@ def test_what_is_refused(command: Any, refusal: type[Exception]) -> None:
     with pytest.raises(refusal):
         run(engine, ME, command)
     assert engine.take_effects() == []
-    assert engine.retained == 0
+    assert engine.publishing.retained == 0
 
 
 def test_a_topic_too_long_to_be_retained_can_be_published() -> None:

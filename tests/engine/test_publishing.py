@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Any
 
 import pytest
 
 from udsbus import messages as m
 from udsbus.engine import Engine
-from udsbus.engine.publishing import Publishing
-from udsbus.engine.waiting import WaitingList
 from udsbus.errors import Conflict, InvalidRequest, LimitExceeded
 from udsbus.limits import OUTPUT_PAUSE_BYTES, WAITS_PER_CONNECTION
 
@@ -163,27 +160,9 @@ def test_what_cannot_wait() -> None:
 
 
 def test_nobody_overtakes_those_who_may_go_on() -> None:
-    sent: list[bytes] = []
-
-    class Everybody:
-        def session_of(self, origin: int, what: str) -> str:
-            return "s"
-
-        def is_of(self, origin: int, session: str) -> bool:
-            return True
-
-        def to_undo(self, step: Callable[[], object]) -> None:
-            pass
-
-    def send(origin: int, topic: str, message: bytes, waited: bool) -> int:
-        sent.append(message)
-        return 1
-
-    publishing = Publishing(Everybody(), WaitingList(Everybody()), send)
-    publishing.blocking.add("t", 9)
-    publishing.fell_behind(9)
-    publishing.publish(1, 0.0, "t", b"first", 5.0)
-    publishing.caught_up(9)
-    publishing.publish(2, 0.0, "t", b"second", 5.0)
-    publishing.settle()
-    assert sent == [b"first", b"second"]
+    engine = engine_with()
+    publish(engine, b"first")
+    engine.publishing.caught_up(SLOW)
+    assert isinstance(publish(engine, b"second", origin=SECOND), m.Later)
+    engine.tend(0.0)
+    assert sent(engine) == [b"first", b"second"]

@@ -71,9 +71,10 @@ def state(engine: Engine) -> Any:
         [sorted(engine.publishing.disconnecting.find(name)) for name in ("a", "b", "a/b")],
         [sorted(engine.registrations.quiet.find(name)) for name in ("a", "b", "a/b")],
         dict(engine.registrations.detailed),
+        dict(engine.registrations.choosy),
         engine.registrations.patterns,
         engine.registrations.quiet_patterns,
-        engine.retained,
+        engine.publishing.retained,
         [engine.has_patterns(origin) for origin in (1, 2)],
         dict(engine.wants),
     )

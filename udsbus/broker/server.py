@@ -356,7 +356,7 @@ class Broker:
             "waiting": len(engine.waiting.waiters),
             "watches": len(engine.watches),
             "subscriptions": engine.registrations.patterns - len(engine.watches),
-            "retained": engine.retained,
+            "retained": engine.publishing.retained,
             "change_log": len(engine.log),
             "connections": len(self.turn.connections),
             "behind": len(self.turn.slow.behind),

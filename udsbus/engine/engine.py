@@ -29,7 +29,6 @@ from ..patterns import (
     LOCK_KEYS,
     QUEUE_KEYS,
     RESERVED,
-    RETAINED_KEYS,
     SCHEMA_KEYS,
     TAKEN_KEYS,
     check_name,
@@ -87,13 +86,13 @@ class Engine:
         self.watches = self.registrations.watches
         self.subscriptions = self.registrations.subscriptions
         self.wants = self.registrations.wants
-        self._detailed = self.registrations.detailed
-        self.publishing = Publishing(self, self.waiting, self._send)
+        self.publishing = Publishing(self, self.keyspace, self.registrations, self.waiting)
         self.schemas = Schemas(compile_schema)
         self._schema_checks = self.schemas.checks
         self._codec = codec
         self._entries = self.keyspace.entries
-        self._effects: list[m.Effect] = []
+        self.effects: list[m.Effect] = []
+        """What has happened since `take_effects`, in order."""
         self._changes: list[m.Change] = []
         """Those of the effects that the change log does not have yet: it gets them all at once."""
         self._undo: list[tuple[str, Entry | None]] | None = None
@@ -123,12 +122,9 @@ class Engine:
             m.SetSchema: self._set_schema,
             m.Watch: self._watch,
             m.Unwatch: self._unwatch,
-            m.Subscribe: self._subscribe,
-            m.Unsubscribe: self._unsubscribe,
-            m.Publish: self._publish,
-            m.Unretain: self._unretain,
             **self.locks.handlers,
             **self.queues.handlers,
+            **self.publishing.handlers,
         }
         """What carries out each command: called with (origin, now, *command). A caller that has
         the fields of a command need not make one."""
@@ -145,9 +141,9 @@ class Engine:
 
     def take_effects(self) -> list[m.Effect]:
         """What has happened since the last call, in order."""
-        effects = self._effects
+        effects = self.effects
         if effects:
-            self._effects = []
+            self.effects = []
         return effects
 
     def keep_undo(self) -> None:
@@ -181,7 +177,7 @@ class Engine:
         for undo in reversed(self._undo_steps):
             undo()
         self._undo_steps.clear()
-        self._effects, self._changes = [], []
+        self.effects, self._changes = [], []
         self.waiting.undone()
         self.revision, self.changes = self._settled
         self.log.take_back(self.revision)
@@ -339,7 +335,7 @@ class Engine:
         session = self._session(origin)
         fields = revision, kind, key, value, deadline, origin, value_before, session
         change = _new(m.Change, fields)
-        self._effects.append(change)
+        self.effects.append(change)
         self._changes.append(change)
 
     def _remove(self, key: str, kind: str, origin: int, revision: int | None = None) -> None:
@@ -355,7 +351,7 @@ class Engine:
         self.revision = revision if revision is not None else self.revision + 1
         session = self._session(origin)
         change = m.Change(self.revision, kind, key, None, None, origin, before[0], session)
-        self._effects.append(change)
+        self.effects.append(change)
         self._changes.append(change)
 
     def _give(self, key: str, session: str | None) -> None:
@@ -368,7 +364,7 @@ class Engine:
         """The same for a key that has just been written; to be journaled."""
         if self._owned.get(key) != session:
             self._give(key, session)
-            self._effects.append(m.Owned(key, session, self.revision))
+            self.effects.append(m.Owned(key, session, self.revision))
 
     def _log_changes(self) -> None:
         if self._changes:
@@ -480,7 +476,7 @@ class Engine:
             session = self._session(origin)
             fields = revision, m.UPDATED, key, value, None, origin, entry[0], session
             change = _new(m.Change, fields)
-            self._effects.append(change)
+            self.effects.append(change)
             self._changes.append(change)
             return revision
         if if_revision is not None:
@@ -569,7 +565,7 @@ class Engine:
         if self._undo is not None:
             self._undo.append((key, entry))
         self.keyspace.put(key, (entry[0], entry[1], deadline))
-        self._effects.append(m.DeadlineMoved(key, deadline))
+        self.effects.append(m.DeadlineMoved(key, deadline))
         return True
 
     def _transaction(
@@ -735,108 +731,3 @@ class Engine:
 
     def _unwatch(self, origin: int, now: float, watch: int) -> bool:
         return self.registrations.remove(origin, watch, self.watches)
-
-    def _subscribe(
-        self,
-        origin: int,
-        now: float,
-        patterns: list[str],
-        echo: bool = True,
-        details: bool = False,
-        policy: str = m.DROP_OLDEST,
-    ) -> int | tuple[int, int, int]:
-        for pattern in patterns:
-            check_pattern(pattern)
-        interests = [self.subscriptions if echo else self.registrations.quiet]
-        if policy == m.BLOCK:
-            interests.append(self.publishing.blocking)
-        elif policy == m.DISCONNECT:
-            interests.append(self.publishing.disconnecting)
-        number = self.registrations.add(origin, patterns, *interests, details=details)
-        return (number, self.revision, self.retained) if details else number
-
-    def _unsubscribe(self, origin: int, now: float, subscription: int) -> bool:
-        quiet = self.registrations.quiet
-        was_there = self.registrations.remove(origin, subscription, self.subscriptions, quiet)
-        self.publishing.look()
-        return was_there
-
-    def _publish(
-        self,
-        origin: int,
-        now: float,
-        topic: str,
-        message: bytes,
-        retain: bool = False,
-        wait: float | None = None,
-    ) -> Any:
-        if not self.subscriptions.remembers(topic):
-            check_writable(topic, "topic")
-        if not 0 < len(message) <= VALUE_BYTES:
-            check_value(topic, message)
-        if wait is not None:
-            if retain:
-                raise InvalidRequest("a message is retained at once, so it cannot `wait` as well")
-            return self.publishing.publish(origin, now, topic, message, wait)
-        return self._send(origin, topic, message, False, retain)
-
-    def _send(
-        self, origin: int, topic: str, message: bytes, waited: bool, retain: bool = False
-    ) -> int:
-        """Send a message to those who subscribe now. Returns how many they are."""
-        revision: int | None = None
-        if retain:
-            key = RETAINED_KEYS + topic
-            check_name(key, "key of a retained message")
-            revision = self.revision + 1
-            self._write(key, message, None, revision, origin)
-        subscribers = self.subscriptions.find(topic)
-        if self.registrations.quiet_patterns:
-            subscribers += self._others(origin, topic, subscribers)
-        if subscribers:
-            detailed: tuple[int, ...] = ()
-            about: tuple[int | None, str | None] = (None, None)
-            without = subscribers
-            if self._detailed:
-                without, detailed = self._parted(subscribers)
-                if detailed:
-                    about = revision, self.sessions.get(origin)
-            told = topic, message, without, detailed, about, waited
-            self._effects.append(_new(m.Message, told))
-        return len(subscribers)
-
-    def _parted(self, subscribers: tuple[int, ...]) -> tuple[tuple[int, ...], tuple[int, ...]]:
-        """Those who want no details of a message, and those who do."""
-        detailed = self._detailed
-        if len(subscribers) == 1:
-            return ((), subscribers) if subscribers[0] in detailed else (subscribers, ())
-        without = tuple([each for each in subscribers if each not in detailed])
-        if without:
-            return without, tuple([each for each in subscribers if each in detailed])
-        return without, subscribers
-
-    def _others(self, origin: int, topic: str, subscribers: tuple[int, ...]) -> tuple[int, ...]:
-        """Those besides `subscribers` who subscribe to what others publish, and are others."""
-        known, session = set(subscribers), self.sessions.get(origin)
-        return tuple(
-            [
-                each
-                for each in self.registrations.quiet.find(topic)
-                if each not in known
-                and each != origin
-                and (session is None or self.sessions.get(each) != session)
-            ]
-        )
-
-    def _unretain(self, origin: int, now: float, topic: str) -> bool:
-        check_writable(topic, "topic")
-        key = RETAINED_KEYS + topic
-        if key not in self._entries:
-            return False
-        self._remove(key, m.DELETED, origin)
-        return True
-
-    @property
-    def retained(self) -> int:
-        """How many messages are retained."""
-        return self.keyspace.number_below(RETAINED_KEYS)

@@ -35,7 +35,9 @@ class Registrations:
         self.quiet_patterns = 0
         """How many of them are of `quiet`."""
         self.detailed: dict[int, int] = {}
-        """Connection → how many of its subscriptions want details."""
+        """Connection → how many of its subscriptions want details of what is retained."""
+        self.choosy: dict[int, int] = {}
+        """Connection → how many of these are `quiet`, so it wants to know who published what."""
         self.wants: dict[int, Want] = {}
         """Connection → what it wants to be told, of those of whose watches one wants less or more
         than is usual."""
@@ -91,6 +93,7 @@ class Registrations:
         self.wants.pop(origin, None)
         self._wanted.pop(origin, None)
         self.detailed.pop(origin, None)
+        self.choosy.pop(origin, None)
         for registration in self._of.pop(origin, {}).values():
             self._leave(origin, registration)
 
@@ -101,8 +104,7 @@ class Registrations:
             for pattern in registration.patterns:
                 interest.add(pattern, origin)
         self._count_patterns(registration, 1)
-        if registration.details:
-            self.detailed[origin] = self.detailed.get(origin, 0) + 1
+        self._count_details(origin, registration, 1)
         if registration.interests[0] is self.watches:
             self._count(origin, registration.want, 1)
 
@@ -112,10 +114,7 @@ class Registrations:
             return
         self._counts[origin] -= len(registration.patterns)
         self._leave(origin, registration)
-        if registration.details:
-            self.detailed[origin] -= 1
-            if not self.detailed[origin]:
-                del self.detailed[origin]
+        self._count_details(origin, registration, -1)
         if registration.interests[0] is self.watches:
             self._count(origin, registration.want, -1)
 
@@ -134,6 +133,17 @@ class Registrations:
         self.patterns += more
         if registration.interests[0] is self.quiet:
             self.quiet_patterns += more
+
+    def _count_details(self, origin: int, registration: Registration, more: int) -> None:
+        if not registration.details:
+            return
+        wanting = [self.detailed]
+        if registration.interests[0] is self.quiet:
+            wanting.append(self.choosy)
+        for numbers in wanting:
+            number = numbers.pop(origin, 0) + more
+            if number:
+                numbers[origin] = number
 
     def _count(self, origin: int, want: Want, more: int) -> None:
         """There is one watch more, or less, that wants this; find out what they want together."""

@@ -563,7 +563,10 @@ _ROWS = (
         (Parameter("patterns", _texts, "array of patterns of topics"),),
         (
             Parameter("echo", _flag, "also what this very client publishes, as usual"),
-            Parameter("details", _flag, "tell more of each message"),
+            Parameter(
+                "details", _flag,
+                "tell more of messages that are retained, and of all without `echo`",
+            ),
             Parameter(
                 "policy", _policy,
                 "when this connection is behind: `drop_oldest` (usual), `disconnect` or `block`",

@@ -25,7 +25,8 @@ if TYPE_CHECKING:
     from .client.aio.following import AsyncWatch as AsyncWatch
     from .client.batches import Pipeline, Transaction
     from .client.bound import Bound
-    from .client.following import Change, Message, Subscription, Watch
+    from .client.followed import Change, Message
+    from .client.following import Subscription, Watch
     from .client.locks import LockHolder, LockInfo, LockWaiter
     from .client.opening import connect, connect_async
     from .client.past import PastChange
@@ -123,7 +124,7 @@ _WHERE = {
     "AsyncWatch": "client.aio.following",
     "connect_async": "client.opening",
     "CaughtUp": "client.watching",
-    "Change": "client.following",
+    "Change": "client.followed",
     "Client": "client.sync",
     "ClientInfo": "client.requests",
     "Entry": "client.requests",
@@ -155,7 +156,7 @@ _WHERE = {
     "SharedDict": "primitives.nested",
     "SharedList": "primitives.nested",
     "SharedSet": "primitives.nested",
-    "Message": "client.following",
+    "Message": "client.followed",
     "PastChange": "client.past",
     "Pipeline": "client.batches",
     "Result": "client.results",

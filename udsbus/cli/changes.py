@@ -14,7 +14,8 @@ from .outcomes import DONE
 from .output import is_terminal, json_of, shown, write_line
 
 if TYPE_CHECKING:
-    from ..client.following import Change, ChangeKind, Watch
+    from ..client.followed import Change, ChangeKind
+    from ..client.following import Watch
     from ..client.sync import Client
     from ..client.watching import CaughtUp
 

@@ -12,7 +12,8 @@ from collections.abc import Callable
 from time import monotonic
 from typing import Any
 
-from ..client.following import Change, Subscription, Watch
+from ..client.followed import Change
+from ..client.following import Subscription, Watch
 from ..client.sync import Client
 from ..client.watching import CaughtUp
 from ..errors import UnsupportedValue

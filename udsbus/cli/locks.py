@@ -21,7 +21,7 @@ from .output import complain, shown, write_line
 from .running import NOT_EXECUTABLE, NOT_FOUND, STOP_SECONDS, Gated
 
 if TYPE_CHECKING:
-    from ..client.following import Change
+    from ..client.followed import Change
     from ..client.locks import LockHolder, LockInfo, LockWaiter
     from ..client.sync import Client
     from ..primitives.locks import Lock

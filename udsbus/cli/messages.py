@@ -21,7 +21,8 @@ from .outcomes import ABSENT, DONE
 from .output import complain, json_of, shown, write_line
 
 if TYPE_CHECKING:
-    from ..client.following import Message, Policy, Subscription
+    from ..client.followed import Message, Policy
+    from ..client.following import Subscription
     from ..client.sync import Client
 
 

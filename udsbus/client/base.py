@@ -19,7 +19,8 @@ from .binding import MISSING
 from .bound import Bound
 from .callbacks import Callbacks
 from .events import Events
-from .following import Change, ChangeKind, Message, Policy, Subscription, Watch
+from .followed import Change, ChangeKind, Message, Policy
+from .following import Subscription, Watch
 from .forks import told
 from .holding import Holdings
 from .methods import Methods
@@ -293,12 +294,6 @@ class Base(Methods):
         function: Function | None = None,
     ) -> Watch[Any]:
         self._check_open()
-        if from_revision is not None and (type(from_revision) is not int or from_revision < 0):
-            raise InvalidRequest(
-                f"from_revision must be a whole number from 0, not {from_revision!r}"
-            )
-        if initial and from_revision is not None:
-            raise InvalidRequest("a watch begins with the initial state or from a revision")
         if function is not None and not callable(function):
             raise InvalidRequest(f"on_change calls a function, not {type(function).__name__}")
         core = WatchCore(
@@ -312,7 +307,7 @@ class Base(Methods):
             marks=function is None,
         )
         told = self._callbacks.came if function is not None else None
-        watch = Watch[Any](self._events, self, core, lambda: self.session, conflate, told)
+        watch = Watch[Any](self, core, conflate, told)
         if function is not None:
             self._callbacks.add(watch, function, f"on_change({pattern!r})")
         self._events.follow(watch, self._patience)
@@ -339,7 +334,7 @@ class Base(Methods):
             patterns, policy=policy, retained=retained, echo=echo, own_session=own_session
         )
         told = None if function is None else self._callbacks.came
-        subscription = Subscription(self._events, self, core, told)
+        subscription = Subscription(self, core, told)
         if function is not None:
             self._callbacks.add(subscription, function, f"on_message({patterns[0]!r})")
         self._events.follow(subscription, self._patience)

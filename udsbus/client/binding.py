@@ -20,7 +20,7 @@ from typing import (
 
 from ..errors import Conflict, Error, InvalidRequest, MissingExtra, SchemaViolation
 from ..messages import GONE
-from .following import Change
+from .followed import Change
 from .requests import Entry
 
 log = logging.getLogger("udsbus.client")

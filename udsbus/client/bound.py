@@ -6,7 +6,8 @@ import logging
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from .binding import Binding
-from .following import Change, Watch
+from .followed import Change
+from .following import Watch
 
 if TYPE_CHECKING:
     from typing import Self

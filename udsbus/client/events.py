@@ -42,7 +42,8 @@ from ..messages import CloseReason
 from ..wire.framing import NOTIFICATION, RESPONSE, Decoder
 from .backlog import Backlog
 from .connecting import jittered, open_socket
-from .follower import Answer, Follower
+from .followed import Answer
+from .follower import Follower
 from .forks import FORKS, release
 from .pulse import Pulse
 from .requests import Call, error_from
@@ -95,7 +96,7 @@ class Events:
         """Which start of the broker the followers' revisions belong to."""
         self.when_kicked: list[Callable[[], object]] = []
         """To be called when somebody ends this client's session."""
-        self._followers: dict[int, weakref.ref[Follower]] = {}
+        self._followers: dict[int, weakref.ref[Follower[Any, Any]]] = {}
         """By serial number. Weak: a watch that nobody holds any more is over."""
         # A `hello` has as long as any request, or longer.
         self._pulse = Pulse(heartbeat, timeout)
@@ -136,7 +137,7 @@ class Events:
 
     # --- from any thread --------------------------------------------------------------------
 
-    def follow(self, follower: Follower, timeout: float) -> None:
+    def follow(self, follower: Follower[Any, Any], timeout: float) -> None:
         """Start following and wait until the broker has confirmed it, at most `timeout` seconds.
 
         Raises what the broker refuses it with, RequestTimeout.
@@ -149,7 +150,7 @@ class Events:
                 raise InvalidRequest("this client is closed")
             self.ensure_running()
             self.look()
-            if not follower.started.wait(timeout):
+            if not follower.confirmed.wait(timeout):
                 raise self._unreachable or RequestTimeout(
                     f"no answer from the broker within {timeout:g} s"
                 )
@@ -159,7 +160,7 @@ class Events:
             self.leave(follower)
             raise
 
-    def leave(self, follower: Follower) -> None:
+    def leave(self, follower: Follower[Any, Any]) -> None:
         """Stop following. Does not wait."""
         self._followers.pop(follower.serial, None)
         follower.wake()
@@ -282,9 +283,9 @@ class Events:
             thread = self._thread
         for follower in self.followers():
             self._followers.pop(follower.serial, None)
-            if not follower.started.is_open:
+            if not follower.started:
                 follower.refusal = InvalidRequest("this client is closed")
-                follower.started.open()
+                follower.confirmed.open()
             follower.wake()
         if thread is not None and thread is not threading.current_thread():
             self.look()
@@ -317,7 +318,7 @@ class Events:
             follower.interrupted(self.heard)
             follower.after_fork()
 
-    def followers(self) -> list[Follower]:
+    def followers(self) -> list[Follower[Any, Any]]:
         """Those that are still held by somebody."""
         found = [reference() for reference in list(self._followers.values())]
         return [follower for follower in found if follower is not None]
@@ -416,7 +417,7 @@ class Events:
         for serial in self._begun.keys() - self._followers.keys():
             self._tell_ceased(self._begun.pop(serial)())
 
-    def _begin(self, follower: Follower, same_bus: bool) -> None:
+    def _begin(self, follower: Follower[Any, Any], same_bus: bool) -> None:
         serial = follower.serial
         cease = self._begun[serial] = follower.ceaser()
 

@@ -2,68 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Hashable, Iterator
+from collections.abc import Callable
 from functools import partial
-from time import monotonic
-from typing import TYPE_CHECKING, Any, Generic, Literal, NamedTuple
+from typing import TYPE_CHECKING, Any, Generic
 
-if not TYPE_CHECKING:
-    from typing import TypeVar
-
-from ..errors import MissedChanges
 from ..limits import SUBSCRIPTION_BACKLOG, WATCH_BACKLOG
-from ..messages import DISCONNECT
-from ..wire.values import decode
-from . import requests
-from .backlog import Backlog
-from .events import Events
-from .follower import Answer, Follower
-from .lateness import Lateness
-from .requests import Call
+from .followed import Ask, FollowedChanges, FollowedMessages, Message, What, belong
+from .follower import Follower
 from .subscribing import RawMessage, SubscriptionCore
-from .subscribing import Step as MessageStep
-from .watching import PRESENT, CaughtUp, Missed, RawChange, State, Step, Told, WatchCore
-
-ChangeKind = Literal["created", "updated", "deleted", "expired", "released"]
-Kind = ChangeKind | Literal["present"]
-
-Policy = Literal["drop_oldest", "disconnect", "block"]
-
-
-class Change(NamedTuple):
-    """One key has changed."""
-
-    revision: int
-    kind: Kind
-    """`created`, `updated`, `deleted`, `expired`, `released` (its client is gone); `present` for a
-    key of the initial state, or of the state told after changes were missed."""
-    key: str
-    value: Any
-    """The new value; None when the key is gone."""
-    previous: Any = None
-    """With `watch(previous=True)`, the value right before; None when the key was absent, and in
-    what is told of a state."""
-
+from .watching import Step, Told, WatchCore
 
 if TYPE_CHECKING:
-    from typing_extensions import TypeVar
-
-    T = TypeVar("T", default=Change)
-    """What a watch gives. A `Watch` of which nothing more is said gives changes."""
-else:
-    T = TypeVar("T")
+    from .base import Base
 
 
-class Message(NamedTuple):
-    """A published message."""
-
-    topic: str
-    value: Any
-    retained: bool = False
-    """It was published before, with `retain`, and is the last of its topic: see `subscribe`."""
-
-
-class Watch(Follower, Generic[T]):
+class Watch(FollowedChanges[What], Follower[Told, What], Generic[What]):
     """The changes of the keys that match a pattern, in order, without a gap.
 
     Iterate over it, or call `get`. A lost connection is taken up again by itself; when changes
@@ -78,90 +31,15 @@ class Watch(Follower, Generic[T]):
 
     def __init__(
         self,
-        events: Events,
-        owner: object,
+        client: Base,
         core: WatchCore,
-        session: Callable[[], str],
         conflate: bool,
-        on_changes: Callable[[Watch[T], int], None] | None,
+        on_changes: Callable[[Watch[What], int], None] | None,
     ) -> None:
-        self._core = core
-        super().__init__(owner)
-        self._events = events
-        self._session = session
-        self._backlog = Backlog[Told](WATCH_BACKLOG, key_of, conflate)
-        self._lateness = Lateness()
-        self._on_changes = on_changes
-        self._complete = 0.0
-        """When it was interrupted, the time up to which it had everything."""
+        super().__init__(client, core, WATCH_BACKLOG, conflate)
+        self._on_items = on_changes
 
-    @property
-    def pattern(self) -> str:
-        return self._core.pattern
-
-    @property
-    def state(self) -> State:
-        """`starting`: the broker has not answered yet. `listing`: what is there is being read, at
-        the beginning or because changes were missed. `live`: each change comes as it happens.
-        `interrupted`: the connection is lost, and being taken up again. `closed`: it has ended."""
-        return "closed" if self._backlog.closed else self._core.state
-
-    @property
-    def started_over(self) -> int:
-        """How often changes were missed and the present state was told instead."""
-        return self._core.started_over
-
-    @property
-    def closed(self) -> bool:
-        """Whether it has ended: by `close`, with its client, or refused by the broker."""
-        return self._backlog.closed
-
-    @property
-    def waiting(self) -> int:
-        """How many changes have come and were not taken yet."""
-        return len(self._backlog)
-
-    @property
-    def skipped(self) -> int:
-        """How many changes were left out for a newer one of the same key: by this watch, or by the
-        broker, which counts for all that this client watches."""
-        return self._backlog.skipped + self._lateness.left_out
-
-    @property
-    def conflated(self) -> int:
-        """How often changes began to be left out: the broker did when they were not taken from it,
-        or this watch when they were not taken from it."""
-        return self._backlog.conflations + self._lateness.conflations
-
-    @property
-    def lag(self) -> float:
-        """Seconds by which what you have taken may be behind the bus, at most.
-
-        While something waits to be taken, the age of the oldest of it. Else the time since the
-        broker was last heard of: so it grows while all is quiet, and begins anew with each change
-        and each heartbeat. While the connection is lost, or hangs, it goes on growing, until what
-        was missed has come. What the system has not handed to this process yet is not counted.
-        """
-        oldest = self._backlog.oldest
-        if oldest is None:
-            oldest = self._events.heard if self._core.live else self._complete
-        return max(0.0, monotonic() - oldest)
-
-    def get(self, timeout: float | None = None) -> T | None:
-        """The next change; None when none comes within `timeout` seconds or the watch is closed.
-
-        Raises UnsupportedValue for a value that cannot be read, and MissedChanges once for each gap
-        if the watch is `strict`; the watch goes on. When the broker refuses to take it up again
-        after a lost connection, that is raised.
-        """
-        # mypy makes something else of the union than it is.
-        told: Told | None = self._events.take(self._backlog, self._backlog.take, timeout)  # type: ignore[assignment]
-        if told is None:
-            self._raise_refusal()
-            return None
-        return self._read(told)
-
-    def get_transaction(self, timeout: float | None = None) -> list[T]:
+    def get_transaction(self, timeout: float | None = None) -> list[What]:
         """All changes of the next revision that has any for this watch; empty when none comes
         within `timeout` seconds or the watch is closed.
 
@@ -169,138 +47,34 @@ class Watch(Follower, Generic[T]):
         far; `CaughtUp` comes alone. Changes that were left out for newer ones are missing from
         theirs. Raises like `get`; the other changes of that revision come with the next call.
         """
-        take = partial(self._backlog.take_together, belong)
-        group = self._events.take(self._backlog, take, timeout)
-        if group is None:
-            self._raise_refusal()
-            return []
-        found = []
-        for index, told in enumerate(group):
-            try:
-                found.append(self._read(told))
-            except BaseException:
-                self._backlog.put_back(group[:index] + group[index + 1 :], self._events.heard)
-                raise
-        return found
+        group = self._next_of(partial(self._backlog.take_together, belong), timeout)
+        return self._read_together(group or [])
 
-    def __iter__(self) -> Iterator[T]:
-        """The changes as they come, until the watch or its client is closed."""
-        while (change := self.get()) is not None:
-            yield change
+    @property
+    def _heard(self) -> float:
+        return self._events.heard
 
-    def close(self) -> None:
-        """End it: nobody waits any longer, and the broker sends no more."""
-        self._events.leave(self)
+    # --- called by whoever reads the event connection -----------------------------------------
 
-    def __repr__(self) -> str:
-        return f"<udsbus.Watch {self.pattern!r} ({self.state})>"
-
-    def __enter__(self) -> Watch[T]:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.close()
-
-    def _raise_refusal(self) -> None:
-        if self._backlog.closed and self.refusal is not None:
-            raise self.refusal
-
-    def _read(self, told: Told) -> T:
-        return read_told(self.pattern, told)  # type: ignore[return-value]
-
-    # --- called by the event thread -----------------------------------------------------------
-
-    def begin(self, ask: Callable[[Call[Any], Answer], None], same_bus: bool) -> None:
+    def begin(self, ask: Ask, same_bus: bool) -> None:
         self._lateness.connected()
-        call = self._core.start(session=self._session(), same_bus=same_bus)
+        call = self._core.start(session=self._client.session, same_bus=same_bus)
         ask(call, partial(self._go_on, ask, self._core.started))
 
-    def _go_on(
-        self,
-        ask: Callable[[Call[Any], Answer], None],
-        read: Callable[[Any], Step],
-        answer: Any,
-    ) -> None:
+    def _go_on(self, ask: Ask, read: Callable[[Any], Step], answer: Any) -> None:
         step = read(answer)
-        self._tell(step.told)
+        self._put(step.told)
         if step.next is not None:
             ask(step.next, partial(self._go_on, ask, self._core.listed))
         elif self._core.live:
-            self.started.open()
-
-    def ceaser(self) -> Callable[[], Call[Any] | None]:
-        core = self._core
-        return lambda: None if core.number is None else requests.unwatch(core.number)
+            self._has_started()
 
     def notified(self, kind: str, params: list[Any]) -> None:
         self._lateness.notified(kind, params)
-        self._tell(self._core.notified(kind, params))
-
-    def interrupted(self, heard: float) -> None:
-        if self._core.live:
-            self._complete = heard
-        self._core.lost()
-
-    def wake(self) -> None:
-        self._backlog.close()
-
-    def after_fork(self) -> None:
-        super().after_fork()
-        self._backlog.after_fork()
-
-    def beat(self, revision: int) -> None:
-        self._core.beat(revision)
-
-    @property
-    def live(self) -> bool:
-        return self._core.live
-
-    def _tell(self, told: list[Told]) -> None:
-        if told:
-            self._backlog.put(told, self._events.heard)
-            if self._on_changes is not None:
-                self._on_changes(self, len(told))
+        self._put(self._core.notified(kind, params))
 
 
-def read_told(pattern: str, told: Told) -> Change | CaughtUp:
-    """What the user of a watch gets. Raises MissedChanges, UnsupportedValue."""
-    if isinstance(told, Missed):
-        raise MissedChanges(
-            f"changes of {pattern!r} after revision {told.after_revision} were missed; "
-            f"what is there at revision {told.revision} follows",
-            after_revision=told.after_revision,
-            revision=told.revision,
-        )
-    if isinstance(told, CaughtUp):
-        return told
-    revision, kind, key, value, previous = told
-    return Change(
-        revision,
-        kind,  # type: ignore[arg-type]
-        key,
-        None if value is None else decode(value),
-        None if previous is None else decode(previous),
-    )
-
-
-def key_of(told: Told) -> Hashable | None:
-    """What a newer one replaces: the change of the same key. `Missed` has its place before the
-    state that it announces, and `CaughtUp` behind it."""
-    if isinstance(told, RawChange):
-        return told.key
-    return told if isinstance(told, Missed) else None
-
-
-def belong(one: Told, following: Told) -> bool:
-    """Whether they are told together."""
-    if not isinstance(one, RawChange) or not isinstance(following, RawChange):
-        return False
-    if one.kind == PRESENT or following.kind == PRESENT:
-        return one.kind == following.kind
-    return one.revision == following.revision
-
-
-class Subscription(Follower):
+class Subscription(FollowedMessages, Follower[RawMessage, Message]):
     """The messages published to the topics that match, from now on; before them, what was retained.
 
     Iterate over it, or call `get`.
@@ -314,126 +88,9 @@ class Subscription(Follower):
 
     def __init__(
         self,
-        events: Events,
-        owner: object,
+        client: Base,
         core: SubscriptionCore,
         on_messages: Callable[[Subscription, int], None] | None = None,
     ) -> None:
-        self._backlog = Backlog[RawMessage](SUBSCRIPTION_BACKLOG)
-        self._on_messages = on_messages
-        super().__init__(owner)
-        self._events = events
-        self._core = core
-        self.interruptions = 0
-        self._lateness = Lateness()
-
-    @property
-    def patterns(self) -> tuple[str, ...]:
-        return self._core.patterns
-
-    @property
-    def policy(self) -> str:
-        return self._core.policy
-
-    @property
-    def closed(self) -> bool:
-        """Whether it has ended: by `close`, with its client, or refused by the broker."""
-        return self._backlog.closed
-
-    @property
-    def waiting(self) -> int:
-        """How many messages have come and were not taken yet."""
-        return len(self._backlog)
-
-    @property
-    def dropped(self) -> int:
-        """How many messages were dropped because they were not taken in time: by this subscription,
-        or by the broker, which counts for all that this client subscribes to."""
-        by_broker = 0 if self.policy == DISCONNECT else self._lateness.dropped
-        return self._backlog.skipped + by_broker
-
-    def get(self, timeout: float | None = None) -> Message | None:
-        """The next message; None when none comes within `timeout` seconds or it is closed.
-
-        Raises UnsupportedValue for one that cannot be read; the subscription goes on. When the
-        broker refuses to take it up again after a lost connection, that is raised.
-        """
-        message = self._events.take(self._backlog, self._backlog.take, timeout)
-        if message is None:
-            if self._backlog.closed and self.refusal is not None:
-                raise self.refusal
-            return None
-        return Message(message.topic, decode(message.message), message.retained)
-
-    def __iter__(self) -> Iterator[Message]:
-        """The messages as they come, until the subscription or its client is closed."""
-        while (message := self.get()) is not None:
-            yield message
-
-    def close(self) -> None:
-        """End it: nobody waits any longer, and the broker sends no more."""
-        self._events.leave(self)
-
-    def __repr__(self) -> str:
-        state = "closed" if self.closed else "live" if self.live else "interrupted"
-        return f"<udsbus.Subscription {', '.join(map(repr, self.patterns))} ({state})>"
-
-    def __enter__(self) -> Subscription:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.close()
-
-    # --- called by the event thread -----------------------------------------------------------
-
-    def begin(self, ask: Callable[[Call[Any], Answer], None], same_bus: bool) -> None:
-        self._lateness.connected()
-        ask(self._core.start(same_bus=same_bus), partial(self._begun_anew, ask))
-
-    def _begun_anew(self, ask: Callable[[Call[Any], Answer], None], answer: Any) -> None:
-        if self.started.is_open:
-            self.interruptions += 1
-        self._go_on(ask, self._core.started, answer)
-
-    def _go_on(
-        self,
-        ask: Callable[[Call[Any], Answer], None],
-        read: Callable[[Any], MessageStep],
-        answer: Any,
-    ) -> None:
-        step = read(answer)
-        self._tell(step.messages)
-        if step.next is not None:
-            ask(step.next, partial(self._go_on, ask, self._core.listed))
-        else:
-            self.started.open()
-
-    def ceaser(self) -> Callable[[], Call[Any] | None]:
-        core = self._core
-        return lambda: None if core.number is None else requests.unsubscribe(core.number)
-
-    def notified(self, kind: str, params: list[Any]) -> None:
-        if kind != "message":
-            self._lateness.notified(kind, params)
-            return
-        self._tell(self._core.message(*params))
-
-    def interrupted(self, heard: float) -> None:
-        self._core.interrupt()
-
-    @property
-    def live(self) -> bool:
-        return self._core.live
-
-    def wake(self) -> None:
-        self._backlog.close()
-
-    def after_fork(self) -> None:
-        super().after_fork()
-        self._backlog.after_fork()
-
-    def _tell(self, messages: list[RawMessage]) -> None:
-        if messages:
-            self._backlog.put(messages, self._events.heard)
-            if self._on_messages is not None:
-                self._on_messages(self, len(messages))
+        super().__init__(client, core, SUBSCRIPTION_BACKLOG)
+        self._on_items = on_messages

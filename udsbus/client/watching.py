@@ -77,7 +77,8 @@ class Step(NamedTuple):
 
 
 class WatchCore:
-    """One watch. Raises InvalidRequest for a malformed pattern, or kinds that are none."""
+    """One watch. Raises InvalidRequest for a malformed pattern, and for arguments that are of a
+    wrong kind or do not go together."""
 
     def __init__(
         self,
@@ -94,6 +95,12 @@ class WatchCore:
         """`strict`: tell that changes were `Missed`. `marks`: after an `initial` state tell that it
         has `CaughtUp`."""
         check_pattern(pattern)
+        if from_revision is not None and (type(from_revision) is not int or from_revision < 0):
+            raise InvalidRequest(
+                f"from_revision must be a whole number from 0, not {from_revision!r}"
+            )
+        if initial and from_revision is not None:
+            raise InvalidRequest("a watch begins with the initial state or from a revision")
         self.pattern = pattern
         self.matches = matcher(pattern)
         self.number: int | None = None

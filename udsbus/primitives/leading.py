@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 if TYPE_CHECKING:
-    from ..client.following import Change
+    from ..client.followed import Change
     from ..client.requests import Entry
 
 

@@ -19,7 +19,7 @@ from ...limits import HEARTBEAT_SECONDS, REQUEST_TIMEOUT
 from ...patterns import check_name, check_pattern
 from .. import requests
 from ..binding import MISSING
-from ..following import Change, ChangeKind, Message, Policy
+from ..followed import Change, ChangeKind, Message, Policy
 from ..requests import Call
 from ..subscribing import SubscriptionCore
 from ..watching import CaughtUp, WatchCore
@@ -135,12 +135,6 @@ class AsyncBase(AsyncConnected, AsyncMethods):
         marks: bool = True,
     ) -> AsyncWatch[Any]:
         self._check_open()
-        if from_revision is not None and (type(from_revision) is not int or from_revision < 0):
-            raise InvalidRequest(
-                f"from_revision must be a whole number from 0, not {from_revision!r}"
-            )
-        if initial and from_revision is not None:
-            raise InvalidRequest("a watch begins with the initial state or from a revision")
         core = WatchCore(
             pattern,
             from_revision=from_revision,

@@ -8,7 +8,7 @@ from inspect import isawaitable
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from ..binding import Binding
-from ..following import Change
+from ..followed import Change
 
 if TYPE_CHECKING:
     from typing import Self

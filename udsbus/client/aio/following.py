@@ -2,32 +2,18 @@
 
 from __future__ import annotations
 
-import itertools
 import logging
 from collections.abc import Callable, Generator
 from functools import partial
-from time import monotonic
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 import anyio
 
 from ...errors import Error, InvalidRequest
 from ...limits import ASYNC_WATCH_BACKLOG, SUBSCRIPTION_BACKLOG
-from ...messages import DISCONNECT
-from ...wire.values import decode
-from .. import requests
-from ..backlog import Backlog
-from ..following import (
-    Change,
-    Message,
-    belong,
-    key_of,
-    read_told,
-)
-from ..lateness import Lateness
+from ..followed import Ask, Followed, FollowedChanges, FollowedMessages, Message, What, belong
 from ..requests import Call
 from ..subscribing import RawMessage, SubscriptionCore
-from ..subscribing import Step as MessageStep
 from ..watching import State, Step, Told, WatchCore
 from .asked import Waker, wake, waker, woken
 
@@ -38,37 +24,25 @@ if TYPE_CHECKING:
 
 log = logging.getLogger("udsbus.client")
 
-T = TypeVar("T")
+Raw = TypeVar("Raw")
 Item = TypeVar("Item")
 Taken = TypeVar("Taken")
 
-_serials = itertools.count(1)
 
+class AsyncFollower(Followed[Raw], Generic[Raw, Item]):
+    """A watch or a subscription. `Raw` is what has come in, `Item` what the user gets of it."""
 
-class AsyncFollower(Generic[T, Item]):
-    """A watch or a subscription. `T` is what has come in, `Item` what the user gets of it."""
-
-    def __init__(self, client: AsyncBase, backlog: Backlog[T]) -> None:
-        self.serial = next(_serials)
-        self.refusal: Error | None = None
-        self.started = False
-        """The broker has confirmed it, or refused it."""
+    def __init__(self, client: AsyncBase) -> None:
+        super().__init__(client)
         self._client = client  # kept alive for as long as this is followed
-        self._backlog = backlog
         self._waiters: set[Waker] = set()
         """Of the tasks that wait until something comes."""
         self._begun = False
         self._confirmed = anyio.Event()
 
     @property
-    def closed(self) -> bool:
-        """Whether it has ended: by `close`, with its client, or refused by the broker."""
-        return self._backlog.closed
-
-    @property
-    def waiting(self) -> int:
-        """How much has come and was not taken yet."""
-        return len(self._backlog)
+    def started(self) -> bool:
+        return self._confirmed.is_set()
 
     async def start(self) -> Self:
         """Wait until the broker has confirmed it. `async with` does that, and awaiting this.
@@ -97,8 +71,9 @@ class AsyncFollower(Generic[T, Item]):
     async def get(self, timeout: float | None = None) -> Item | None:
         """The next one; None when none comes within `timeout` seconds or it is closed.
 
-        Raises UnsupportedValue for a value that cannot be read; it goes on. When the broker refuses
-        to take it up again after a lost connection, that is raised.
+        Raises UnsupportedValue for a value that cannot be read, and of a `strict` watch
+        MissedChanges once for each gap; it goes on. When the broker refuses to take it up again
+        after a lost connection, that is raised.
         """
         item = await self._next_of(self._backlog.take, timeout)
         return None if item is None else self._read(item)
@@ -151,38 +126,13 @@ class AsyncFollower(Generic[T, Item]):
             raise StopAsyncIteration
         return item
 
-    def _read(self, item: T) -> Item:
+    def _read(self, item: Raw) -> Item:
         raise NotImplementedError
 
     def _taken(self) -> None:
         """An item has been taken."""
 
     # --- called when something comes in ------------------------------------------------------
-
-    def begin(self, ask: Ask, same_bus: bool) -> None:
-        """On a connection that has just been made: ask for what is followed."""
-        raise NotImplementedError
-
-    def ceaser(self) -> Callable[[], Call[Any] | None]:
-        """What gives the request that tells the broker that this is over, or None when it does not
-        know of it. Does not keep this alive."""
-        raise NotImplementedError
-
-    def notified(self, kind: str, params: list[Any]) -> None:
-        """A notification of the broker, to be taken or ignored."""
-        raise NotImplementedError
-
-    def beat(self, revision: int) -> None:
-        """The broker has told of everything up to `revision`."""
-
-    def interrupted(self, heard: float) -> None:
-        """The connection is lost, over which something came at `heard` for the last time."""
-        raise NotImplementedError
-
-    @property
-    def live(self) -> bool:
-        """Everything that comes over the connection as it is now goes on to the user."""
-        raise NotImplementedError
 
     def refuse(self, error: Error) -> None:
         if self.closed:
@@ -198,7 +148,7 @@ class AsyncFollower(Generic[T, Item]):
         self._has_started()
         self._wake_all()
 
-    def _put(self, items: list[T]) -> None:
+    def _put(self, items: list[Raw]) -> None:
         if items:
             self._backlog.put(items, self._client._pulse.heard)
             self._wake_all()
@@ -208,24 +158,10 @@ class AsyncFollower(Generic[T, Item]):
             wake(waiter)
 
     def _has_started(self) -> None:
-        self.started = True
         self._confirmed.set()
 
 
-Answer = Callable[[Any], None]
-Ask = Callable[[Call[Any], Answer], None]
-
-
-if TYPE_CHECKING:
-    from typing_extensions import TypeVar as TypeVarWithDefault
-
-    What = TypeVarWithDefault("What", default=Change)
-    """What a watch gives, see `Watch`."""
-else:
-    What = TypeVar("What")
-
-
-class AsyncWatch(AsyncFollower[Told, What], Generic[What]):
+class AsyncWatch(FollowedChanges[What], AsyncFollower[Told, What], Generic[What]):
     """The changes of the keys that match a pattern, in order, without a gap.
 
         async with client.watch("config/**") as watch:
@@ -238,85 +174,32 @@ class AsyncWatch(AsyncFollower[Told, What], Generic[What]):
     """
 
     def __init__(self, client: AsyncBase, core: WatchCore, conflate: bool) -> None:
-        backlog = Backlog[Told](BACKLOG_MOST, key_of, conflate)
-        super().__init__(client, backlog)
-        self._core = core
-        self._lateness = Lateness()
+        super().__init__(client, core, BACKLOG_MOST, conflate)
         self._next: tuple[Ask, Call[Any]] | None = None
         """The next page of a list, which waits until there is room for it."""
         self.let_go = 0
         """How often it was ahead of you, and has let go."""
         self._away = False
-        self._complete = 0.0
-        """When it was interrupted, the time up to which it had everything."""
-
-    @property
-    def pattern(self) -> str:
-        return self._core.pattern
-
-    @property
-    def started_over(self) -> int:
-        """How often changes were missed and the present state was told instead."""
-        return self._core.started_over
-
-    @property
-    def skipped(self) -> int:
-        """How many changes were left out for a newer one of the same key: by this watch, or by the
-        broker, which counts for all that this client watches."""
-        return self._backlog.skipped + self._lateness.left_out
-
-    @property
-    def conflated(self) -> int:
-        """How often changes began to be left out, because this client did not take them from the
-        broker."""
-        return self._lateness.conflations
-
-    @property
-    def lag(self) -> float:
-        """Seconds by which what you have taken may be behind the bus, at most.
-
-        While something waits to be taken, the age of the oldest of it. Else the time since the
-        broker was last heard of: so it grows while all is quiet, and begins anew with each change
-        and each heartbeat. While the connection is lost, or hangs, it goes on growing, until what
-        was missed has come. What the system has not handed to this process yet is not counted.
-        """
-        oldest = self._backlog.oldest
-        if oldest is None:
-            oldest = self._client._pulse.heard if self._core.live else self._complete
-        return max(0.0, monotonic() - oldest)
+        self._missed_bus = False
+        """While it was away, the broker has lost the revisions that this has seen."""
 
     @property
     def state(self) -> State:
         """As of a `Watch`. It is `interrupted` too while it has let go."""
-        if self.closed:
-            return "closed"
-        state, link = self._core.state, self._client._link
+        state, link = super().state, self._client._link
         if state in ("listing", "live") and (self._away or link is None or not link.greeted):
             return "interrupted"
         return state
 
-    def __repr__(self) -> str:
-        return f"<udsbus.AsyncWatch {self.pattern!r} ({self.state})>"
-
     async def get_transaction(self, timeout: float | None = None) -> list[What]:
         """All changes of the next revision that has any for this watch; empty when none comes
         within `timeout` seconds or the watch is closed. More is said at `Watch`."""
-        take = partial(self._backlog.take_together, belong)
-        group = await self._next_of(take, timeout)
-        found = []
-        for index, told in enumerate(group or ()):
-            try:
-                found.append(self._read(told))
-            except BaseException:
-                assert group is not None
-                self._backlog.put_back(
-                    group[:index] + group[index + 1 :], self._client._pulse.heard
-                )
-                raise
-        return found
+        group = await self._next_of(partial(self._backlog.take_together, belong), timeout)
+        return self._read_together(group or [])
 
-    def _read(self, item: Told) -> What:
-        return read_told(self.pattern, item)  # type: ignore[return-value]
+    @property
+    def _heard(self) -> float:
+        return self._client._pulse.heard
 
     def _taken(self) -> None:
         if (self._away or self._next is not None) and len(
@@ -341,9 +224,6 @@ class AsyncWatch(AsyncFollower[Told, What], Generic[What]):
         call = self._core.start(session=self._client.session, same_bus=same)
         ask(call, partial(self._go_on, ask, self._core.started))
 
-    _missed_bus = False
-    """While it was away, the broker has lost the revisions that this has seen."""
-
     def _go_on(self, ask: Ask, read: Callable[[Any], Step], answer: Any) -> None:
         step = read(answer)
         self._put(step.told)
@@ -356,10 +236,6 @@ class AsyncWatch(AsyncFollower[Told, What], Generic[What]):
         elif self._core.live:
             self._has_started()
 
-    def ceaser(self) -> Callable[[], Call[Any] | None]:
-        core = self._core
-        return lambda: None if core.number is None else requests.unwatch(core.number)
-
     def notified(self, kind: str, params: list[Any]) -> None:
         self._lateness.notified(kind, params)
         if self._away:
@@ -371,25 +247,16 @@ class AsyncWatch(AsyncFollower[Told, What], Generic[What]):
             self._client._let_go(self.serial)
             self.interrupted(self._client._pulse.heard)
 
-    def beat(self, revision: int) -> None:
-        self._core.beat(revision)
-
     def interrupted(self, heard: float) -> None:
-        if self._core.live:
-            self._complete = heard
         self._next = None  # a page of a list that begins anew
-        self._core.lost()
-
-    @property
-    def live(self) -> bool:
-        return self._core.live
+        super().interrupted(heard)
 
 
 BACKLOG_MOST = 1 << 60
 """It lets go long before that."""
 
 
-class AsyncSubscription(AsyncFollower[RawMessage, Message]):
+class AsyncSubscription(FollowedMessages, AsyncFollower[RawMessage, Message]):
     """The messages published to the topics that match, from now on; before them, what was retained.
 
         async with client.subscribe("news/*") as subscription:
@@ -403,63 +270,4 @@ class AsyncSubscription(AsyncFollower[RawMessage, Message]):
     """
 
     def __init__(self, client: AsyncBase, core: SubscriptionCore) -> None:
-        super().__init__(client, Backlog[RawMessage](SUBSCRIPTION_BACKLOG))
-        self._core = core
-        self.interruptions = 0
-        self._lateness = Lateness()
-
-    @property
-    def patterns(self) -> tuple[str, ...]:
-        return self._core.patterns
-
-    @property
-    def policy(self) -> str:
-        return self._core.policy
-
-    def __repr__(self) -> str:
-        state = "closed" if self.closed else "live" if self.live else "interrupted"
-        return f"<udsbus.AsyncSubscription {', '.join(map(repr, self.patterns))} ({state})>"
-
-    @property
-    def dropped(self) -> int:
-        """How many messages were dropped because they were not taken in time: by this subscription,
-        or by the broker, which counts for all that this client subscribes to."""
-        by_broker = 0 if self.policy == DISCONNECT else self._lateness.dropped
-        return self._backlog.skipped + by_broker
-
-    def _read(self, item: RawMessage) -> Message:
-        return Message(item.topic, decode(item.message), item.retained)
-
-    def begin(self, ask: Ask, same_bus: bool) -> None:
-        self._lateness.connected()
-        ask(self._core.start(same_bus=same_bus), partial(self._begun_anew, ask))
-
-    def _begun_anew(self, ask: Ask, answer: Any) -> None:
-        if self.started:
-            self.interruptions += 1
-        self._go_on(ask, self._core.started, answer)
-
-    def _go_on(self, ask: Ask, read: Callable[[Any], MessageStep], answer: Any) -> None:
-        step = read(answer)
-        self._put(step.messages)
-        if step.next is not None:
-            ask(step.next, partial(self._go_on, ask, self._core.listed))
-        else:
-            self._has_started()
-
-    def ceaser(self) -> Callable[[], Call[Any] | None]:
-        core = self._core
-        return lambda: None if core.number is None else requests.unsubscribe(core.number)
-
-    def notified(self, kind: str, params: list[Any]) -> None:
-        if kind != "message":
-            self._lateness.notified(kind, params)
-            return
-        self._put(self._core.message(*params))
-
-    def interrupted(self, heard: float) -> None:
-        self._core.interrupt()
-
-    @property
-    def live(self) -> bool:
-        return self._core.live
+        super().__init__(client, core, SUBSCRIPTION_BACKLOG)

@@ -14,7 +14,7 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from ...client import requests
-from ...client.following import Change
+from ...client.followed import Change
 from ...errors import InvalidRequest, NotHeld
 from ...messages import GONE
 from .locks import AsyncLock, AsyncRLock

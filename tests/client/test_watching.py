@@ -10,6 +10,7 @@ from hypothesis import HealthCheck, Phase, example, given, settings
 from hypothesis import strategies as st
 
 from udsbus import InvalidRequest, LimitExceeded, messages
+from udsbus.client import watching
 from udsbus.client.watching import Missed, WatchCore
 from udsbus.limits import CHANGES_BYTES
 from udsbus.messages import Watch
@@ -250,6 +251,53 @@ def test_what_is_gone_is_told_to_those_who_want_to_know_what_goes(
     bus.forget(0)
     bus.catch_up()
     assert [(change.kind, change.key) for change in bus.told[known:]] == told
+
+
+@pytest.mark.parametrize(
+    "asked", [Asked(ignore_own=True), Asked(kinds=("created", "released"))], ids=["own", "kinds"]
+)
+def test_a_key_that_goes_unheard_is_forgotten(asked: Asked) -> None:
+    """A watch costs no more than there are keys; and nobody is told later that it is gone."""
+    bus = FollowedBus("a/*", initial=False, since=None, before=["a/0"], asked=asked)
+    bus.catch_up()
+    for number in range(100):
+        bus.set(f"a/{number}")
+        bus.delete(f"a/{number}", mine=True)
+    bus.catch_up()
+    assert len(bus.told) == 100 - (asked.kinds is not None), "a/0 was there"
+    assert not bus.core._known
+    bus.cut()
+    bus.set("c")
+    bus.forget(0)
+    bus.catch_up()
+    assert bus.core.started_over == 1
+    assert len(bus.told) == 100 - (asked.kinds is not None)
+
+
+def test_what_changes_during_a_list_is_held_within_bounds(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(watching, "WATCH_BACKLOG", 10)
+    keys = [f"a/{number}" for number in range(6)]
+    bus = FollowedBus("a/*", initial=True, since=None, before=keys)
+    bus.round_trip()
+    for _ in range(100):
+        bus.transact(*keys[:3])
+        bus.set("a/5")
+        bus.end_turn()
+        while bus._frames:
+            bus.receive()
+        assert len(bus.core._held) <= 12
+    bus.delete("a/4")
+    while bus._asked is not None:
+        bus.round_trip()
+    newest = {change.key: change for change in bus.told}
+    entries = bus.engine.keyspace.entries
+    assert {key: change.value for key, change in newest.items() if change.value is not None} == {
+        key: entry[0] for key, entry in entries.items()
+    }
+    revisions = [change.revision for change in bus.told if change.kind != "present"]
+    assert revisions == sorted(revisions)
+    assert bus.core.conflations == 1
+    assert bus.core.left_out > 250
 
 
 def test_changes_that_came_and_went_unseen_are_told_to_be_gone() -> None:

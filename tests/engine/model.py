@@ -263,7 +263,7 @@ class Model:
             change
             for change in missed
             if (command.kinds is None or change.kind in command.kinds)
-            and not (command.ignore_own and change.session == session)
+            and not (command.ignore_own and change.session == session and change.kind != m.DELETED)
         ]
         detailed = command.ignore_own or command.previous
         return (

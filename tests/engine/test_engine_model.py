@@ -335,7 +335,7 @@ class Bus(RuleBasedStateMachine):
                 others = m.Change(1, kind, "a", None, session="others")
                 assert want.wants(others, session) == bool(of_that)
                 own = m.Change(1, kind, "a", None, session=session)
-                if any(not one.ignore_own for one in of_that):
+                if any(not one.ignore_own or kind == m.DELETED for one in of_that):
                     assert want.wants(own, session)
                 elif all(one.ignore_own for one in theirs):
                     assert not want.wants(own, session)

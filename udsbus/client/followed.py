@@ -159,13 +159,13 @@ class FollowedChanges(Followed[Told], Generic[What]):
     def skipped(self) -> int:
         """How many changes were left out for a newer one of the same key: by this watch, or by the
         broker, which counts for all that this client watches."""
-        return self._backlog.skipped + self._lateness.left_out
+        return self._backlog.skipped + self._core.left_out + self._lateness.left_out
 
     @property
     def conflated(self) -> int:
         """How often changes began to be left out: the broker did when they were not taken from it,
         or this watch when they were not taken from it."""
-        return self._backlog.conflations + self._lateness.conflations
+        return self._backlog.conflations + self._core.conflations + self._lateness.conflations
 
     @property
     def lag(self) -> float:

@@ -14,8 +14,9 @@ on what is to be told. The promise is that following the changes gives the true 
                  └─► listing ┼─────┘
                              └─ (connection lost) ─► interrupted ─► start
 
-Listing goes page by page while changes keep coming, so these wait until the list is complete;
-then each is told unless the list has it already (its key is there at that revision or later).
+Listing goes page by page while changes keep coming, so these wait until the list is complete
+(too many of them: the newest of each key); then each is told unless the list has it already (its
+key is there at that revision or later).
 
 The changes of a revision are told together, so there is no revision that is told of in part.
 """
@@ -26,6 +27,7 @@ from collections.abc import Iterable
 from typing import Any, Final, Literal, NamedTuple
 
 from ..errors import InvalidRequest
+from ..limits import WATCH_BACKLOG
 from ..messages import CREATED, DELETED, GONE, KINDS, UPDATED
 from ..patterns import check_pattern, matcher
 from . import requests
@@ -33,6 +35,8 @@ from .requests import Call
 
 PRESENT: Final = "present"
 """Kind of a change that is none: the key was there when the watch began or started over."""
+UNTOLD: Final = ""
+"""The kind of a change that is to be noted, but nobody wants to hear of."""
 
 State = Literal["starting", "listing", "live", "interrupted", "closed"]
 """`starting`: the broker has not answered yet. `listing`: what is there is being read, at the
@@ -134,6 +138,13 @@ class WatchCore:
         """While listing: key → revision listed."""
         self._held: list[RawChange] = []
         """While listing: the changes that came meanwhile."""
+        self._held_most = WATCH_BACKLOG
+        """With more of them only the newest of each key is held."""
+        self._conflating = False
+        self.left_out = 0
+        """How many of these gave way to a newer one."""
+        self.conflations = 0
+        """How often they began to."""
         self._unfinished: list[RawChange] = []
         """The changes of a revision of which more follow in the next notification."""
 
@@ -150,6 +161,7 @@ class WatchCore:
         self.number = None
         self.live = False
         self._held, self._unfinished = [], []
+        self._held_most, self._conflating = WATCH_BACKLOG, False
         self._listing = None
 
     def start(self, *, session: str | None = None, same_bus: bool = True) -> Call[Any]:
@@ -163,7 +175,10 @@ class WatchCore:
             self._known = dict.fromkeys(self._known, 0)  # its revisions are of another bus
             self.started_over += 1
         since = None if self._list_first else self._last
-        return requests.watch(self.pattern, since, self._kinds, self._ignore_own, self._previous)
+        kinds = self._kinds
+        if kinds is not None and self._tells_gone:
+            kinds = kinds.union(GONE)  # to forget the keys that go in another way
+        return requests.watch(self.pattern, since, kinds, self._ignore_own, self._previous)
 
     def started(self, answer: Any) -> Step:
         """The answer to `start`."""
@@ -214,12 +229,27 @@ class WatchCore:
                 return []
             found, self._unfinished = self._unfinished, []
         if self._listing is not None:
-            self._held += found
+            self._hold(found)
             return []
         if not self.live or revision <= self._base:
             return []
         self._last = revision  # also if nothing matches: whatever does has come before
         return self._tell(found)
+
+    def _hold(self, found: list[RawChange]) -> None:
+        """A list may take as long as its reader wants, and must not cost ever more memory."""
+        self._held += found
+        if len(self._held) <= self._held_most:
+            return
+        newest: dict[str, RawChange] = {}
+        for change in self._held:
+            newest.pop(change.key, None)  # its place is that of its newest change
+            newest[change.key] = change
+        self.left_out += len(self._held) - len(newest)
+        self.conflations += not self._conflating
+        self._conflating = True
+        self._held = list(newest.values())
+        self._held_most = max(WATCH_BACKLOG, 2 * len(newest))
 
     def beat(self, revision: int) -> None:
         """The broker has told of everything up to `revision`. So a watch that nothing came for does
@@ -228,15 +258,19 @@ class WatchCore:
             self._last = revision
 
     def _read(self, changes: Iterable[tuple[int, list[Any]]]) -> list[RawChange]:
-        """Those that match and are wanted, of (revision, [kind, key, value, …])."""
+        """Those that match and are wanted, of (revision, [kind, key, value, …]); and that a key is
+        gone of which it is not to be told."""
         found = []
         for revision, part in changes:
             kind, key, value = part[:3]
-            if not self.matches(key) or (self._kinds is not None and kind not in self._kinds):
+            if not self.matches(key):
                 continue
             previous, session = part[3:5] if len(part) > 4 else (None, None)
-            if self._ignore_own and session is not None and session == self._session:
-                continue
+            own = self._ignore_own and session is not None and session == self._session
+            if own or (self._kinds is not None and kind not in self._kinds):
+                if value is not None or not self._tells_gone:
+                    continue
+                kind = UNTOLD
             if not self._previous:  # another watch of the connection has asked for it
                 previous = None
             found.append(RawChange(revision, kind, key, value, previous))
@@ -257,6 +291,7 @@ class WatchCore:
         if self._tells_caught_up:
             told.append(CaughtUp(self._base))
         held, self._held = self._held, []
+        self._held_most, self._conflating = WATCH_BACKLOG, False
         return told + self._tell([change for change in held if change.revision > self._base])
 
     def _tell(self, changes: list[RawChange]) -> list[Told]:
@@ -279,7 +314,8 @@ class WatchCore:
                 self._known.pop(key, None)
             elif self._tells_gone:  # else nobody would ever take it out
                 self._known[key] = revision
-            told.append(change)
+            if kind != UNTOLD:
+                told.append(change)
         return told
 
 

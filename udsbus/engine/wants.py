@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import NamedTuple
 
-from ..messages import Change
+from ..messages import DELETED, Change
 
 
 class Want(NamedTuple):
@@ -14,7 +14,8 @@ class Want(NamedTuple):
     kinds: frozenset[str] | None = None
     """Changes of these kinds; None: of all."""
     ignore_own: bool = False
-    """Not those that its session has made."""
+    """Not those that its session has made, but for what it has deleted: who keeps account of what
+    there is must take that off the list."""
     detail: bool = False
     """With the value before and the session that made them."""
 
@@ -22,7 +23,9 @@ class Want(NamedTuple):
         """Whether it is told of a change; `session` is that of the connection."""
         if self.kinds is not None and change.kind not in self.kinds:
             return False
-        return not self.ignore_own or session is None or change.session != session
+        if not self.ignore_own or session is None or change.session != session:
+            return True
+        return change.kind == DELETED
 
 
 USUAL = Want()

@@ -550,7 +550,7 @@ _ROWS = (
         (
             Parameter("from_revision", _optional_integer, "last revision seen"),
             Parameter("kinds", _kinds, "array of kinds: only changes of these"),
-            Parameter("ignore_own", _flag, "not what this session has changed itself"),
+            Parameter("ignore_own", _flag, "of what this session has changed only deletions"),
             Parameter("previous", _flag, "tell the values before, too"),
         ),
         reads=True,

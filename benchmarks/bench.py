@@ -31,7 +31,7 @@ class Scale(NamedTuple):
 
 
 FULL = Scale(5, 1.5, 500, 2.0, 6.0, 21, 1_000_000)
-QUICK = Scale(2, 0.2, 50, 0.5, 1.0, 5, 50_000)
+QUICK = Scale(2, 0.2, 50, 0.5, 1.0, 3, 50_000)
 
 
 class Driven(NamedTuple):

@@ -21,14 +21,15 @@ from ..results import REDIS, UDSBUS, Goal, Table
 
 KEYS = {True: 20_000, False: 1_000_000}
 TOGETHER = 1_000
-ROUNDS = 3
-SECONDS = 4
+ROUNDS = {True: 1, False: 3}
+SECONDS = {True: 0.5, False: 4.0}
 """Folding gives way to others: beside a client that never rests it takes long."""
 GOAL = {"p99.9": Goal(3.0, "3 times at most")}
 
 
 def measure(bench: Bench) -> Table:
-    number = KEYS[bench.scale.rounds < 5]
+    quick = bench.scale.rounds < 5
+    number, seconds = KEYS[quick], SECONDS[quick]
     table = Table(
         "busy", f"`set` from one process, beside other work, {number:,} keys", reference="quiet"
     )
@@ -39,13 +40,13 @@ def measure(bench: Bench) -> Table:
         for first in range(0, number, TOGETHER):
             client.set_many({f"key/{key}": VALUE for key in range(first, first + TOGETHER)})
         _until(lambda: _segments(place) == 1)
-        for round_number in range(min(bench.scale.rounds, ROUNDS)):
+        for round_number in range(ROUNDS[quick]):
             for name, work in (("folding", _folding), ("snapshot", _snapshot)):
                 _until(lambda: _segments(place) == 1)
-                _add(table, name, REDIS, _latencies(client, lambda: True))
+                _add(table, name, REDIS, _latencies(client, seconds, lambda: True))
                 _until(lambda: _segments(place) == 1)
                 with work(place, address, round_number) as busy:
-                    _add(table, name, UDSBUS, _latencies(client, busy))
+                    _add(table, name, UDSBUS, _latencies(client, seconds, busy))
     return table
 
 
@@ -54,10 +55,10 @@ def _add(table: Table, group: str, side: str, latencies: array[int]) -> None:
         table.row(group, name, "µs", GOAL.get(name)).add(side, microseconds)
 
 
-def _latencies(client: udsbus.Client, going_on: Callable[[], bool]) -> array[int]:
-    """Of calls one after the other, while something goes on, for some seconds at most."""
+def _latencies(client: udsbus.Client, seconds: float, going_on: Callable[[], bool]) -> array[int]:
+    """Of calls one after the other, while something goes on, for so long at most."""
     found = array("q")
-    until = perf_counter_ns() + SECONDS * 1_000_000_000
+    until = perf_counter_ns() + int(seconds * 1e9)
     number = 0
     while number < 100 or (perf_counter_ns() < until and going_on()):
         for _ in range(100):

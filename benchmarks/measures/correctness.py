@@ -28,7 +28,7 @@ TIMEOUT = 0.5
 STALL_SECONDS = 0.8
 """Longer than the clients wait, shorter than until a broker is taken for hung."""
 QUIET_SECONDS = 0.15
-TIMES = 5
+TIMES = {True: 2, False: 5}
 NONE = Goal(0, "none", of_ratio=False)
 
 
@@ -139,16 +139,17 @@ def measure(bench: Bench) -> Table:
         f"both clients wait {TIMEOUT:g} s for an answer; Redis has appendonly everysec and is "
         "started again at once when it was killed"
     )
+    times = TIMES[bench.scale.rounds < 5]
     for trouble in ("stall", "kill"):
         for side, kind in ((REDIS, RedisSide), (UDSBUS, UdsbusSide)):
             directory = bench.directory / f"{trouble}-{side}"
             directory.mkdir(0o700)
             server = kind(directory)
             try:
-                count = _count(server, getattr(server, trouble), TIMES)
+                count = _count(server, getattr(server, trouble), times)
             finally:
                 server.close()
-            group = f"{TIMES} times: {trouble}"
+            group = f"{times} times: {trouble}"
             ours = {"lost": NONE, "doubled": NONE}
             for name in ("acknowledged", "unknown", "lost", "doubled"):
                 figure = float(getattr(count, name))

@@ -1,9 +1,15 @@
-"""Does it cost more to publish when many others wait for something else?"""
+"""Does it cost more to publish, or to set, when many others wait for something else?"""
 
 from __future__ import annotations
 
+import socket
 from array import array
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from time import perf_counter_ns
+from typing import Any
+
+import msgpack
 
 import udsbus
 
@@ -15,38 +21,76 @@ FEW, MANY = 10, 100_000
 CALLS = 5_000
 WARM_UP_CALLS = 200
 """As long as the broker still forgets the patterns of the round before, nobody polls."""
-GOAL = Goal(1.25, "the same, 1.25 times at most")
+AT_ONCE = 500
+PUBLISH = Goal(1.25, "the same, 1.25 times at most")
+SET = Goal(1.05, "the same, 1.05 times at most")
 WAYS = ("jobs/7/{}", "jobs/*/{}", "other/{}/**", "**/{}", "*/7/{}")
-"""Patterns that share the way with the topics as far as they can without matching."""
+"""Patterns that share the way with the names as far as they can without matching."""
 
 
 def measure(bench: Bench) -> Table:
     table = Table(
-        "interest", "publish beside subscriptions that do not match",
+        "interest", "publish and set beside subscriptions and watches that do not match",
         reference=f"{FEW} others", own=f"{MANY:,} others",
     )  # fmt: skip
     address = bench.servers[1].address
+    kinds = (
+        ("publish to a new topic", _publish_beside, PUBLISH),
+        ("set of a new key", _set_beside, SET),
+    )
     for number in range(bench.scale.rounds):
         sides = [(REDIS, FEW), (UDSBUS, MANY)]
-        for side, others in sides if number % 2 == 0 else reversed(sides):
-            for name, microseconds in percentiles([_publish_beside(others, address)]).items():
-                if name != "p99.9":
-                    goal = GOAL if name == "p50" else None
-                    table.row("to a new topic", name, "µs", goal).add(side, microseconds)
+        for group, beside, goal in kinds:
+            for side, others in sides if number % 2 == 0 else reversed(sides):
+                patterns = [WAYS[each % len(WAYS)].format(f"x{each}") for each in range(others)]
+                for name, microseconds in percentiles([beside(patterns, address)]).items():
+                    if name != "p99.9":
+                        row = table.row(group, name, "µs", goal if name == "p50" else None)
+                        row.add(side, microseconds)
     return table
 
 
-def _publish_beside(others: int, address: str) -> array[int]:
-    """Nanoseconds of each call. Each topic is new, so that no answer can be remembered."""
-    patterns = [WAYS[number % len(WAYS)].format(f"x{number}") for number in range(others)]
+def _publish_beside(patterns: list[str], address: str) -> array[int]:
     with udsbus.connect(address) as client, client.subscribe(*patterns):
-        for number in range(WARM_UP_CALLS):
-            client.publish(f"jobs/7/z{number}", VALUE)
-        latencies = array("q")
-        for number in range(CALLS):
-            topic = f"jobs/7/y{number}"
-            start = perf_counter_ns()
-            told = client.publish(topic, VALUE)
-            latencies.append(perf_counter_ns() - start)
-            assert told == 0
-        return latencies
+        return _timed(lambda topic: client.publish(topic, VALUE))
+
+
+def _set_beside(patterns: list[str], address: str) -> array[int]:
+    with udsbus.connect(address) as client, _watched(patterns, address):
+        try:
+            return _timed(lambda key: client.set(key, VALUE))
+        finally:
+            with client.pipeline() as pipeline:
+                for key in client.keys("jobs/7/*"):
+                    pipeline.delete(key)
+
+
+def _timed(call: Callable[[str], Any]) -> array[int]:
+    """Nanoseconds of each call. Each name is new, so that no answer can be remembered."""
+    for number in range(WARM_UP_CALLS):
+        call(f"jobs/7/z{number}")
+    latencies = array("q")
+    for number in range(CALLS):
+        name = f"jobs/7/y{number}"
+        start = perf_counter_ns()
+        call(name)
+        latencies.append(perf_counter_ns() - start)
+    return latencies
+
+
+@contextmanager
+def _watched(patterns: list[str], address: str) -> Iterator[None]:
+    """A connection that watches so much; `Client.watch`, which waits for each, would take long."""
+    with socket.socket(socket.AF_UNIX) as sock:
+        sock.connect(address)
+        unpacker = msgpack.Unpacker()
+        for first in range(0, len(patterns), AT_ONCE):
+            some = patterns[first : first + AT_ONCE]
+            sock.sendall(b"".join(msgpack.packb([0, 1, "watch", [pattern]]) for pattern in some))
+            answers = 0
+            while answers < len(some):
+                unpacker.feed(sock.recv(65_536))
+                for _, _, error, _ in unpacker:
+                    assert error is None
+                    answers += 1
+        yield

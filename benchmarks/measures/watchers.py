@@ -16,7 +16,6 @@ from time import monotonic, sleep
 from typing import Any, NamedTuple
 
 import udsbus
-from udsbus.limits import CRASH_SECONDS
 
 from ..bench import FULL, Bench
 from ..results import UDSBUS, Goal, Table
@@ -25,8 +24,17 @@ from ..workers import RESULT_SECONDS, Job, run_together
 KEYS = 50
 WATCHERS = 100
 PROCESSES = 4
+AHEAD = 100
+"""Rounds of writing to all keys that the writer is ahead of the slowest watcher at most. Else most
+of the changes would be left out, and said to be."""
+OFTEN = 10
+"""Rounds after which a process says how far it is."""
 SLOWEST = 200
 """Changes a second that all of them are told, on a machine that does much else."""
+LAST = f"w/{KEYS - 1}"
+PROGRESS = "progress/{}"
+BETWEEN_KILLS = 2.0, 6.0
+"""Seconds. After each, a hundred watchers catch up with what they have missed."""
 NONE = Goal(0, "none", of_ratio=False)
 
 
@@ -47,8 +55,9 @@ class Told(NamedTuple):
 class Watcher:
     """Checks that the numbers of each key grow by one."""
 
-    def __init__(self, watch: Any) -> None:
+    def __init__(self, watch: Any, progress: Progress) -> None:
         self._watch = watch
+        self._progress = progress
         self._seen: dict[str, int] = {}
         self._revision = 0
         self._over = self._skipped = 0
@@ -64,6 +73,8 @@ class Watcher:
             self.changes += 1
             before, now = self._seen.get(change.key, 0), change.value
             self._seen[change.key] = max(now, before)
+            if change.key == LAST:
+                await self._progress.note(self, now)
             if change.kind == "present":
                 continue
             self.wrong_order += change.revision < self._revision
@@ -79,16 +90,40 @@ class Watcher:
         )  # fmt: skip
 
 
-async def _watch(ready: Callable[[], object], address: str, number: int, changes: int) -> Told:
+class Progress:
+    """Tells the writer which round all watchers of this process have seen."""
+
+    def __init__(self, index: int) -> None:
+        self._key = PROGRESS.format(index)
+        self._rounds: dict[Watcher, int] = {}
+        self._told = 0
+        self.client: Any = None
+        self.watchers = 0
+
+    async def note(self, watcher: Watcher, number: int) -> None:
+        self._rounds[watcher] = number
+        if len(self._rounds) == self.watchers and number >= self._told + OFTEN:
+            slowest = min(self._rounds.values())
+            if slowest >= self._told + OFTEN:
+                self._told = slowest
+                await self.client.set(self._key, slowest)
+
+
+async def _watch(
+    ready: Callable[[], object], address: str, number: int, changes: int, index: int
+) -> Told:
     until = {f"w/{key}": changes // KEYS for key in range(KEYS)}
     dice = random.Random(number)
     async with contextlib.AsyncExitStack() as stack:
         watchers = []
         clients = []
+        progress = Progress(index)
         for _ in range(number):
             client = await stack.enter_async_context(udsbus.connect_async(address, timeout=60))
             clients.append(client)
-            watchers.append(Watcher(await stack.enter_async_context(client.watch("w/*"))))
+            watch = await stack.enter_async_context(client.watch("w/*"))
+            watchers.append(Watcher(watch, progress))
+        progress.client, progress.watchers = clients[0], number
         ready()
 
         async def cut() -> None:
@@ -106,8 +141,8 @@ async def _watch(ready: Callable[[], object], address: str, number: int, changes
         return Told(*map(sum, zip(*told, strict=True)))
 
 
-def watch(ready: Callable[[], object], address: str, number: int, changes: int) -> Told:
-    return asyncio.run(_watch(ready, address, number, changes))
+def watch(ready: Callable[[], object], address: str, number: int, changes: int, index: int) -> Told:
+    return asyncio.run(_watch(ready, address, number, changes, index))
 
 
 def write(ready: Callable[[], object], address: str, changes: int) -> float:
@@ -116,6 +151,10 @@ def write(ready: Callable[[], object], address: str, changes: int) -> float:
         ready()
         begin = monotonic()
         for number in range(1, changes // KEYS + 1):
+            while number % OFTEN == 0 and number - AHEAD > min(
+                client.get(PROGRESS.format(index), default=0) for index in range(PROCESSES)
+            ):
+                sleep(0.002)
             with client.pipeline() as pipeline:
                 for key in range(KEYS):
                     pipeline.set(f"w/{key}", number)
@@ -139,7 +178,7 @@ def measure(bench: Bench) -> Table:
         nonlocal kills
         dice = random.Random(7)
         with udsbus.connect(address, timeout=60) as client:
-            while not over.wait(dice.uniform(CRASH_SECONDS / 8, CRASH_SECONDS / 4)):
+            while not over.wait(dice.uniform(*BETWEEN_KILLS)):
                 info = client.info()
                 if info["standby"] is not None:
                     os.kill(info["pid"], signal.SIGKILL)
@@ -150,7 +189,10 @@ def measure(bench: Bench) -> Table:
         until = monotonic() + 20
         while not os.path.exists(address) and monotonic() < until:
             sleep(0.02)
-        jobs = [Job(watch, (address, WATCHERS // PROCESSES, changes)) for _ in range(PROCESSES)]
+        jobs = [
+            Job(watch, (address, WATCHERS // PROCESSES, changes, index))
+            for index in range(PROCESSES)
+        ]
         *found, seconds = run_together(
             [*jobs, Job(write, (address, changes))],
             meanwhile=killer.start,

@@ -56,6 +56,7 @@ RECHECK_SECONDS = 1.0
 """How long anybody relies on being woken up: an interrupt between two instructions can lose it."""
 SWEEP_SECONDS = 10.0
 """How long the event thread does, which has more time: nobody waits for it."""
+TORN = "interrupted while it was read"
 CLOSE_SECONDS = 2.0
 """How long `close` waits for the thread to end; it ends by itself all the same."""
 
@@ -126,6 +127,8 @@ class Events:
         """Why there is no connection now."""
         self._failure: Exception | None = None
         """Why it cannot be read any more: for the event thread, if another has found out."""
+        self._torn = False
+        """What was received is being handed on; after that, this was interrupted."""
         self._answers: dict[int, tuple[Answer, Callable[[Error], None] | None]] = {}
         self._greeted = False
         self._begun: dict[int, Callable[[], Call[Any] | None]] = {}
@@ -269,8 +272,8 @@ class Events:
                 self._receive(self._socket)
             except Exception as failure:
                 self._failure = failure
-            except BaseException:  # Ctrl-C: what was received and not routed yet is lost
-                self._failure = ConnectionResetError("interrupted while it was read")
+            except BaseException:  # Ctrl-C: what was received and not handed on yet is lost
+                self._failure = ConnectionResetError(TORN)
                 raise
             finally:
                 if self._output or self._failure is not None:
@@ -313,9 +316,11 @@ class Events:
         for inherited in (self._socket, self._wake_read, self._wake_write):
             if inherited is not None:
                 inherited.close()
+        torn = self._torn
         self._reset()
+        self._torn = torn
+        self._interrupt()
         for follower in self.followers():
-            follower.interrupted(self.heard)
             follower.after_fork()
 
     def followers(self) -> list[Follower[Any, Any]]:
@@ -451,8 +456,15 @@ class Events:
             if self._socket is not None:
                 self._socket.close()
                 self._socket = None
-            for follower in self.followers():
-                follower.interrupted(self.heard)
+            self._interrupt()
+
+    def _interrupt(self) -> None:
+        """Tell those who follow that the connection is lost."""
+        torn, self._torn = self._torn, False
+        for follower in self.followers():
+            if torn:
+                follower.doubt()
+            follower.interrupted(self.heard)
 
     def _serve(self) -> None:
         """Read and route until the connection ends."""
@@ -523,9 +535,16 @@ class Events:
     def _receive(self, sock: socket.socket) -> None:
         """Read and route what has come. Not in the midst of itself: a signal handler, or a
         destructor that the collector calls here, is told by `take`."""
-        self._taking.reads = True
+        if self._torn:
+            raise ConnectionResetError(TORN)
+        self._taking.reads = self._torn = True
         try:
             self._route(sock)
+        except Exception:
+            self._torn = False
+            raise
+        else:
+            self._torn = False
         finally:
             self._taking.reads = False
 

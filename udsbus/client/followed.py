@@ -114,6 +114,10 @@ class Followed(Generic[Raw]):
         comes when there is another."""
         raise NotImplementedError
 
+    def doubt(self) -> None:
+        """An interrupt came while what was received was handed on: it may have been lost."""
+        raise NotImplementedError
+
     @property
     def live(self) -> bool:
         """Everything that comes over the connection as it is now goes on to the user."""
@@ -214,6 +218,9 @@ class FollowedChanges(Followed[Told], Generic[What]):
         if self._core.live:
             self._complete = heard
         self._core.lost()
+
+    def doubt(self) -> None:
+        self._core.doubt()
 
     @property
     def live(self) -> bool:
@@ -320,6 +327,9 @@ class FollowedMessages(Followed[RawMessage]):
 
     def interrupted(self, heard: float) -> None:
         self._core.interrupt()
+
+    def doubt(self) -> None:
+        self._core.doubt()
 
     @property
     def live(self) -> bool:

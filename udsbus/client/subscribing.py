@@ -79,6 +79,8 @@ class SubscriptionCore:
         self._own_session = own_session
         self._since = 0
         """All that is retained up to this revision has been told, or is not to be."""
+        self._before = 0
+        """What `_since` was before what was read last."""
         self._base = 0
         """The revision at which the subscription began on this connection."""
         self._at = 0
@@ -95,6 +97,11 @@ class SubscriptionCore:
             self._since, self._told = 0, {}
         return requests.subscribe(self.patterns, self.policy, self._echo)
 
+    def doubt(self) -> None:
+        """What it has read last may not have come to the user: an interrupt came in between. What
+        is retained of that is told once more, on the next connection."""
+        self._since, self._told = self._before, {}
+
     def interrupt(self) -> None:
         """The connection is lost; `start` is next."""
         self.number, self.live = None, False
@@ -102,6 +109,7 @@ class SubscriptionCore:
 
     def started(self, answer: Any) -> Step:
         """The answer to `start`."""
+        self._before = self._since
         self.number, self._base, retained = answer
         self._at = 0
         if retained and self._wants_retained:
@@ -110,6 +118,7 @@ class SubscriptionCore:
 
     def listed(self, page: Any) -> Step:
         """The answer to a page of the list."""
+        self._before = self._since
         items, after = page
         told = []
         for key, message, revision in items:
@@ -132,6 +141,7 @@ class SubscriptionCore:
         *_: object,
     ) -> list[RawMessage]:
         """A message for some subscription of the connection: what to tell of it now."""
+        self._before = self._since
         for matches in self._matchers:
             if matches(topic):
                 break

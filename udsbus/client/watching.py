@@ -126,6 +126,10 @@ class WatchCore:
         self._list_first = initial
         self._last = from_revision
         """The newest revision up to which all has been told; None before the first answer."""
+        self._before: int | None = None
+        """What `_last` was before what was read last."""
+        self._popped: list[str] = []
+        """The keys that are gone by what was read last."""
         self._missed_after: int | None = None
         """What `_last` was before the changes that were missed, and of which nobody was told."""
         self._base = 0
@@ -170,18 +174,29 @@ class WatchCore:
         self.lost()
         self._session = session
         if not same_bus and self._last is not None:
-            self._missed_after, self._last = self._last, None
-            self._list_first = True
-            self._known = dict.fromkeys(self._known, 0)  # its revisions are of another bus
-            self.started_over += 1
+            self._start_over(self._last)
         since = None if self._list_first else self._last
         kinds = self._kinds
         if kinds is not None and self._tells_gone:
             kinds = kinds.union(GONE)  # to forget the keys that go in another way
         return requests.watch(self.pattern, since, kinds, self._ignore_own, self._previous)
 
+    def doubt(self) -> None:
+        """What it has read last may not have come to the user: an interrupt came in between. So it
+        starts over, on the next connection."""
+        if self._last is not None:
+            self._known.update(dict.fromkeys(self._popped, 0))
+            self._start_over(self._before)
+
+    def _start_over(self, told_up_to: int | None) -> None:
+        self._missed_after, self._last = told_up_to, None
+        self._list_first = True
+        self._known = dict.fromkeys(self._known, 0)  # its revisions may be of another bus
+        self.started_over += 1
+
     def started(self, answer: Any) -> Step:
         """The answer to `start`."""
+        self._before, self._popped = self._last, []
         self.number, revision, changes = answer
         self._base = revision
         self._answered = True
@@ -202,6 +217,7 @@ class WatchCore:
 
     def listed(self, page: Any) -> Step:
         """The answer to a page of the list."""
+        self._before, self._popped = self._last, []
         items, after = page
         assert self._listing is not None
         told: list[Told] = []
@@ -214,6 +230,7 @@ class WatchCore:
 
     def notified(self, name: str, params: list[Any]) -> list[Told]:
         """A notification of the broker, of any kind: what to tell now."""
+        self._before, self._popped = self._last, []
         more = False
         if name == "change":
             revision, parts = params[0], [params[1:]]
@@ -311,6 +328,7 @@ class WatchCore:
             elif revision <= known:
                 continue  # the list had it already
             if value is None:
+                self._popped.append(key)  # first: an interrupt may come in between
                 self._known.pop(key, None)
             elif self._tells_gone:  # else nobody would ever take it out
                 self._known[key] = revision

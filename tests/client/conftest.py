@@ -32,6 +32,8 @@ def client(bus: BrokerProcess) -> Iterator[udsbus.Client]:
         with cleaner.pipeline() as pipeline:
             for key in cleaner.keys():
                 pipeline.delete(key)
+        for topic in cleaner.retained():
+            cleaner.unretain(topic)
         if cleaner.info()["connections"] > 1:
             gc.collect()  # a client that the test dropped, in a cycle with its traceback
             wait_until(

@@ -33,7 +33,7 @@ class Source(Protocol):
     def closed(self) -> bool: ...
     @property
     def waiting(self) -> int: ...
-    def get(self, timeout: float | None = None) -> Any: ...
+    def _take_now(self) -> Any: ...
 
 
 class Callbacks:
@@ -95,7 +95,7 @@ class Callbacks:
                 continue
             function, called = self._functions[source]
             try:
-                item = source.get(timeout=0)  # None: a newer one has taken its place
+                item = source._take_now()  # None: a newer one has taken its place
                 if item is not None:
                     function(item)
             except (Exception, SystemExit):

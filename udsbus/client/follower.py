@@ -69,6 +69,11 @@ class Follower(Followed[Raw], Generic[Raw, Item]):
         item = self._next_of(self._backlog.take, timeout)
         return None if item is None else self._read(item)
 
+    def _take_now(self) -> Item | None:
+        """The next one, if there is one; for the thread that calls functions."""
+        item = self._backlog.take()
+        return None if item is None else self._read(item)
+
     def _next_of(self, take: Callable[[], Taken | None], timeout: float | None) -> Taken | None:
         """What `take` takes from the backlog, as soon as there is something."""
         item = self._events.take(self._backlog, take, timeout)

@@ -70,8 +70,11 @@ class Watch(FollowedChanges[What], Follower[Told, What], Generic[What]):
             self._has_started()
 
     def notified(self, kind: str, params: list[Any]) -> None:
-        self._lateness.notified(kind, params)
-        self._put(self._core.notified(kind, params))
+        told = self._core.notified(kind, params)
+        if told:
+            self._put(told)
+        else:
+            self._lateness.notified(kind, params)
 
 
 class Subscription(FollowedMessages, Follower[RawMessage, Message]):

@@ -23,7 +23,7 @@ The changes of a revision are told together, so there is no revision that is tol
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Any, Final, Literal, NamedTuple
 
 from ..errors import InvalidRequest
@@ -213,7 +213,7 @@ class WatchCore:
             return Step(told, requests.raw_items_page(self.pattern, None))
         self.live = True
         self._last = revision
-        return Step(self._tell(self._read((change[0], change[1:]) for change in changes)), None)
+        return Step(self._tell(self._read(changes)), None)
 
     def listed(self, page: Any) -> Step:
         """The answer to a page of the list."""
@@ -233,13 +233,14 @@ class WatchCore:
         self._before, self._popped = self._last, []
         more = False
         if name == "change":
-            revision, parts = params[0], [params[1:]]
+            found = self._read((params,))
         elif name == "changes":
-            revision, parts = params[:2]
-            more = len(params) > 2 and params[2]
+            revision, parts, *rest = params
+            found = self._read([(revision, *part) for part in parts])
+            more = bool(rest and rest[0])
         else:
             return []
-        found = self._read((revision, part) for part in parts)
+        revision = params[0]
         if more or self._unfinished:
             self._unfinished += found
             if more:
@@ -274,15 +275,15 @@ class WatchCore:
         if self.live and (self._last is None or revision > self._last):
             self._last = revision
 
-    def _read(self, changes: Iterable[tuple[int, list[Any]]]) -> list[RawChange]:
-        """Those that match and are wanted, of (revision, [kind, key, value, …]); and that a key is
+    def _read(self, changes: Iterable[Sequence[Any]]) -> list[RawChange]:
+        """Those that match and are wanted, of [revision, kind, key, value, …]; and that a key is
         gone of which it is not to be told."""
         found = []
-        for revision, part in changes:
-            kind, key, value = part[:3]
+        for change in changes:
+            revision, kind, key, value = change[:4]
             if not self.matches(key):
                 continue
-            previous, session = part[3:5] if len(part) > 4 else (None, None)
+            previous, session = change[4:6] if len(change) > 5 else (None, None)
             own = self._ignore_own and session is not None and session == self._session
             if own or (self._kinds is not None and kind not in self._kinds):
                 if value is not None or not self._tells_gone:

@@ -11,6 +11,7 @@ import pytest
 
 from tests.harness import RawClient
 from udsbus import messages as m
+from udsbus.broker import telling
 from udsbus.broker import turn as turn_module
 from udsbus.broker.connection import Connection
 from udsbus.broker.hub import Hub
@@ -98,6 +99,7 @@ def stepped_broker(
 ) -> Iterator[SteppedBroker]:
     broker = SteppedBroker(address, hub, journal)
     with monkeypatch.context() as patch:
-        patch.setattr(turn_module, "monotonic", lambda: broker.now)
+        for module in (turn_module, telling):
+            patch.setattr(module, "monotonic", lambda: broker.now)
         yield broker
     broker.close()

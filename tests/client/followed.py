@@ -165,7 +165,7 @@ class FollowedBus:
                 log.extend(kept)
 
     def _fan_out(self) -> None:
-        """Each change to whom it concerns, as `Turn._fan_out` does."""
+        """Each change to whom it concerns, as `Telling.tell` does."""
         together: Revision | None = None
         changes, writers = self._journal[-1]
         for effect in self.engine.take_effects():

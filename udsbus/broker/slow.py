@@ -60,8 +60,6 @@ class SlowReaders:
         """By number, those that do not keep up."""
         self.ready: dict[int, Connection] = {}
         """Those of them that may be told more now; who was told last comes last."""
-        self.put_off: list[tuple[Connection, Change | Message, bytes]] = []
-        """What they are to be told of this turn, if it comes into the journal."""
         self._keys = keys
         self._engine = engine
         self._statistics = statistics

@@ -17,7 +17,6 @@ from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Sequence
 from time import monotonic
 from typing import Any
 
@@ -41,12 +40,10 @@ from ..limits import (
 )
 from ..messages import (
     Cancel,
-    Change,
     CloseReason,
     Command,
     Effect,
     Later,
-    Message,
     Pong,
     Received,
     Subscribe,
@@ -57,9 +54,7 @@ from ..messages import (
 from ..spinning import Spinning
 from ..wire.encoding import (
     encode_closing,
-    encode_detailed,
     encode_error,
-    encode_message,
     encode_result,
     forget_buffer,
 )
@@ -67,7 +62,6 @@ from ..wire.framing import REQUEST, RESPONSE
 from ..wire.methods import ANSWERS_KEPT
 from .answering import Answering, Handler
 from .connection import Connection
-from .fanout import Revision
 from .heartbeats import Heartbeats
 from .hub import HANGUP, READ, WRITE, Hub
 from .lanes import Answers, Lanes
@@ -75,6 +69,7 @@ from .listener import Listener
 from .sessions import Sessions
 from .slow import SlowReaders
 from .statistics import Statistics
+from .telling import Telling
 
 log = logging.getLogger("udsbus.broker")
 
@@ -112,6 +107,11 @@ class Turn:
         """What this turn has carried out, in case that its journal fails."""
         self.sessions = Sessions(engine, hub, self._end_number)
         self.slow = SlowReaders(engine, self.sessions.slow, statistics)
+        self._touched: list[Connection] = []
+        """Those with output of this turn. May hold one twice: the second flush finds nothing."""
+        self._telling = Telling(
+            engine, self.connections, self._touched, self.slow, statistics, self._end
+        )
         self._lanes = lanes
         self._answers = Answers(journal.durable)
         self._later: dict[int, tuple[Connection, Any, Later]] = {}
@@ -127,8 +127,6 @@ class Turn:
         self._next_number = 1
         self._unfinished: list[Connection] = []
         """Those with requests left over from the last turn."""
-        self._touched: list[Connection] = []
-        """Those with output of this turn. May hold one twice: the second flush finds nothing."""
         self._ending: list[Connection] = []
         """Those to be closed once flushed."""
         self._spinning = Spinning(SPIN_SECONDS)
@@ -279,11 +277,8 @@ class Turn:
             except StorageFailed as failure:
                 self._take_back(failure)
                 return
-            if self.slow.put_off:
-                for connection, effect, frame in self.slow.put_off:
-                    self._note(connection, effect, frame)
-                self.slow.put_off.clear()
-            self._fan_out(effects[len(self._fanned_out) :] if self._fanned_out else effects)
+            self._telling.now_safe()
+            self._telling.tell(effects[len(self._fanned_out) :] if self._fanned_out else effects)
             self._fanned_out = []
             self._expose(effects)
         beat = self.beats.due
@@ -346,7 +341,7 @@ class Turn:
         """
         self._engine.undo()
         self._fanned_out = []
-        self.slow.put_off.clear()
+        self._telling.take_back()
         self._answers.take_back()
         self._come.clear()
         for connection in self._touched:
@@ -527,7 +522,7 @@ class Turn:
         """Who begins is told of later changes and messages only: those before in this turn are
         fanned out first, to whoever was there already."""
         effects = self._engine.take_effects()
-        self._fan_out(effects, early=True)
+        self._telling.tell(effects, early=True)
         self._fanned_out += effects
         self.beats.follow(number, now)
 
@@ -563,86 +558,6 @@ class Turn:
 
     def _expose(self, effects: list[Effect]) -> None:
         """The seam for the version page: bump the slots of the keys that changed."""
-
-    def _fan_out(self, effects: list[Effect], early: bool = False) -> None:
-        """Queue each change and message for those who asked for it. `early`: it is not in the
-        journal yet."""
-        if not self._engine.registrations.patterns:
-            return
-        watches = self._engine.watches
-        together: Revision | None = None
-        for effect in effects:
-            if type(effect) is Change:
-                subscribers = watches.find(effect.key)
-                if together is not None and together.number != effect.revision:
-                    self._tell_changes(together, early)
-                    together = None
-                if subscribers:
-                    if together is None:
-                        together = Revision(effect.revision)
-                    together.add(effect, subscribers)
-            elif type(effect) is Message:
-                if together is not None:
-                    self._tell_changes(together, early)
-                    together = None
-                self._statistics.messages += 1
-                self._tell_message(effect, early)
-        if together is not None:
-            self._tell_changes(together, early)
-
-    def _tell_message(self, message: Message, early: bool) -> None:
-        if message.subscribers:
-            frame = encode_message(message.topic, message.message)
-            for connection in self._tell(message.subscribers, [frame]):
-                self._put_off(connection, message, frame, early)
-        if message.detailed:
-            frame = encode_detailed(message)
-            for connection in self._tell(message.detailed, [frame]):
-                self._put_off(connection, message, frame, early)
-
-    def _tell_changes(self, together: Revision, early: bool) -> None:
-        behind = self.slow.behind
-        if behind:
-            for change, subscribers in together.each():
-                for number in subscribers:
-                    if number in behind:
-                        self._put_off(behind[number], change, b"", early)
-        for told in together.notifications(self._engine.wants, self._engine.sessions, behind):
-            for connection in self._tell(told.connections, told.frames):
-                for change in told.changes:
-                    self._put_off(connection, change, b"", early)
-
-    def _tell(self, subscribers: Sequence[int], frames: list[bytes]) -> list[Connection]:
-        """Queue frames. Returns the connections for which that cannot be: they are behind."""
-        size = sum(map(len, frames)) if len(frames) > 1 else len(frames[0])
-        if size > KEPT_BYTES:
-            forget_buffer()
-        late: list[Connection] = []
-        for number in subscribers:
-            connection = self.connections.get(number)
-            if connection is None or connection.linger_until is not None:
-                continue  # it went in this very turn, or is about to
-            if connection.room < 0 and not self.slow.keeps_up(connection, monotonic()):
-                late.append(connection)
-                continue
-            connection.output += frames
-            connection.room -= size
-            self._touched.append(connection)
-        return late
-
-    def _put_off(
-        self, connection: Connection, effect: Change | Message, frame: bytes, early: bool
-    ) -> None:
-        if early:
-            self.slow.put_off.append((connection, effect, frame))
-        else:
-            self._note(connection, effect, frame)
-
-    def _note(self, connection: Connection, effect: Change | Message, frame: bytes) -> None:
-        """Let a connection that is behind be told later, if that can be."""
-        why = self.slow.note(connection, effect, frame)
-        if why:
-            self._end(connection, CloseReason.SLOW_READER, why)
 
     # --- ends -------------------------------------------------------------------------------
 

@@ -6,7 +6,17 @@ import pytest
 
 from udsbus import spinning
 from udsbus.limits import SPIN_SECONDS
-from udsbus.spinning import LATE_SECONDS, OFTEN, PROBE_EVERY, REST_FIRST, REST_MOST, TRIES, Spinning
+from udsbus.spinning import (
+    LATE_SECONDS,
+    OFTEN,
+    PATIENCE,
+    PROBE_EVERY,
+    REST_FIRST,
+    REST_MOST,
+    STILL,
+    TRIES,
+    Spinning,
+)
 
 READY = [(1, 1)]
 TICK = SPIN_SECONDS / 10
@@ -85,28 +95,49 @@ def test_a_success_counts_against_a_poll_in_vain(wait: Wait) -> None:
         assert polls(spin, wait)
 
 
-def test_it_rests_when_another_process_has_the_core(wait: Wait) -> None:
+def test_it_rests_when_another_process_has_the_core_again_and_again(wait: Wait) -> None:
     spin = Spinning(SPIN_SECONDS)
-    late(spin, wait)
+    for _ in range(PATIENCE):
+        late(spin, wait)
     assert rest(spin, wait) == REST_FIRST
 
 
 def test_it_rests_longer_each_time_that_it_is_still_so(wait: Wait) -> None:
     spin = Spinning(SPIN_SECONDS)
+    for _ in range(PATIENCE - STILL):
+        late(spin, wait)
     rests = []
     for _ in range(6):
-        late(spin, wait)
+        for _ in range(STILL):
+            late(spin, wait)
         rests.append(rest(spin, wait))
     assert rests[:3] == [REST_FIRST, 2 * REST_FIRST, 4 * REST_FIRST]
     assert rests[-1] == REST_MOST
 
 
-def test_late_now_and_then_is_no_crowd(wait: Wait) -> None:
+def test_slices_of_a_shared_core_are_a_crowd(wait: Wait) -> None:
+    """Late each few hundred polls, for long."""
     spin = Spinning(SPIN_SECONDS)
-    for _ in range(3):
-        for _ in range(OFTEN):
+    lates = 0
+    while polls(spin, wait):
+        for _ in range(300):
             assert polls(spin, wait)
         late(spin, wait)
-        assert polls(spin, wait)
+        lates += 1
+    assert PATIENCE <= lates < 2 * PATIENCE
+
+
+def test_late_now_and_then_is_no_crowd(wait: Wait) -> None:
+    """A few in a row, if it is good for long before the next; the rest is short again then."""
+    spin = Spinning(SPIN_SECONDS)
+    for _ in range(PATIENCE):
+        late(spin, wait)
+    assert rest(spin, wait) == REST_FIRST
+    for _ in range(5):
+        for _ in range(PATIENCE * OFTEN):
+            assert polls(spin, wait)
+        for _ in range(PATIENCE - 1):
+            late(spin, wait)
+            assert polls(spin, wait)
     late(spin, wait)
     assert rest(spin, wait) == REST_FIRST

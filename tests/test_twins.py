@@ -83,7 +83,7 @@ def test_both_offer_the_same(sync: str, asynchronous: str) -> None:
 
 FOLLOWER = {
     "begin", "ceaser", "notified", "refuse", "wake", "attended", "refusal", "serial", "started",
-    "start", "let_go", "beat", "interrupted", "live",
+    "start", "let_go", "beat", "interrupted", "doubt", "live",
 }  # fmt: skip
 """What watches and subscriptions offer the client, and not its user."""
 

@@ -8,8 +8,9 @@ perhaps the very process that is waited for. So each side watches how its polls 
 - *in vain*: nothing came. When that happens more often than not it stops, and tries now and then
   whether times have changed.
 - *late*: the poll took much longer than it may, because somebody else had the core meanwhile. When
-  that happens often, there are more busy processes than cores, and it rests for a while; for twice
-  as long if that turns out to be still so.
+  that happens often, and goes on, there are more busy processes than cores, and it rests for a
+  while; for twice as long if that turns out to be still so. Now and then a few in a row mean
+  nothing: it is the host of a virtual machine, say, and to rest for that costs more than it saves.
 """
 
 from __future__ import annotations
@@ -25,15 +26,20 @@ PROBE_EVERY = 64
 LATE_SECONDS = 100e-6
 """A poll that ends so long after its time was interrupted by another process."""
 OFTEN = 1_024
-"""Late once in fewer polls than this is often. A core is shared in slices of about 3 ms."""
+"""Late once in fewer polls than this is often. A core is shared in slices of about 3 ms, some
+hundred polls."""
+PATIENCE = 4
+"""It rests after so many late polls in a row, or after more with good ones in between."""
+STILL = 2
+"""The same when it has just rested: to find out that it is still too crowded costs fewer."""
 REST_FIRST = 8_192
-"""Waits without a poll when it rests for the first time. To find out that it is still too crowded
-costs some dozen polls, so this is a hundred times as long."""
+"""Waits without a poll when it rests for the first time, in which it may be late some dozen times
+if it polls."""
 REST_MOST = 65_536
 
 
 class Spinning:
-    __slots__ = ("_credit", "_rest", "_seconds", "_since_late", "_skip")
+    __slots__ = ("_credit", "_rest", "_seconds", "_skip", "_strain")
 
     def __init__(self, seconds: float) -> None:
         """`seconds`: how long a poll goes on in vain."""
@@ -42,8 +48,8 @@ class Spinning:
         self._skip = 0
         """Waits to come that do not poll."""
         self._rest = REST_FIRST
-        self._since_late = 0
-        """Polls rewarded since the last late one."""
+        self._strain = 0
+        """Grows by OFTEN with each late poll, and falls by one with each that is rewarded."""
 
     def spin(self, poll: Callable[[float], list[Any]]) -> list[Any]:
         """What `poll(0)` gives, called until it gives something or its time is over.
@@ -56,18 +62,20 @@ class Spinning:
         while now < until:
             ready = poll(0)
             if ready:
-                self._since_late += 1
+                if self._strain:
+                    self._strain -= 1
+                    if not self._strain:
+                        self._rest = REST_FIRST
                 if self._credit < TRIES:
                     self._credit += 1
                 return ready
             now = monotonic()
         if now > until + LATE_SECONDS:
-            if self._since_late < OFTEN:
+            self._strain += OFTEN
+            if self._strain > (PATIENCE - 1) * OFTEN:
                 self._skip = self._rest
                 self._rest = min(2 * self._rest, REST_MOST)
-            else:
-                self._rest = REST_FIRST
-            self._since_late = 0
+                self._strain = (PATIENCE - STILL) * OFTEN
         elif self._credit > 1:
             self._credit -= 1
         else:

@@ -6,6 +6,7 @@ import socket
 from array import array
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from time import perf_counter_ns
 from typing import Any
 
@@ -36,7 +37,8 @@ def measure(bench: Bench) -> Table:
     address = bench.servers[1].address
     kinds = (
         ("publish to a new topic", _publish_beside, PUBLISH),
-        ("set of a new key", _set_beside, SET),
+        ("set of a new key", partial(_set_beside, CALLS), SET),
+        ("set of 100 keys in turn", partial(_set_beside, 100), SET),
     )
     for number in range(bench.scale.rounds):
         sides = [(REDIS, FEW), (UDSBUS, MANY)]
@@ -55,23 +57,23 @@ def _publish_beside(patterns: list[str], address: str) -> array[int]:
         return _timed(lambda topic: client.publish(topic, VALUE))
 
 
-def _set_beside(patterns: list[str], address: str) -> array[int]:
+def _set_beside(keys: int, patterns: list[str], address: str) -> array[int]:
     with udsbus.connect(address) as client, _watched(patterns, address):
         try:
-            return _timed(lambda key: client.set(key, VALUE))
+            return _timed(lambda key: client.set(key, VALUE), keys)
         finally:
             with client.pipeline() as pipeline:
                 for key in client.keys("jobs/7/*"):
                     pipeline.delete(key)
 
 
-def _timed(call: Callable[[str], Any]) -> array[int]:
-    """Nanoseconds of each call. Each name is new, so that no answer can be remembered."""
+def _timed(call: Callable[[str], Any], names: int = CALLS) -> array[int]:
+    """Nanoseconds of each call. What was found for a name that is new cannot be remembered."""
     for number in range(WARM_UP_CALLS):
         call(f"jobs/7/z{number}")
     latencies = array("q")
     for number in range(CALLS):
-        name = f"jobs/7/y{number}"
+        name = f"jobs/7/y{number % names}"
         start = perf_counter_ns()
         call(name)
         latencies.append(perf_counter_ns() - start)

@@ -274,6 +274,22 @@ def test_a_key_that_goes_unheard_is_forgotten(asked: Asked) -> None:
     assert len(bus.told) == 100 - (asked.kinds is not None)
 
 
+def test_who_is_in_doubt_says_what_was_missed_once_more() -> None:
+    """The first time that it was said may not have come through."""
+    bus = FollowedBus("a/*", initial=False, since=None, before=["a/0"], asked=Asked(strict=True))
+    bus.catch_up()
+    bus.restart()
+    bus.answer()
+    bus.end_turn()
+    bus.receive()
+    assert len(bus.missed) == 1
+    bus.missed.clear()
+    bus.core.doubt()
+    bus.cut()
+    bus.catch_up()
+    assert len(bus.missed) == bus.core.started_over == 1
+
+
 def test_what_changes_during_a_list_is_held_within_bounds(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(watching, "WATCH_BACKLOG", 10)
     keys = [f"a/{number}" for number in range(6)]

@@ -126,8 +126,8 @@ class WatchCore:
         self._list_first = initial
         self._last = from_revision
         """The newest revision up to which all has been told; None before the first answer."""
-        self._before: int | None = None
-        """What `_last` was before what was read last."""
+        self._before: tuple[int | None, int | None] = None, None
+        """What `_last` and `_missed_after` were before what was read last."""
         self._popped: list[str] = []
         """The keys that are gone by what was read last."""
         self._missed_after: int | None = None
@@ -184,9 +184,15 @@ class WatchCore:
     def doubt(self) -> None:
         """What it has read last may not have come to the user: an interrupt came in between. So it
         starts over, on the next connection."""
-        if self._last is not None:
-            self._known.update(dict.fromkeys(self._popped, 0))
-            self._start_over(self._before)
+        last, missed_after = self._before
+        if self._last is None:  # it is about to, and may have said so in vain
+            self._missed_after = missed_after
+            return
+        self._known.update(dict.fromkeys(self._popped, 0))
+        self._start_over(last)
+
+    def _begin_to_read(self) -> None:
+        self._before, self._popped = (self._last, self._missed_after), []
 
     def _start_over(self, told_up_to: int | None) -> None:
         self._missed_after, self._last = told_up_to, None
@@ -196,7 +202,7 @@ class WatchCore:
 
     def started(self, answer: Any) -> Step:
         """The answer to `start`."""
-        self._before, self._popped = self._last, []
+        self._begin_to_read()
         self.number, revision, changes = answer
         self._base = revision
         self._answered = True
@@ -217,7 +223,7 @@ class WatchCore:
 
     def listed(self, page: Any) -> Step:
         """The answer to a page of the list."""
-        self._before, self._popped = self._last, []
+        self._begin_to_read()
         items, after = page
         assert self._listing is not None
         told: list[Told] = []
@@ -230,7 +236,7 @@ class WatchCore:
 
     def notified(self, name: str, params: list[Any]) -> list[Told]:
         """A notification of the broker, of any kind: what to tell now."""
-        self._before, self._popped = self._last, []
+        self._begin_to_read()
         more = False
         if name == "change":
             found = self._read((params,))

@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from .client.aio.following import AsyncWatch as AsyncWatch
     from .client.batches import Pipeline, Transaction
     from .client.bound import Bound
+    from .client.cache import CacheInfo
     from .client.followed import Change, Message
     from .client.following import Subscription, Watch
     from .client.locks import LockHolder, LockInfo, LockWaiter
@@ -123,6 +124,7 @@ _WHERE = {
     "AsyncTransaction": "client.aio.batches",
     "AsyncWatch": "client.aio.following",
     "connect_async": "client.opening",
+    "CacheInfo": "client.cache",
     "CaughtUp": "client.watching",
     "Change": "client.followed",
     "Client": "client.sync",
@@ -198,6 +200,7 @@ __all__ = [
     "Bound",
     "BoundedSemaphore",
     "BrokerUnavailable",
+    "CacheInfo",
     "CaughtUp",
     "Change",
     "Client",

@@ -203,6 +203,16 @@ BEAT_SLACK: Final = 0.02
 """Beats that are due so soon go with those that are due: one wake-up for all of them."""
 LISTEN_BACKLOG: Final = 4096
 """Asked of `listen`; the kernel cuts it to net.core.somaxconn."""
+VERSION_SLOTS: Final = 65_536
+"""Words of the version page that tell of changes; more keys than that share them. Half a MiB, once
+for a bus."""
+CACHE_ENTRIES: Final = 32_768
+"""Keys that a client remembers at most."""
+CACHE_BYTES: Final = 32 * MIB
+"""What it remembers of them takes about so much at most; a value of more than an eighth of that it
+does not remember."""
+CACHE_OVERHEAD: Final = 300
+"""Bytes that a remembered key takes besides its name and its value."""
 KEPT_BYTES: Final = 1 * MIB
 """A packer keeps the buffer of the largest object that it has packed, so after a larger one than
 this it is replaced."""

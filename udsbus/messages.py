@@ -30,6 +30,18 @@ class GetMany(NamedTuple):
     keys: list[str]
 
 
+class Read(NamedTuple):
+    """An entry, and by which word of the version page one sees whether it is still so."""
+
+    key: str
+    bare: bool = False
+    """The value is not wanted."""
+
+
+class ReadMany(NamedTuple):
+    keys: list[str]
+
+
 class Set(NamedTuple):
     key: str
     value: bytes
@@ -232,6 +244,8 @@ class Hello(NamedTuple):
     metadata: bytes | None = None
     heartbeat: float | None = None
     """Seconds between two signs of life, as the client wishes; None: there shall be none."""
+    page: bool = False
+    """The version page is wanted."""
 
 
 class Pong(NamedTuple):
@@ -280,7 +294,10 @@ EngineCommand = (
     | Waiting | Put | Take | Done | GiveBack | Join | Queued | Watch | Unwatch | Subscribe
     | Unsubscribe | Publish | Unretain
 )  # fmt: skip
-Command = EngineCommand | Batch | Hello | Received | Cancel | Pong | Goodbye | Kick | Ping | Info
+Command = (
+    EngineCommand | Batch | Hello | Received | Cancel | Pong | Goodbye | Kick | Ping | Info | Read
+    | ReadMany
+)  # fmt: skip
 WRITES: Final = (
     Set, SetMany, Delete, Increment, Expire, Persist, Transaction, SetSchema, Acquire, Release,
     AddPermits, Put, Take, Done, GiveBack, Publish, Unretain, Kick,

@@ -19,6 +19,7 @@ from udsbus.broker.lanes import Lanes
 from udsbus.broker.listener import Listener
 from udsbus.broker.statistics import Statistics
 from udsbus.broker.turn import Turn
+from udsbus.broker.versionpage import VersionedReads, version_page
 from udsbus.engine import Engine
 from udsbus.journal import Journal, MemoryJournal
 from udsbus.messages import CloseReason
@@ -35,14 +36,17 @@ class SteppedBroker:
         self.engine = Engine(values)
         self.hub = hub
         self.statistics = Statistics()
+        self.page = version_page(0)
         self.turn = Turn(
             self.engine,
             journal or MemoryJournal(),
             Listener(address),
             hub,
-            dict.fromkeys((m.Hello, m.Goodbye, m.Kick, m.Ping, m.Info), self._revision),
+            dict.fromkeys((m.Hello, m.Goodbye, m.Kick, m.Ping, m.Info), self._revision)
+            | VersionedReads(self.engine.keyspace.entries, self.page).handlers,
             Lanes(),
             self.statistics,
+            self.page,
         )
         self._address = address
         self._clients: list[RawClient] = []

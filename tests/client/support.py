@@ -463,6 +463,10 @@ class FakeBroker:
         """Each request, `hello` too: msgid, method, params."""
         self.heartbeat: float | None = None
         """What it agrees to; it does not beat by itself."""
+        self.page: Any = None
+        """What it says of its version page."""
+        self.files: list[int] = []
+        """Descriptors that it hands over with the answer to `hello`."""
         self.notified: list[tuple[str, list[Any]]] = []
         """Each notification."""
         self._listener = socket.socket(socket.AF_UNIX)
@@ -517,13 +521,18 @@ class FakeBroker:
                     kind, msgid, method, params = message
                     assert kind == REQUEST
                     with contextlib.suppress(Silence):
-                        sock.sendall(self._respond(msgid, method, params))
+                        response = self._respond(msgid, method, params)
+                        if method == "hello" and self.files:
+                            sent = socket.send_fds(sock, [response], self.files)
+                            response = response[sent:]
+                        sock.sendall(response)
 
     def _respond(self, msgid: int, method: str, params: list[Any]) -> bytes:
         self.sent.append((msgid, method, params))
         if method == "hello":
             result: Any = self.hello or {
                 "bus": self.bus, "epoch": self.epoch, "revision": 0, "heartbeat": self.heartbeat,
+                "page": self.page,
             }  # fmt: skip
         elif method == "batch":
             self.requests += [each for each, _ in params[0]]

@@ -243,8 +243,14 @@ def follow(
     """What a watch tells of until a value comes; how often it started over, and messages may have
     been missed; and what the client has said."""
     said: list[str] = []
+
+    def note(record: logging.LogRecord) -> None:
+        # Clients of earlier tests may go on in this child, which was forked with them.
+        if address in record.getMessage():
+            said.append(record.getMessage())
+
     handler = logging.Handler()
-    handler.emit = lambda record: said.append(record.getMessage())  # type: ignore[method-assign]
+    handler.emit = note  # type: ignore[method-assign]
     logging.getLogger("udsbus.client").addHandler(handler)
     logging.getLogger("udsbus.client").setLevel(logging.INFO)
     with udsbus.connect(address, heartbeat=heartbeat, name="hanging") as client:

@@ -43,7 +43,7 @@ def test_it_is_sent_again_as_the_same_request(address: str, name: str) -> None:
     assert len(writes) == len(hellos) == 3
     assert writes[0] == writes[1] == writes[2], "with the msgid that it had"
     assert hellos[0][2] == hellos[1][2] == hellos[2][2], "in the same lane of the same session"
-    assert {"name", "session", "lane", "unanswered"} == hellos[0][2][1].keys()
+    assert {"name", "session", "lane", "unanswered", "page"} == hellos[0][2][1].keys()
     msgids = [msgid for msgid, _, _ in broker.sent]
     assert msgids[3::2] == sorted(msgids[3::2])
     assert len({msgids[0], msgids[1], msgids[2], msgids[4]}) == 4, "and no msgid for two requests"

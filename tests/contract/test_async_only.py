@@ -6,12 +6,14 @@ import asyncio
 import math
 import pickle
 import threading
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
+from functools import partial
 from typing import Any
 
 import anyio
 import anyio.abc
 import anyio.from_thread
+import anyio.lowlevel
 import anyio.to_thread
 import pytest
 
@@ -19,7 +21,7 @@ import udsbus
 from tests.harness import BrokerProcess
 from udsbus import AsyncClient, Change, InvalidRequest
 
-from .conftest import BACKENDS
+from .conftest import BACKENDS, Connect
 from .support import Task, Told, told, until
 
 pytestmark = pytest.mark.anyio
@@ -62,6 +64,41 @@ async def test_a_loop_over_its_keys_may_be_left(client: AsyncClient) -> None:
     for _ in range(2):
         with pytest.raises(StopAsyncIteration):
             await anext(keys)
+
+
+# --- what is remembered -------------------------------------------------------------------------
+
+
+async def test_who_reads_all_the_time_gives_way(connect: Connect) -> None:
+    """For what is remembered nobody has to wait, so there would be no turn for others, and no
+    moment at which it could be cancelled."""
+    turns = 0
+
+    async def others() -> None:
+        nonlocal turns
+        while True:
+            turns += 1
+            await anyio.lowlevel.checkpoint()
+
+    async with connect() as client, anyio.create_task_group() as tasks:
+        await client.set("a", 1)
+        await client.set("list", [])
+        tasks.start_soon(others)
+        reads: list[Callable[[], Awaitable[Any]]] = [
+            partial(client.get, "a"), partial(client.get, "list"), partial(client.entry, "a"),
+            partial(client.exists, "a"), partial(client.get_many, ["a", "list"]),
+        ]  # fmt: skip
+        for read in reads:
+            before = turns
+            with anyio.move_on_after(10) as scope:
+                while turns < before + 3:
+                    await read()
+            assert not scope.cancelled_caught
+            with anyio.move_on_after(0.01) as scope:
+                while True:
+                    await read()
+            assert scope.cancelled_caught
+        tasks.cancel_scope.cancel()
 
 
 # --- functions that are awaited -----------------------------------------------------------------

@@ -84,6 +84,10 @@ def apply_to_bus(state: State, operation: Operation) -> Any:
         if not fits:
             return state
         keys[arguments[0]] = (arguments[1], result)
+    elif name == "both":
+        return (
+            state if tuple(keys.get(key, ABSENT)[0] for key in arguments) == result else IMPOSSIBLE
+        )
     elif name == "entry":
         return state if keys.get(arguments[0], ABSENT) == result else IMPOSSIBLE
     elif name == "delete":

@@ -33,6 +33,8 @@ from .faulty import STRUCK
 
 SECONDS = float(os.environ.get("UDSBUS_CRASH_SECONDS") or (60 if os.environ.get("CI") else 20))
 SEED = int(os.environ.get("UDSBUS_CRASH_SEED", "0")) or random.randrange(1, 1_000_000)
+OPERATIONS = ("get", "get", "both", "both", "entry", "set", "swap", "delete", "add", "together")
+"""Drawn at random; half of them only read, so that some find what was read before."""
 WORKERS = 4
 GROUPS = 3
 PATIENCE = float(os.environ.get("UDSBUS_CRASH_PATIENCE", "60"))
@@ -135,6 +137,8 @@ class Told(NamedTuple):
 
     operations: list[tuple[int, Operation]]
     """Each with the group of keys that it is about."""
+    hits: int
+    """Reads that were answered from memory."""
     counted: int
     """How often it has counted on under a lock."""
     put: list[int]
@@ -158,7 +162,7 @@ def work(address: str, number: int, until: float) -> Told:
             if draw.random() < 0.2:
                 pass_on(client, draw, unique, put, got)
             group = draw.randrange(GROUPS)
-            name = draw.choice(["get", "set", "swap", "entry", "delete", "add", "together"])
+            name = draw.choice(OPERATIONS)
             unique += 1
             key, other = draw.sample([f"{group}/x", f"{group}/y"], 2)
             arguments: tuple[Any, ...] = {
@@ -166,6 +170,7 @@ def work(address: str, number: int, until: float) -> Told:
                 "swap": (key, unique, draw.choice([0, known(client, key)])),
                 "add": (f"{group}/n",),
                 "together": (key, f"{group}/n", other, unique),
+                "both": (key, other),
             }.get(name, (key,))
             called = time.monotonic()
             result = carry_out(client, name, arguments)
@@ -173,7 +178,8 @@ def work(address: str, number: int, until: float) -> Told:
                 (group, Operation(number, called, time.monotonic(), name, arguments, result))
             )
         assert client.get(f"alive/{number}") == number, "it goes with this process, not before"
-    return Told(done, counted, put, got)
+        hits = client.cache_info().hits
+    return Told(done, hits, counted, put, got)
 
 
 def pass_on(
@@ -226,6 +232,9 @@ def carry_out(client: Client, name: str, arguments: tuple[Any, ...]) -> Any:
     if name == "entry":
         entry = client.entry(*arguments)
         return (None, 0) if entry is None else (entry.value, entry.revision)
+    if name == "both":
+        found = client.get_many(arguments)
+        return tuple(map(found.get, arguments))
     if name == "delete":
         return client.delete(*arguments)
     if name == "add":
@@ -309,12 +318,15 @@ def test_whatever_is_killed(bus: Bus, address: str) -> None:
     assert sorted(got) == sorted(put), "each item was got once"
     deaths = bus.log().count("takes over") + bus.starts - 1
     struck = bus.log().count(STRUCK)
+    hits = sum(result.hits for result in results)
     print(
-        f"seed {SEED}: {len(told)} operations, {counted} counted on under a lock, "
+        f"seed {SEED}: {len(told)} operations, {hits} reads from memory, {counted} counted on "
+        "under a lock, "
         f"{passed_on} passed on by a queue, {deaths} deaths of brokers, {kills} kills at random, "
         f"{struck} at a point of a turn"
     )
     assert deaths > SECONDS / 5
+    assert hits > SECONDS
     for group in range(GROUPS):
         history = [operation for its, operation in told if its == group]
         assert violation(history, (), apply_to_bus) is None, f"seed {SEED}"

@@ -40,7 +40,7 @@ def guarded(tmp_path: Path) -> Iterator[Guarded]:
 
 
 class Asked:
-    """What a client asks for, and what others do right before."""
+    """What a client asks for, and what others do right before; it remembers what it has read."""
 
     def __init__(self, client: udsbus.Client, monkeypatch: pytest.MonkeyPatch) -> None:
         self.methods: list[str] = []
@@ -54,6 +54,12 @@ class Asked:
             return call(request)
 
         monkeypatch.setattr(client, "_call", told)
+        self._client = client
+
+    def forget(self) -> None:
+        """What it remembers, and what it has asked."""
+        self.methods.clear()
+        self._client._cache = self._client._cache.emptied()
 
 
 @pytest.fixture

@@ -10,6 +10,7 @@ import msgpack
 import pytest
 
 from udsbus import messages as m
+from udsbus.broker.versionpage import VersionedReads
 from udsbus.engine import Engine
 from udsbus.errors import InvalidRequest, LimitExceeded, UnsupportedValue
 from udsbus.limits import KEYS_PER_REQUEST, REQUESTS_PER_BATCH
@@ -47,6 +48,8 @@ GOOD: dict[str, list[tuple[Any, Any]]] = {
     "if_revision": [(0, 0), (7, 7), (None, None)],
     "if_changed": [(True, True), (False, False)],
     "ephemeral": [(True, True), (False, False)],
+    "page": [(True, True), (False, False)],
+    "bare": [(True, True), (False, False)],
     "keep": [(True, True), (False, False)],
     "metadata": [(b"\x01", b"\x01"), ({"a": 1}, packed({"a": 1})), (None, None)],
     "heartbeat": [(1, 1.0), (0.5, 0.5), (None, None)],
@@ -128,6 +131,8 @@ WRONG: dict[str, list[Any]] = {
     "if_revision": NO_INTEGER[1:],
     "if_changed": [None, 0, 1, "true", [], {}],
     "ephemeral": [None, 0, 1, "true", [], {}],
+    "page": [None, 0, 1, "true", [], {}],
+    "bare": [None, 0, 1, "true", [], {}],
     "keep": [None, 0, 1, "true", [], {}],
     "metadata": [],
     "heartbeat": NO_SECONDS,
@@ -330,7 +335,8 @@ def test_the_fast_path_gives_the_same_command(method: Method) -> None:
 )
 def test_the_fast_path_calls_the_handler_with_the_same_fields(method: Method) -> None:
     """It gives the arguments alone, so the handler must have the command's defaults."""
-    handler = signature(Engine(values).handlers[method.command])
+    handlers = Engine(values).handlers | VersionedReads({}, None).handlers
+    handler = signature(handlers[method.command])
     arguments: list[Any] = ["x", b"\x01"][: method.plain]
     if method.plain < 0:
         arguments = ["x", 1, 2][: -method.plain]

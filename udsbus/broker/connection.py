@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import socket
+from collections.abc import Callable
 from typing import Any
 
 from ..limits import OUTPUT_PAUSE_BYTES, OUTPUT_SOFT_BYTES, RECEIVE_BYTES
@@ -67,7 +68,7 @@ class Connection:
         self._hub = hub
         self._interest = READ
         self._recv = sock.recv
-        self._send = sock.send
+        self._send: Callable[[Any], int] = sock.send
         hub.add(self.fd, READ)
 
     @property
@@ -144,6 +145,16 @@ class Connection:
         self.measure()
         self._set_interest()
         return True
+
+    def hand_over(self, descriptor: int) -> None:
+        """Let the peer have this file too, with the first byte that is sent next."""
+
+        def send(data: Any) -> int:
+            sent = socket.send_fds(self.socket, [data], [descriptor])
+            self._send = self.socket.send
+            return sent
+
+        self._send = send
 
     def drop_output(self) -> None:
         """The turn never happened."""

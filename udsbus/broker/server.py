@@ -47,6 +47,7 @@ from .replica import Replica
 from .statistics import Statistics
 from .supervised import notify
 from .turn import Turn
+from .versionpage import VersionedReads, version_page
 
 log = logging.getLogger("udsbus.broker")
 
@@ -165,10 +166,14 @@ class Broker:
     def _new_turn(self, listener: Listener) -> Turn:
         journal: Journal = self._journal or MemoryJournal()
         hub = self.settings.hub()
+        entries = self._engine.keyspace.entries
+        self._page = version_page(self._engine.revision)
+        reads = VersionedReads(entries, self._page).handlers
         faults = Faults(self.settings.faults) if self.settings.faults else None
         if faults is not None:
             journal, hub = faults.journal(journal), faults.hub(hub)
             self._engine.handlers = faults.handlers(self._engine.handlers)
+            reads = faults.handlers(reads)
         turn = Turn(
             self._engine,
             journal,
@@ -180,9 +185,11 @@ class Broker:
                 m.Kick: self._kick,
                 m.Ping: self._ping,
                 m.Info: self._info,
+                **reads,
             },
             self._lanes,
             self._statistics,
+            self._page,
         )
         if faults is not None:
             faults.connections = turn.connections
@@ -285,6 +292,7 @@ class Broker:
         unanswered: int,
         metadata: bytes | None,
         heartbeat: float | None,
+        page: bool,
     ) -> dict[str, Any]:
         if version != PROTOCOL_VERSION:
             raise ProtocolError(
@@ -309,7 +317,7 @@ class Broker:
             self.turn.take_lane(number, (session, lane), unanswered, now)
         if self._journal is not None:
             self._journal.introduce_again(number)
-        return {
+        greeting = {
             "version": PROTOCOL_VERSION,
             "broker": __version__,
             "bus": self._bus,
@@ -319,6 +327,12 @@ class Broker:
             "limits": {name: limit.value for name, limit in LIMITS.items()},
             "heartbeat": self.turn.beats.agree(connection, heartbeat, now),
         }
+        if page:
+            greeting["page"] = None
+            if self._page is not None:
+                connection.hand_over(self._page.fd)
+                greeting["page"] = self._page.about()
+        return greeting
 
     def _goodbye(self, number: int, now: float) -> bool:
         session = self._engine.sessions.get(number)
@@ -358,6 +372,7 @@ class Broker:
             "subscriptions": engine.registrations.patterns - len(engine.watches),
             "retained": engine.publishing.retained,
             "change_log": len(engine.log),
+            "page": self._page is not None,
             "connections": len(self.turn.connections),
             "behind": len(self.turn.slow.behind),
             "counters": self._statistics.as_dict(engine.changes),

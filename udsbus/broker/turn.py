@@ -70,6 +70,7 @@ from .sessions import Sessions
 from .slow import SlowReaders
 from .statistics import Statistics
 from .telling import Telling
+from .versionpage import VersionPage
 
 log = logging.getLogger("udsbus.broker")
 
@@ -88,6 +89,7 @@ class Turn:
         own_commands: dict[type[Command], Handler],
         lanes: Lanes,
         statistics: Statistics,
+        page: VersionPage | None = None,
     ) -> None:
         self.connections: dict[int, Connection] = {}
         """By number; the number is the connection's name in the engine."""
@@ -112,6 +114,7 @@ class Turn:
         self._telling = Telling(
             engine, self.connections, self._touched, self.slow, statistics, self._end
         )
+        self._page = page
         self._lanes = lanes
         self._answers = Answers(journal.durable)
         self._later: dict[int, tuple[Connection, Any, Later]] = {}
@@ -228,9 +231,6 @@ class Turn:
         deadline = self._engine.next_deadline()
         if deadline is not None and deadline <= now:
             self._engine.tend(now)
-        due = self.sessions.due
-        if due is not None and due <= now and not self._refusing:
-            self.sessions.tend(now)
         if self._unfinished:
             unfinished, self._unfinished = self._unfinished, []
             for unfinished_one in unfinished:
@@ -265,6 +265,10 @@ class Turn:
 
     def _finish(self, now: float) -> None:
         """The second half of a turn: journal, expose, deliver."""
+        due = self.sessions.due
+        if due is not None and due <= now and not self._refusing:
+            # After the requests: what belonged to a session is gone when its goodbye is answered.
+            self.sessions.tend(now)
         effects = self._engine.take_effects()
         if self._fanned_out:
             effects = self._fanned_out + effects
@@ -280,7 +284,8 @@ class Turn:
             self._telling.now_safe()
             self._telling.tell(effects[len(self._fanned_out) :] if self._fanned_out else effects)
             self._fanned_out = []
-            self._expose(effects)
+            if self._page is not None:
+                self._page.expose(effects, self._engine.revision)
         beat = self.beats.due
         if beat is not None and beat <= now:  # now that all up to this revision is on its way
             self._touched += self.beats.tend(now, self._engine.revision)
@@ -554,11 +559,6 @@ class Turn:
             self._execute(connection, connection.requests, now)
             self._end_if_bad(connection)
 
-    # --- journal, expose, deliver -----------------------------------------------------------
-
-    def _expose(self, effects: list[Effect]) -> None:
-        """The seam for the version page: bump the slots of the keys that changed."""
-
     # --- ends -------------------------------------------------------------------------------
 
     def _end_if_bad(self, connection: Connection) -> None:
@@ -628,6 +628,8 @@ class Turn:
 
         `hand_over`: another process goes on with the listening socket.
         """
+        if self._page is not None:
+            self._page.retire()  # before another broker can have the address, or the state
         reason, why = CloseReason.SHUTDOWN, "the broker is stopping"
         if hand_over:
             reason, why = CloseReason.TAKEOVER, "another broker process goes on"

@@ -49,8 +49,9 @@ class Base(Methods):
         autostart: bool = False,
         metadata: Any = None,
         heartbeat: float | None = HEARTBEAT_SECONDS,
+        cache: bool = True,
     ) -> None:
-        super().__init__(address, name, timeout, autostart, metadata, heartbeat)
+        super().__init__(address, name, timeout, autostart, metadata, heartbeat, cache)
         this = weakref.ref(self)
 
         def hello() -> Call[dict[str, Any]]:

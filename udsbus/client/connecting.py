@@ -17,6 +17,9 @@ from ..errors import AccessDenied, BrokerUnavailable, Error
 from ..messages import CloseReason
 from ..peers import peer_credentials
 
+FILES_MOST = 4
+"""Descriptors that are taken with one receive; the kernel closes others."""
+
 
 class Vanished(BrokerUnavailable):
     """The broker was there, and died before it had greeted us: another may come at once."""
@@ -31,6 +34,13 @@ def not_greeted(address: str, told: tuple[str, str] | None) -> Error:
     elif reason in (None, CloseReason.TAKEOVER.value):
         error = Vanished
     return error(f"{address}: {why}")
+
+
+def receive_with_files(sock: socket.socket, descriptors: list[int], size: int) -> bytes:
+    """The same as `sock.recv`, and the descriptors that came along are put into the list."""
+    data, found, _, _ = socket.recv_fds(sock, size, FILES_MOST, socket.MSG_CMSG_CLOEXEC)
+    descriptors += found
+    return data
 
 
 def open_at_once(address: str) -> socket.socket | None:

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import select
 import socket
 import sys
+from collections.abc import Callable
+from functools import partial
 from time import monotonic
 from typing import Any
 
@@ -15,6 +18,7 @@ from ..errors import ProtocolError, RequestTimeout
 from ..limits import KEPT_BYTES, RECEIVE_BYTES, REPLY_SPIN_SECONDS
 from ..spinning import Spinning
 from ..wire.framing import MSGID_MOST, NOTIFICATION, RESPONSE, Decoder
+from .connecting import receive_with_files
 from .forks import FORKS
 from .requests import Call, Many, cannot_be_sent, check_frame, error_from, read_batch
 
@@ -50,7 +54,7 @@ class Connection:
         """It belongs to the process that has seen so many."""
         self._socket = sock
         self._send = sock.send
-        self._recv = sock.recv
+        self._recv: Callable[[int], bytes] = sock.recv
         self._decoder = Decoder()
         self._packer = msgpack.Packer(autoreset=True)
         self._pack = self._packer.pack
@@ -98,6 +102,20 @@ class Connection:
         if refused is not None:
             raise error_from(refused, result)
         return result
+
+    def request_with_files(self, call: Call[Any], timeout: float) -> tuple[Any, list[int]]:
+        """The same for one whose answer may bring the descriptor of a file; they are the caller's
+        to close."""
+        descriptors: list[int] = []
+        self._recv = partial(receive_with_files, self._socket, descriptors)
+        try:
+            return self.request(call, timeout), descriptors
+        except BaseException:
+            for descriptor in descriptors:
+                os.close(descriptor)
+            raise
+        finally:
+            self._recv = self._socket.recv
 
     def request_many(self, many: Many, timeout: float) -> None:
         """Have several requests carried out, one after the other. Raises like `request`.

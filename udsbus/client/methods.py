@@ -14,6 +14,7 @@ from ..limits import TIMEOUT_MOST
 from ..patterns import CLIENT_KEYS, RETAINED_KEYS, SCHEMA_KEYS
 from . import requests
 from .batches import Pipeline, Transaction
+from .cache import CacheInfo
 from .requests import Attempt, Call, ClientInfo, Entry, Page
 from .session import Session
 
@@ -25,6 +26,8 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 
+GIVE_WAY = 64
+"""After so many reads without asking, others have their turn: cancellations, too."""
 ROLLBACKS = 10
 """How often a rollback is tried when others write the same keys meanwhile."""
 
@@ -32,21 +35,72 @@ ROLLBACKS = 10
 class Methods(Session):
     # --- values -----------------------------------------------------------------------------
 
-    def get(self, key: str, default: Any = None) -> Any:
-        """The value of `key`; `default` if it is absent."""
-        return self._call(requests.get(key, default))
+    def get(self, key: str, default: Any = None, *, fresh: bool = False) -> Any:
+        """The value of `key`; `default` if it is absent.
 
-    def entry(self, key: str) -> Entry | None:
+        What was read before is not asked for again while it is still so, which the broker's version
+        page tells. That is no older than what it would answer: docs/caching.md. A list, dict or set
+        is made anew each time. `fresh`: ask in any case. So too `entry`, `exists`, `get_many`.
+        """
+        cache = self._cache
+        if not fresh:
+            try:
+                word, number, value = cache.constants[key]
+            except (KeyError, TypeError):  # it is no text, as the broker will say
+                pass
+            else:  # what is read most, without a call
+                words = cache.words
+                if words[word] == number and words[cache.life] == cache.alive:
+                    cache.hits = hits = cache.hits + 1
+                    if not hits % GIVE_WAY:
+                        self._give_way()
+                    return value
+            found = cache.look(key)
+            if found is not None:
+                if not cache.hits % GIVE_WAY:
+                    self._give_way()
+                return found.decoded(default)
+        return self._call(cache.get(key, default))
+
+    def entry(self, key: str, *, fresh: bool = False) -> Entry | None:
         """The value of `key` with its revision and the time it has left; None if absent."""
-        return self._call(requests.entry(key))
+        cache = self._cache
+        found = None if fresh else cache.look(key)
+        if found is None:
+            return self._call(cache.entry(key))
+        if not cache.hits % GIVE_WAY:
+            self._give_way()
+        return found.entry()
 
-    def exists(self, key: str) -> bool:
+    def exists(self, key: str, *, fresh: bool = False) -> bool:
         """Whether `key` is there."""
-        return self._call(requests.exists(key))
+        cache = self._cache
+        found = None if fresh else cache.look(key, for_value=False)
+        if found is None:
+            return self._call(cache.exists(key))
+        if not cache.hits % GIVE_WAY:
+            self._give_way()
+        return found.revision != 0
 
-    def get_many(self, keys: Iterable[str]) -> dict[str, Any]:
+    def get_many(self, keys: Iterable[str], *, fresh: bool = False) -> dict[str, Any]:
         """The values of those of `keys` that are there, all at one revision."""
-        return self._call(requests.get_many(keys))
+        wanted = requests.check_keys(keys)
+        cache = self._cache
+        known, missing = ({}, wanted) if fresh else cache.look_for(wanted)
+        if missing or not known:
+            values = self._call(cache.get_many(missing))
+        else:
+            values = {}
+            self._give_way()
+        if not all(map(cache.holds, known.values())):
+            # What is known may be of another revision than what was asked for.
+            return self._call(cache.get_many(wanted))
+        values |= {key: found.decoded() for key, found in known.items() if found.revision}
+        return {key: values[key] for key in wanted if key in values}
+
+    def cache_info(self) -> CacheInfo:
+        """How often what was asked for was known already, and how much is remembered."""
+        return self._cache.info()
 
     def set(
         self,
@@ -338,7 +392,8 @@ class Methods(Session):
 
     def revision(self) -> int:
         """The revision of the bus: how many writes it has seen."""
-        return self._call(requests.ping())
+        known = self._cache.revision()
+        return self._call(requests.ping()) if known is None else known
 
     def info(self) -> dict[str, Any]:
         """What the broker is and does: pid, version, address, uptime (seconds), revision,

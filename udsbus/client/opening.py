@@ -20,6 +20,7 @@ def connect(
     autostart: bool = False,
     metadata: Any = None,
     heartbeat: float | None = HEARTBEAT_SECONDS,
+    cache: bool = True,
 ) -> Client:
     """Connect to the bus at `address`, the path of its socket.
 
@@ -29,6 +30,8 @@ def connect(
     once, one broker is started, and it stays when they are gone. `heartbeat` is how often, in
     seconds, client and broker tell each other that they live while something is watched or
     subscribed to, see `Client.in_sync`; None: never.
+    `cache`: remember what was read, and see from memory shared with the broker, in less than a
+    microsecond, whether it is still so; the answers are the same, see `Client.get`.
 
     Raises BrokerUnavailable, AccessDenied.
     """
@@ -41,6 +44,7 @@ def connect(
         autostart=autostart,
         metadata=metadata,
         heartbeat=heartbeat,
+        cache=cache,
     )
 
 
@@ -52,6 +56,7 @@ def connect_async(
     autostart: bool = False,
     metadata: Any = None,
     heartbeat: float | None = HEARTBEAT_SECONDS,
+    cache: bool = True,
 ) -> AsyncClient:
     """The same for asyncio and trio, to be used with `async with`:
 
@@ -69,4 +74,5 @@ def connect_async(
         autostart=autostart,
         metadata=metadata,
         heartbeat=heartbeat,
+        cache=cache,
     )

@@ -211,10 +211,14 @@ def exists(key: str) -> Call[bool]:
     return Call("exists", (key,), as_is)
 
 
-def get_many(keys: Iterable[str]) -> Call[dict[str, Any]]:
+def check_keys(keys: Iterable[str]) -> list[str]:
+    """They as a list. Raises InvalidRequest for what is no list of keys."""
     if not isinstance(keys, Iterable) or isinstance(keys, str):
         raise InvalidRequest(f"keys must be a list of keys, not {type(keys).__name__}")
-    wanted = list(keys)
+    return list(keys)
+
+
+def get_many(wanted: list[str]) -> Call[dict[str, Any]]:
     return Call(
         "get_many",
         (wanted,),
@@ -497,6 +501,7 @@ def hello(
     metadata: bytes | None = None,
     unanswered: int = AHEAD,
     heartbeat: float | None = None,
+    page: bool = False,
 ) -> Call[dict[str, Any]]:
     options = _options(
         name=name,
@@ -505,6 +510,7 @@ def hello(
         unanswered=None if session is None else unanswered,
         metadata=metadata,
         heartbeat=heartbeat,
+        page=page or None,
     )
     return Call("hello", (PROTOCOL_VERSION, *options), as_is)
 

@@ -33,6 +33,7 @@ from ..limits import (
 from ..paths import resolve_address
 from ..wire.values import decode, encode
 from . import requests
+from .cache import NO_PAGE, Cache, mapped
 from .connecting import Vanished, jittered, not_greeted, open_socket
 from .connection import Connection, ConnectionEnded
 from .forks import FORKS, Members
@@ -71,6 +72,7 @@ class Session:
         autostart: bool,
         metadata: Any = None,
         heartbeat: float | None = HEARTBEAT_SECONDS,
+        cache: bool = True,
     ) -> None:
         check_timeout(timeout)
         check_heartbeat(heartbeat)
@@ -82,6 +84,9 @@ class Session:
         self._metadata = None if metadata is None else encode(metadata)
         self._autostart = autostart
         self._heartbeat = heartbeat
+        self._caches = cache
+        self._cache = Cache(NO_PAGE)
+        """What is remembered of keys."""
         self._closed = False
         self._own = Own()
         self._connections: Members[Connection] = Members()
@@ -105,9 +110,13 @@ class Session:
         """This is a child after a fork, in which nobody has told this client so yet."""
         return self._forks != len(FORKS)
 
-    def _hello(self, lane: int = 0, heartbeat: float | None = None) -> Call[dict[str, Any]]:
+    def _hello(
+        self, lane: int = 0, heartbeat: float | None = None, page: bool = False
+    ) -> Call[dict[str, Any]]:
         """What each connection begins with."""
-        return requests.hello(self.name, self.session, lane, self._metadata, heartbeat=heartbeat)
+        return requests.hello(
+            self.name, self.session, lane, self._metadata, heartbeat=heartbeat, page=page
+        )
 
     def _begin(self) -> None:
         """Connect, at once: who cannot shall hear of it now."""
@@ -127,6 +136,7 @@ class Session:
             "autostart": self._autostart,
             "metadata": metadata,
             "heartbeat": self._heartbeat,
+            "cache": self._caches,
         }
 
     # --- the way of a request ---------------------------------------------------------------
@@ -276,6 +286,9 @@ class Session:
         """What a function of the user's has returned."""
         return result
 
+    def _give_way(self) -> None:
+        """To others, who wait for this thread; here nobody does."""
+
     def _undisturbed(self) -> contextlib.AbstractContextManager[object]:
         """What must be done although this is being ended."""
         return contextlib.nullcontext()
@@ -307,8 +320,7 @@ class Session:
         try:
             if not closing:
                 self._check_open()  # `close` may just have missed this one
-            answer = connection.request(self._hello(connection.lane), self._patience)
-            connection.bus = answer["bus"], answer["epoch"]
+            self._greet(connection)
         except ConnectionEnded as ended:
             raise not_greeted(self.address, ended.told) from None
         except Conflict as conflict:  # it was kicked, and what belonged to it is being removed
@@ -318,6 +330,18 @@ class Session:
             connection.close()
             raise
         return connection
+
+    def _greet(self, connection: Connection) -> None:
+        page = self._caches and not self._cache.active
+        hello = self._hello(connection.lane, page=page)
+        if not page:
+            answer = connection.request(hello, self._patience)
+        else:
+            answer, descriptors = connection.request_with_files(hello, self._patience)
+            self._cache = Cache(mapped(answer.get("page"), descriptors), self._cache)
+        connection.bus = answer["bus"], answer["epoch"]
+        if self._caches and not page and not self._cache.active:
+            self._greet(connection)  # the broker died meanwhile, and this is another
 
     def _reconnect(self, before: Connection | None) -> Connection:
         """A new connection in the place of the one before; while there is no broker, try again
@@ -393,6 +417,7 @@ class Session:
 
     def _interrupt(self) -> None:
         """End all that is under way, in any thread."""
+        self._cache = Cache(NO_PAGE, self._cache)
         for connection in self._connections.all():
             connection.interrupt()
 
@@ -403,6 +428,7 @@ class Session:
     def _forget_parent(self) -> None:
         self._session = os.urandom(8).hex()
         self._stays = False
+        self._cache = self._cache.emptied()
         timeout, self._own = self._own.timeout, Own()
         self._own.timeout = timeout  # the block that this may be in goes on
         for connection in self._connections.all():

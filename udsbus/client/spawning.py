@@ -137,6 +137,7 @@ class LocalBroker:
         name: str | None = None,
         timeout: float = REQUEST_TIMEOUT,
         heartbeat: float | None = HEARTBEAT_SECONDS,
+        cache: bool = True,
     ) -> Client:
         """A client of it: `udsbus.connect` with its address.
 
@@ -146,7 +147,7 @@ class LocalBroker:
             raise BrokerUnavailable(NOT_RUNNING)
         from .sync import Client  # which imports this module, for autostart
 
-        return Client(self.address, name=name, timeout=timeout, heartbeat=heartbeat)
+        return Client(self.address, name=name, timeout=timeout, heartbeat=heartbeat, cache=cache)
 
     def __enter__(self) -> LocalBroker:
         return self.start()

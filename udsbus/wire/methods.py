@@ -320,7 +320,8 @@ _ROWS = (
         "hello", m.Hello,
         "Introduce a client; optional. Refused when the broker does not speak this version.",
         "map: `version`, `broker` (its release), `bus` (which state this is), `epoch` (which of "
-        "its brokers), `pid`, `revision`, `limits`, `heartbeat` (seconds; nil: there is none)",
+        "its brokers), `pid`, `revision`, `limits`, `heartbeat` (seconds; nil: there is none); "
+        "`page` if that was asked for ([word, number], nil: there is none)",
         (Parameter("version", _integer, "protocol version"),),
         (
             Parameter("name", _optional_text, "what to call this client"),
@@ -334,6 +335,7 @@ _ROWS = (
                 "heartbeat", _optional_seconds,
                 "how often either side says that it lives, while something is followed",
             ),
+            Parameter("page", _flag, "hand over the version page"),
         ),
         reads=True,
     ),
@@ -389,6 +391,19 @@ _ROWS = (
         "get_many", m.GetMany, "The values of several keys at one revision.",
         "array of values in the order of `keys`, nil for an absent one",
         (Parameter("keys", _texts, "array of keys"),), reads=True, to_native=_native_list,
+    ),
+    Method(
+        "read", m.Read,
+        "The value of a key, and which word of the version page says what for as long as it is so.",
+        "[word, number] if absent; [word, number, value, revision]; with a time to live [word, "
+        "number, value, revision, seconds left]",
+        (_KEY,), (Parameter("bare", _flag, "without the value: nil in its place"),),
+        reads=True, plain=1,
+    ),
+    Method(
+        "read_many", m.ReadMany, "The same of several keys, at one revision.",
+        "array of what `read` gives, in the order of `keys`",
+        (Parameter("keys", _texts, "array of keys"),), reads=True,
     ),
     Method(
         "set", m.Set, "Write a key.", "the revision that holds the value", (_KEY, _VALUE),

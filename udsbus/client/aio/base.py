@@ -55,8 +55,9 @@ class AsyncBase(AsyncConnected, AsyncMethods):
         autostart: bool = False,
         metadata: Any = None,
         heartbeat: float | None = HEARTBEAT_SECONDS,
+        cache: bool = True,
     ) -> None:
-        super().__init__(address, name, timeout, autostart, metadata, heartbeat)
+        super().__init__(address, name, timeout, autostart, metadata, heartbeat, cache)
         self.holdings = AsyncHoldings(self)
         """The locks that are held; for `udsbus.primitives`."""
         self._followers: dict[int, weakref.ref[AsyncFollower[Any, Any]]] = {}

@@ -17,6 +17,7 @@ from ...errors import BrokerUnavailable, Conflict, Error
 from ...limits import RECONNECT_FIRST, RECONNECT_MOST, UNANSWERED_MOST
 from ...messages import CloseReason
 from .. import requests
+from ..cache import NO_PAGE, Cache, mapped
 from ..connecting import Vanished, jittered, not_greeted, open_at_once, open_socket
 from ..pulse import Pulse
 from ..requests import error_from
@@ -151,8 +152,9 @@ class AsyncConnected(AsyncSession):
         try:
             link.start(self._start)
             hello = requests.hello(
-                self.name, self.session, LANE, self._metadata, UNANSWERED_MOST, self._heartbeat
-            )
+                self.name, self.session, LANE, self._metadata, UNANSWERED_MOST, self._heartbeat,
+                page=self._caches,
+            )  # fmt: skip
             link.send(msgpack.packb((0, 0, hello.method, hello.params)), True)
             with anyio.move_on_after(self.timeout):
                 await woken(self._changed)
@@ -204,6 +206,9 @@ class AsyncConnected(AsyncSession):
             return
         link.greeted = True
         self._pulse.agree(result.get("heartbeat"), monotonic())
+        found = mapped(result.get("page"), link.take_files())
+        if not self._cache.active:
+            self._cache = Cache(found, self._cache)
         before, self._bus = self._bus, (result["bus"], result["epoch"])
         away, self._since = monotonic() - self._since, monotonic()
         same_state = before is None or before[0] == self._bus[0]
@@ -262,6 +267,7 @@ class AsyncConnected(AsyncSession):
                 log.debug("%s: no goodbye: %s", self.address, asked.error)
 
     def _hang_up(self) -> None:
+        self._cache = Cache(NO_PAGE, self._cache)
         link, self._link = self._link, None
         if link is not None:
             link.close()

@@ -7,14 +7,17 @@ and two system calls for each message. Elsewhere tasks wait for the socket.
 from __future__ import annotations
 
 import contextlib
+import os
 import socket
 from collections.abc import Callable, Coroutine
+from functools import partial
 from typing import Any
 
 import anyio
 
 from ...limits import RECEIVE_BYTES
 from ...wire.framing import Decoder
+from ..connecting import receive_with_files
 from ..forks import FORKS
 from .asked import running_asyncio
 
@@ -54,6 +57,9 @@ class Link:
         self._why = "the connection ended"
         self._loop = running_asyncio()
         self._forks = len(FORKS)
+        self._files: list[int] = []
+        """Descriptors that have come with the answer to `hello`."""
+        self._recv: Callable[[int], bytes] = partial(receive_with_files, sock, self._files)
         self._start: Start | None = None
 
     def start(self, start: Start) -> None:
@@ -78,6 +84,13 @@ class Link:
             return self._send(frame)
         return True
 
+    def take_files(self) -> list[int]:
+        """The descriptors of files that have come; they are the caller's to close, and no more
+        are expected."""
+        self._recv = self._socket.recv
+        files, self._files = self._files, []
+        return files
+
     @property
     def full(self) -> bool:
         return len(self._output) > FULL_BYTES
@@ -99,6 +112,8 @@ class Link:
         else:
             anyio.notify_closing(self._socket)
         self._socket.close()
+        for descriptor in self.take_files():
+            os.close(descriptor)
         self._output.clear()
         self._drained.set()
 
@@ -170,7 +185,7 @@ class Link:
         if self.closed:
             return
         try:
-            data = self._socket.recv(RECEIVE_BYTES)
+            data = self._recv(RECEIVE_BYTES)
         except (BlockingIOError, InterruptedError):
             return
         except OSError as error:

@@ -12,6 +12,7 @@ from ...errors import Conflict, InvalidRequest, RequestTimeout
 from ...limits import TIMEOUT_MOST
 from ...patterns import CLIENT_KEYS, RETAINED_KEYS, SCHEMA_KEYS
 from .. import requests
+from ..cache import CacheInfo
 from ..requests import Attempt, Call, ClientInfo, Entry, Page
 from .batches import AsyncPipeline, AsyncTransaction
 from .session import AsyncSession
@@ -24,6 +25,8 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 
+GIVE_WAY = 64
+"""After so many reads without asking, others have their turn: cancellations, too."""
 ROLLBACKS = 10
 """How often a rollback is tried when others write the same keys meanwhile."""
 
@@ -31,21 +34,72 @@ ROLLBACKS = 10
 class AsyncMethods(AsyncSession):
     # --- values -----------------------------------------------------------------------------
 
-    async def get(self, key: str, default: Any = None) -> Any:
-        """The value of `key`; `default` if it is absent."""
-        return await self._call(requests.get(key, default))
+    async def get(self, key: str, default: Any = None, *, fresh: bool = False) -> Any:
+        """The value of `key`; `default` if it is absent.
 
-    async def entry(self, key: str) -> Entry | None:
+        What was read before is not asked for again while it is still so, which the broker's version
+        page tells. That is no older than what it would answer: docs/caching.md. A list, dict or set
+        is made anew each time. `fresh`: ask in any case. So too `entry`, `exists`, `get_many`.
+        """
+        cache = self._cache
+        if not fresh:
+            try:
+                word, number, value = cache.constants[key]
+            except (KeyError, TypeError):  # it is no text, as the broker will say
+                pass
+            else:  # what is read most, without a call
+                words = cache.words
+                if words[word] == number and words[cache.life] == cache.alive:
+                    cache.hits = hits = cache.hits + 1
+                    if not hits % GIVE_WAY:
+                        await self._give_way()
+                    return value
+            found = cache.look(key)
+            if found is not None:
+                if not cache.hits % GIVE_WAY:
+                    await self._give_way()
+                return found.decoded(default)
+        return await self._call(cache.get(key, default))
+
+    async def entry(self, key: str, *, fresh: bool = False) -> Entry | None:
         """The value of `key` with its revision and the time it has left; None if absent."""
-        return await self._call(requests.entry(key))
+        cache = self._cache
+        found = None if fresh else cache.look(key)
+        if found is None:
+            return await self._call(cache.entry(key))
+        if not cache.hits % GIVE_WAY:
+            await self._give_way()
+        return found.entry()
 
-    async def exists(self, key: str) -> bool:
+    async def exists(self, key: str, *, fresh: bool = False) -> bool:
         """Whether `key` is there."""
-        return await self._call(requests.exists(key))
+        cache = self._cache
+        found = None if fresh else cache.look(key, for_value=False)
+        if found is None:
+            return await self._call(cache.exists(key))
+        if not cache.hits % GIVE_WAY:
+            await self._give_way()
+        return found.revision != 0
 
-    async def get_many(self, keys: Iterable[str]) -> dict[str, Any]:
+    async def get_many(self, keys: Iterable[str], *, fresh: bool = False) -> dict[str, Any]:
         """The values of those of `keys` that are there, all at one revision."""
-        return await self._call(requests.get_many(keys))
+        wanted = requests.check_keys(keys)
+        cache = self._cache
+        known, missing = ({}, wanted) if fresh else cache.look_for(wanted)
+        if missing or not known:
+            values = await self._call(cache.get_many(missing))
+        else:
+            values = {}
+            await self._give_way()
+        if not all(map(cache.holds, known.values())):
+            # What is known may be of another revision than what was asked for.
+            return await self._call(cache.get_many(wanted))
+        values |= {key: found.decoded() for key, found in known.items() if found.revision}
+        return {key: values[key] for key in wanted if key in values}
+
+    def cache_info(self) -> CacheInfo:
+        """How often what was asked for was known already, and how much is remembered."""
+        return self._cache.info()
 
     async def set(
         self,
@@ -341,7 +395,8 @@ class AsyncMethods(AsyncSession):
 
     async def revision(self) -> int:
         """The revision of the bus: how many writes it has seen."""
-        return await self._call(requests.ping())
+        known = self._cache.revision()
+        return await self._call(requests.ping()) if known is None else known
 
     async def info(self) -> dict[str, Any]:
         """What the broker is and does: pid, version, address, uptime (seconds), revision,

@@ -29,6 +29,7 @@ from typing import Any, TypeVar
 
 import anyio
 import anyio.abc
+import anyio.lowlevel
 import anyio.to_thread
 import msgpack
 
@@ -45,6 +46,7 @@ from ...wire.framing import MSGID_MOST, RESPONSE
 from ...wire.methods import ANSWERS_KEPT
 from ...wire.values import encode
 from .. import requests
+from ..cache import NO_PAGE, Cache
 from ..forks import FORKS
 from ..pulse import check_heartbeat
 from ..requests import (
@@ -97,6 +99,7 @@ class AsyncSession:
         autostart: bool,
         metadata: Any = None,
         heartbeat: float | None = HEARTBEAT_SECONDS,
+        cache: bool = True,
     ) -> None:
         check_timeout(timeout)
         check_heartbeat(heartbeat)
@@ -109,6 +112,9 @@ class AsyncSession:
         self._metadata = None if metadata is None else encode(metadata)
         self._autostart = autostart
         self._heartbeat = heartbeat
+        self._caches = cache
+        self._cache = Cache(NO_PAGE)
+        """What is remembered of keys."""
         self._closed = False
         self._thread = 0
         """That of the event loop; 0: this has not begun."""
@@ -558,6 +564,10 @@ class AsyncSession:
     async def _outcome(self, result: Awaitable[T] | T) -> T:
         """What a function of the user's has returned, async or not."""
         return await result if isawaitable(result) else result
+
+    async def _give_way(self) -> None:
+        """To other tasks, and to a cancellation."""
+        await anyio.lowlevel.checkpoint()
 
     @contextlib.contextmanager
     def _undisturbed(self) -> Iterator[None]:

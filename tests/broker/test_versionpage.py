@@ -1,0 +1,269 @@
+"""The version page: when in a turn it tells of a change, and that it tells of the broker's end."""
+
+from __future__ import annotations
+
+import ctypes
+import mmap
+import os
+import signal
+import socket
+import sys
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import msgpack
+import pytest
+
+from tests.client.support import in_child
+from udsbus.broker.hub import best_hub
+from udsbus.broker.versionpage import (
+    NOWHERE,
+    REVISION,
+    VersionedReads,
+    VersionPage,
+    version_page,
+    word_of,
+)
+from udsbus.errors import StorageFailed
+from udsbus.messages import Answered, Effect, Read
+
+from .stepped import SteppedBroker, stepped_broker
+
+pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="the version page needs Linux")
+
+
+ANOTHER = next(key for key in ("b", "c") if word_of(key) != word_of("a"))
+"""A key that does not share its word with `a`, by chance."""
+
+
+class Disk:
+    """A journal that says when it is written."""
+
+    durable = True
+
+    def __init__(self) -> None:
+        self.written: Callable[[], None] = lambda: None
+
+    def append(self, effects: list[Effect], answers: list[Answered], now: float) -> bool:
+        self.written()
+        return True
+
+    def close(self) -> None:
+        pass
+
+
+@pytest.fixture
+def disk() -> Disk:
+    return Disk()
+
+
+@pytest.fixture
+def broker(address: str, disk: Disk, monkeypatch: pytest.MonkeyPatch) -> Iterator[SteppedBroker]:
+    yield from stepped_broker(address, best_hub(), monkeypatch, disk)
+
+
+def says(broker: SteppedBroker, key: str) -> int:
+    assert broker.page is not None
+    return broker.page.words[word_of(key)]
+
+
+# --- within a turn --------------------------------------------------------------------------------
+
+
+def test_it_tells_of_a_change_when_that_is_safe_and_nobody_knows_of_it(
+    broker: SteppedBroker, disk: Disk, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    happened: list[str] = []
+    page = broker.page
+    assert page is not None
+    expose = page.expose
+    writer, _ = broker.accepted()
+    watcher, _ = broker.accepted()
+    watcher.send((0, 1, "watch", ["**"]))
+    broker.step()
+    assert broker.receive(watcher)[:2] == [1, 1]
+
+    def written() -> None:
+        assert says(broker, "a") == 0
+        happened.append("written")
+
+    def exposed(*arguments: Any) -> None:
+        for client in (writer, watcher):
+            client.socket.settimeout(0)
+            with pytest.raises(BlockingIOError):
+                client.receive()
+        assert says(broker, "a") == 0
+        expose(*arguments)
+        happened.append("exposed")
+
+    disk.written = written
+    monkeypatch.setattr(page, "expose", exposed)
+    writer.send((0, 1, "set", ["a", b"\x01"]))
+    broker.step()
+    assert happened == ["written", "exposed"]
+    assert broker.receive(writer) == [1, 1, None, 1]
+    assert broker.receive(watcher) == [2, "change", [1, "created", "a", b"\x01"]]
+    assert says(broker, "a") == 1
+    assert page.words[REVISION] == 1
+
+
+def test_what_is_read_in_the_turn_of_a_change_is_not_taken_for_known(broker: SteppedBroker) -> None:
+    """Whether it was read before the change or after it: the number is that of before."""
+    client, _ = broker.accepted()
+    client.send(
+        (0, 1, "read", ["a"]), (0, 2, "set", ["a", b"\x01"]), (0, 3, "read_many", [["a", "b"]])
+    )
+    broker.step()
+    word = word_of("a")
+    assert broker.receive(client) == [1, 1, None, [word, 0]]
+    assert broker.receive(client) == [1, 2, None, 1]
+    assert broker.receive(client) == [1, 3, None, [[word, 0, b"\x01", 1], [word_of("b"), 0]]]
+    assert says(broker, "a") == 1
+    client.send((0, 4, "read", ["a"]), (0, 5, "read", ["a", {"bare": True}]))
+    broker.step()
+    assert broker.receive(client) == [1, 4, None, [word, 1, b"\x01", 1]]
+    assert broker.receive(client) == [1, 5, None, [word, 1, None, 1]]
+
+
+def test_a_change_that_never_happened(broker: SteppedBroker, disk: Disk) -> None:
+    client, _ = broker.accepted()
+
+    def full() -> None:
+        raise StorageFailed("the disk is full", reason="no room")
+
+    disk.written = full
+    client.send((0, 1, "set", ["a", b"\x01"]))
+    broker.step()
+    assert says(broker, "a") == 0
+    assert broker.page is not None
+    assert broker.page.words[REVISION] == 0
+    broker.step()
+    assert broker.receive(client)[2][1] == "the disk is full"
+
+
+@pytest.mark.parametrize(
+    ("requests", "number"),
+    [
+        ([("set", "a", b"\x02")], 1),
+        ([("set", "a", b"\x02"), ("set", "a", b"\x03")], 2),
+        ([("delete", "a")], 1),
+        ([("increment", "a")], 1),
+        ([("expire", "a", 5.0)], 1),
+        ([("expire", "a", 5.0), ("persist", "a")], 2),
+        ([("set_many", {"a": b"\x02", "z": b"\x02"})], 1),
+        ([("transaction", [], [["set", "a", b"\x02"], ["delete", "a"]])], 1),
+        ([("batch", [["set", ["a", b"\x02"]], ["get", ["a"]]])], 1),
+        ([("get", "a"), ("entry", "a"), ("keys", "**"), ("read", "a")], 0),
+        ([("set", "a", b"\x01", {"if_changed": True})], 0),
+        ([("set", ANOTHER, b"\x01"), ("publish", "a", b"\x01")], 0),
+    ],
+)  # fmt: skip
+def test_what_changes_it(
+    broker: SteppedBroker, requests: list[tuple[Any, ...]], number: int
+) -> None:
+    client, _ = broker.accepted()
+    client.send((0, 1, "set", ["a", b"\x01"]))
+    broker.step()
+    before = says(broker, "a")
+    client.send(*((0, 2, name, list(params)) for name, *params in requests))
+    broker.step()
+    assert (says(broker, "a") > before) is (number > 0)
+    assert broker.page is not None
+    assert broker.page.words[REVISION] == broker.engine.revision
+
+
+def test_what_expires(broker: SteppedBroker) -> None:
+    client, _ = broker.accepted()
+    client.send((0, 1, "set", ["a", b"\x01", {"ttl": 1.0}]))
+    broker.step()
+    before = says(broker, "a")
+    broker.now += 1.0
+    broker.step()
+    assert says(broker, "a") == before + 1
+
+
+# --- the end of a broker --------------------------------------------------------------------------
+
+
+ENDS: dict[str, Callable[[], object]] = {
+    "killed": lambda: os.kill(os.getpid(), signal.SIGKILL),
+    "terminated": lambda: os.kill(os.getpid(), signal.SIGTERM),
+    "ended": lambda: os._exit(0),
+    "became another": lambda: os.execv("/bin/true", ["true"]),
+}
+
+
+@pytest.mark.parametrize("how", ENDS)
+def test_it_tells_of_the_end_of_its_process_before_anything_else_does(how: str) -> None:
+    """Often, for it is about which comes first: the word, or the end of a connection."""
+    for _ in range(50 if how == "killed" else 5):
+        ours, theirs = socket.socketpair()
+        pid = os.fork()
+        if pid == 0:
+            ours.close()
+            page = VersionPage(7)
+            socket.send_fds(theirs, [msgpack.packb(page.about())], [page.fd])
+            theirs.recv(1)
+            ENDS[how]()
+            os._exit(1)
+        theirs.close()
+        with ours:
+            about, descriptors, _, _ = socket.recv_fds(ours, 100, 1)
+            life, alive = msgpack.unpackb(about)
+            words = memoryview(mmap.mmap(descriptors[0], 0, prot=mmap.PROT_READ)).cast("Q")
+            os.close(descriptors[0])
+            assert (words[REVISION], words[life]) == (7, alive)
+            ours.send(b"x")
+            assert ours.recv(1) == b"", "its sockets are closed"
+            assert words[life] != alive
+        os.waitpid(pid, 0)
+
+
+def test_a_page_that_is_retired() -> None:
+    def work() -> list[bool]:
+        page = VersionPage(7)
+        seen = [page.words[page.life] == page.alive, page.words[REVISION] == 7]
+        page.retire()
+        page.retire()
+        seen.append(page.words[page.life] == page.alive)
+        another = VersionPage(8)
+        seen.append(another.words[another.life] == another.alive)
+        return seen
+
+    assert in_child(work) == [True, True, False, True]
+
+
+# --- where there is none --------------------------------------------------------------------------
+
+
+def test_a_system_without_memfds(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.delattr(os, "memfd_create")
+    assert version_page(1) is None
+    assert "no memfd" in caplog.text
+
+
+@pytest.mark.parametrize("failing", ["pthread_mutexattr_setrobust", "pthread_mutex_lock"])
+def test_a_system_without_robust_locks(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, failing: str
+) -> None:
+    library = ctypes.CDLL(None)
+
+    class Poor:
+        def __getattr__(self, name: str) -> Any:
+            if name == failing and "set" in name:
+                raise AttributeError(name)
+            return (lambda *_: 95) if name == failing else getattr(library, name)
+
+    monkeypatch.setattr(ctypes, "CDLL", lambda *_, **__: Poor())
+    before = len(os.listdir("/proc/self/fd"))
+    assert version_page(1) is None
+    assert "robust" in caplog.text or "not supported" in caplog.text
+    assert len(os.listdir("/proc/self/fd")) <= before
+
+
+def test_reads_without_a_page() -> None:
+    reads = VersionedReads({"a": (b"\x01", 5, None)}, None).handlers[Read]
+    assert reads(1, 0.0, "a") == (NOWHERE, 0, b"\x01", 5)
+    assert reads(1, 0.0, "b") == (NOWHERE, 0)

@@ -1,0 +1,413 @@
+"""What a client remembers, when brokers end, stop and follow each other; and pages that will not
+do."""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import mmap
+import multiprocessing
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import anyio
+import pytest
+
+import udsbus
+from tests.harness import BrokerProcess, running_broker, wait_until
+from udsbus import BrokerUnavailable, CacheInfo, Client, LocalBroker, RequestTimeout
+from udsbus.client import cache as cache_module
+from udsbus.client.cache import Page
+
+from .support import PATIENCE, FakeBroker, in_child, in_threads, stopped
+
+pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="the version page needs Linux")
+
+
+def remembers(client: Client, key: str, value: object) -> None:
+    """It does not ask for what it has read."""
+    client.get(key)
+    before = client.cache_info()
+    assert client.get(key) == value
+    assert client.cache_info().hits == before.hits + 1
+
+
+# --- one broker after the other -------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("end", ["kill", "stop"])
+def test_without_a_broker_nothing_is_known(address: str, end: str) -> None:
+    with (
+        running_broker(address) as broker,
+        udsbus.connect(address, timeout=0.3) as client,
+        udsbus.connect(address, timeout=0.3) as reader,
+    ):
+        client.set("a", 1)
+        remembers(client, "a", 1)
+        remembers(reader, "a", 1)
+        getattr(broker, end)()
+        for each in (client, reader):
+            assert not each.cache_info().active
+            for read in (each.get, each.exists, each.entry):
+                with pytest.raises(BrokerUnavailable):
+                    read("a")
+            with pytest.raises(BrokerUnavailable):
+                each.get_many(["a"])
+            with pytest.raises(BrokerUnavailable):
+                each.revision()
+
+
+@pytest.mark.parametrize("end", ["kill", "stop"])
+def test_the_next_broker_begins_anew(address: str, end: str) -> None:
+    """It has nothing of what the first had, and the same numbers stand in its page."""
+    with contextlib.ExitStack() as clients:
+        with running_broker(address) as broker:
+            client = clients.enter_context(udsbus.connect(address, timeout=PATIENCE))
+            client.set("a", "of the first")
+            remembers(client, "a", "of the first")
+            remembers(client, "b", None)
+            getattr(broker, end)()
+        with running_broker(address), udsbus.connect(address) as other:
+            other.set("b", "of the second")
+            assert client.get("a") is None
+            assert client.get("b") == "of the second"
+            remembers(client, "b", "of the second")
+            other.set("b", 2)
+            assert client.get("b") == 2
+
+
+def test_a_takeover(runtime: Path) -> None:
+    with LocalBroker(state=str(runtime / "state")) as broker:
+        with broker.connect(timeout=PATIENCE) as client, broker.connect() as other:
+            client.set("a", 0)
+            for number in range(1, 4):
+                remembers(client, "a", number - 1)
+                with broker.connect() as waits:
+                    wait_until(lambda: waits.info()["standby"], "a standby")
+                os.kill(broker.pid, signal.SIGKILL)
+                other.set("a", number)
+                assert client.get("a") == number
+                assert client.cache_info().active
+
+
+def test_a_broker_that_stands_still_changes_nothing(address: str) -> None:
+    with running_broker(address) as broker, udsbus.connect(address, timeout=0.3) as client:
+        client.set("a", 1)
+        remembers(client, "a", 1)
+        with stopped(broker.pid):
+            remembers(client, "a", 1)
+            with pytest.raises(RequestTimeout):
+                client.get("b")
+            with pytest.raises(RequestTimeout):
+                client.get("a", fresh=True)
+            remembers(client, "a", 1)
+
+
+def test_a_page_of_the_next_broker_is_found_by_a_connection_that_waited(address: str) -> None:
+    """It asked for no page, because there was one, and a broker that has another answered."""
+    with running_broker(address) as broker, udsbus.connect(address, timeout=PATIENCE) as client:
+        client.set("a", 1)
+        greet = client._hello
+        ended: list[bool] = []
+
+        def hello(*arguments: Any, **options: Any) -> Any:
+            call = greet(*arguments, **options)
+            if not ended:  # it is on its way now
+                ended.append(options["page"])
+                broker.kill()
+                following.enter_context(running_broker(address))
+            return call
+
+        with contextlib.ExitStack() as following:
+            client._hello = hello  # type: ignore[method-assign]
+            client._own.connection = None  # as in another thread
+            client.set("a", 2)
+            assert ended == [False]
+            remembers(client, "a", 2)
+
+
+# --- processes and threads ------------------------------------------------------------------------
+
+
+def test_a_child_after_a_fork(client: Client, bus: BrokerProcess) -> None:
+    with udsbus.connect(bus.address) as other:
+        other.set("a", 1)
+        remembers(client, "a", 1)
+
+        def work() -> list[int]:
+            seen = [client.get("a")]
+            client.set("a", 2)
+            seen.append(client.get("a"))
+            remembers(client, "a", 2)
+            return seen
+
+        assert in_child(work) == [1, 2]
+        assert client.get("a") == 2
+        remembers(client, "a", 2)
+        other.set("a", 3)
+        assert client.get("a") == 3
+
+
+def test_threads_share_what_is_remembered(client: Client, bus: BrokerProcess) -> None:
+    client.set("a", 0)
+    done = threading.Event()
+
+    def read() -> int:
+        last = looked = 0
+        while not done.is_set() or not looked:
+            value = client.get("a")
+            assert value >= last
+            entry = client.entry("a")
+            assert entry is not None
+            assert entry.value >= value
+            last, looked = entry.value, looked + 1
+        return looked
+
+    def write() -> int:
+        with udsbus.connect(bus.address) as other:
+            for number in range(1, 101):
+                other.set("a", number)
+                assert client.get("a") == number
+            done.set()
+        return 1
+
+    assert all(in_threads(read, read, read, write))
+
+
+def write_and_say(address: str, said: Any, seconds: float) -> None:
+    with udsbus.connect(address) as client:
+        until = time.monotonic() + seconds
+        number = 0
+        while time.monotonic() < until:
+            number += 1
+            client.set_many({"a": number, "b": number})
+            said.value = number
+        said.value = -1
+
+
+def read_and_compare(address: str, said: Any, found: Any) -> None:
+    with udsbus.connect(address) as client:
+        last = reads = 0
+        while (known := said.value) >= 0:
+            which = reads % 3
+            if which == 0:
+                value = client.get("a")
+            elif which == 1:
+                both = client.get_many(["a", "b"])
+                assert both["a"] == both["b"], both
+                value = both["a"]
+            else:
+                entry = client.entry("b")
+                assert entry is not None
+                value = entry.value
+            assert value >= known, f"{value} was read after {known} had been written"
+            assert value >= last, f"{value} was read after {last}"
+            last, reads = value, reads + 1
+        found.put((reads, client.cache_info().hits))
+
+
+def test_no_read_is_older_than_what_its_process_can_know(bus: BrokerProcess) -> None:
+    """The writer says in memory that all share what was acknowledged to it, which is no message of
+    the broker's."""
+    context = multiprocessing.get_context("spawn")
+    said, found = context.Value("q", 0, lock=False), context.SimpleQueue()
+    with udsbus.connect(bus.address) as client:
+        client.set_many({"a": 0, "b": 0})
+        readers = [
+            context.Process(target=read_and_compare, args=(bus.address, said, found))
+            for _ in range(3)
+        ]
+        for each in readers:
+            each.start()
+        write_and_say(bus.address, said, 2)
+        for each in readers:
+            each.join()
+            assert each.exitcode == 0
+        for _ in readers:
+            reads, hits = found.get()
+            assert reads > 100
+            assert hits > 100
+        client.delete("a")
+        client.delete("b")
+
+
+# --- how much is remembered -----------------------------------------------------------------------
+
+
+def test_what_was_not_used_for_long_is_forgotten(
+    client: Client, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(cache_module, "CACHE_ENTRIES", 100)
+    with client.pipeline() as pipeline:
+        for number in range(1_000):
+            pipeline.set(f"k/{number}", number)
+    for number in range(1_000):
+        assert client.get(f"k/{number}") == number
+        assert client.get("k/0") == 0
+        assert client.cache_info().entries <= 101
+    info = client.cache_info()
+    assert info.hits == 1_000, "k/0 was used all the time"
+    assert info.bytes < 101 * 400
+
+
+def test_large_values_do_not_take_all_memory(
+    client: Client, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(cache_module, "CACHE_BYTES", 1_000_000)
+    for number in range(100):
+        client.set(f"k/{number}", "x" * 20_000)
+        client.get(f"k/{number}")
+        assert client.cache_info().bytes <= 1_000_000
+    assert client.cache_info().bytes > 400_000
+    client.set("large", "x" * 100_000)
+    before = client.cache_info()
+    for _ in range(3):
+        assert len(client.get("large")) == 100_000
+    assert client.cache_info().hits == before.hits, "an eighth of it all is too much for one"
+    client.set("k/0", "x" * 100_000)
+    assert len(client.get("k/0")) == 100_000
+
+
+# --- pages that will not do -----------------------------------------------------------------------
+
+
+@contextlib.contextmanager
+def memfd(size: int, seals: int = fcntl.F_SEAL_SHRINK) -> Iterator[int]:
+    fd = os.memfd_create("page", os.MFD_ALLOW_SEALING)
+    try:
+        os.ftruncate(fd, size)
+        fcntl.fcntl(fd, fcntl.F_ADD_SEALS, seals)
+        yield fd
+    finally:
+        os.close(fd)
+
+
+@contextlib.contextmanager
+def plain_file(directory: Path) -> Iterator[int]:
+    with (directory / "page").open("w+b") as file:
+        file.truncate(4096)
+        yield file.fileno()
+
+
+BAD: dict[str, tuple[Callable[[Path], contextlib.AbstractContextManager[int]], Any]] = {
+    "a file that could be cut short": (plain_file, [8, 0]),
+    "not sealed": (lambda _: memfd(4096, 0), [8, 0]),
+    "empty": (lambda _: memfd(0), [8, 0]),
+    "too short": (lambda _: memfd(64), [8, 0]),
+    "no multiple of a word": (lambda _: memfd(4095), [8, 0]),
+    "before it": (lambda _: memfd(4096), [-1, 0]),
+    "no number": (lambda _: memfd(4096), ["x", 0]),
+    "nothing told": (lambda _: memfd(4096), None),
+    "too much told": (lambda _: memfd(4096), [8, 0, 0]),
+    "another thing told": (lambda _: memfd(4096), 7),
+}
+
+
+@pytest.mark.parametrize("which", BAD)
+@pytest.mark.parametrize("kind", ["sync", "async"])
+def test_a_page_that_will_not_do(address: str, runtime: Path, which: str, kind: str) -> None:
+    make, about = BAD[which]
+    before = len(os.listdir("/proc/self/fd"))
+    with (
+        make(runtime) as file,
+        FakeBroker(address, lambda method, params: None) as broker,
+    ):
+        broker.page, broker.files = about, [file, file]
+        if kind == "sync":
+            with udsbus.connect(address) as client:
+                assert [client.get("a"), client.get("a")] == [None, None]
+                assert not client.cache_info().active
+        else:
+
+            async def work() -> None:
+                async with udsbus.connect_async(address) as client:
+                    assert [await client.get("a"), await client.get("a")] == [None, None]
+                    assert not client.cache_info().active
+
+            anyio.run(work)
+        assert broker.requests[:2] == ["get", "get"]
+    wait_until(lambda: len(os.listdir("/proc/self/fd")) <= before, "descriptors to be closed")
+
+
+def test_a_broker_that_tells_of_words_that_are_not_there(address: str) -> None:
+    answers = [[10**9, 0, b"\x01", 5], [-1, 0, b"\x02", 6], [2**63, 0, b"\x03", 7]]
+    with memfd(4096) as file, FakeBroker(address, lambda *_: answers.pop(0)) as broker:
+        broker.page, broker.files = [8, 0], [file]
+        with udsbus.connect(address) as client:
+            assert [client.get("a") for _ in range(3)] == [1, 2, 3]
+            assert client.cache_info() == CacheInfo(0, 3, 0, 0, True)
+
+
+def test_a_broker_without_a_page(address: str) -> None:
+    """One that may write no file, not even in memory; another, with a page, has its place later."""
+    limit = ["prlimit", "--fsize=100000"]
+    with contextlib.ExitStack() as stack:
+        with running_broker(address, under=limit) as broker:
+            client = stack.enter_context(udsbus.connect(address, timeout=PATIENCE))
+            client.set("a", 1)
+            for _ in range(3):
+                assert client.get("a") == 1
+                assert client.get_many(["a"]) == {"a": 1}
+            assert client.cache_info() == CacheInfo(0, 0, 0, 0, False)
+            assert client.info()["page"] is False
+            broker.kill()
+            assert "there is no version page" in broker.log()
+        with running_broker(address):
+            client.set("a", 2)
+            remembers(client, "a", 2)
+        with running_broker(address, under=limit):
+            assert client.get("a") is None, "`read`, which was for a page, is answered without one"
+            assert not client.cache_info().active
+
+
+def test_nobody_else_can_write_to_it(client: Client) -> None:
+    """Nor cut it short, which would kill every process that has it mapped."""
+    words = client._cache.words
+    assert isinstance(words, memoryview)
+    assert words.readonly
+    maps = Path("/proc/self/maps").read_text()
+    (line,) = {each for each in maps.splitlines() if "memfd:udsbus versions" in each}
+    assert line.split()[1] == "r--s"
+    (path,) = (
+        path
+        for path in map("/proc/self/fd/{}".format, os.listdir("/proc/self/fd"))
+        if os.path.lexists(path) and "memfd:udsbus versions" in os.readlink(path)
+    )
+    fd = os.open(path, os.O_RDWR)
+    try:
+        for attempt in (
+            lambda: os.write(fd, b"x"),
+            lambda: os.ftruncate(fd, 8),
+            lambda: os.ftruncate(fd, 1 << 20),
+            lambda: mmap.mmap(fd, 4096),
+        ):
+            with pytest.raises(OSError, match="not permitted"):
+                attempt()
+    finally:
+        os.close(fd)
+
+
+def test_a_page_that_is_dropped_leaves_nothing() -> None:
+    before = len(os.listdir("/proc/self/fd"))
+    with memfd(4096) as file:
+        page = Page(file, 8, 0)
+        assert page.words[8] == 0
+        for bad in (-1, 512):
+            with pytest.raises(ValueError, match="too short"):
+                Page(file, bad, 0)
+        del page
+    assert len(os.listdir("/proc/self/fd")) <= before
+
+
+def test_the_command_does_not_take_longer_for_it() -> None:
+    """ctypes is for the broker alone."""
+    command = "import sys, udsbus.client.sync, udsbus.cli; print('ctypes' in sys.modules)"
+    found = subprocess.run([sys.executable, "-c", command], capture_output=True, check=True)
+    assert found.stdout == b"False\n"

@@ -1,0 +1,212 @@
+"""The version page: memory of the broker that its clients map, and see by it whether what they
+remember is still so. One comparison in the place of a request.
+
+It is an array of 64-bit words: a few for the broker itself, then SLOTS of them for the keys, each
+of which many keys may share. A key's slot counts its changes. `read` tells a client the value of a
+key together with its slot and what that says *now*. As long as it says the same, and the broker
+lives, the value is what the broker would answer.
+
+**Why that is the truth** (linearizable, Herlihy and Wing 1990). The broker is one thread. A turn
+carries out requests, then bumps the slots of all keys that it has changed (`expose`), and only then
+sends anything: replies, events, answers to other clients' reads. So whoever knows of a change, from
+whomever, knows it after the bump. Let a change count as happening at its bump.
+
+- A cached read compares the slot and finds what `read` has told. Then no change of the key was
+  bumped between the turn of that `read` and the comparison: the value is that of the moment in
+  which it was compared. A change that was carried out before the `read` in the same turn, or after
+  it, bumps the slot at the end of that turn: then the client asks once more than it needs to, and
+  is never wrong.
+- A read that asks is answered after the bumps of its turn. So nobody sees a change by asking, and
+  then its absence by comparing.
+- The bumps of a transaction are not one step. But `get_many` compares each slot twice, the second
+  time after it has compared all of them once: all were as remembered at the moment between.
+- The deadline of a key with a time to live travels too, counted from before the request was sent,
+  so it is never later than the broker's.
+
+**The end of a broker.** Its successor writes to a page of its own, so this one must be known to be
+dead before the successor accepts a write. Nobody who was killed can say so; the kernel does. One
+word of the page is a robust lock (`pthread_mutexattr_setrobust`, the kernel's robust futexes),
+which the thread of the turn holds for life: when it ends, by whatever, the kernel marks that word,
+before it closes any descriptor of the process, so before the locks on address and state are free,
+and before a pidfd or a socket tells of the death. A broker that ends in order unlocks it first. The
+reader compares the slot first and this word after it: if the broker lived then, it did when the
+slot was compared. A broker that is stopped or hangs changes nothing, so its page is true for as
+long as it lives.
+
+**Order of memory.** The bump and what is sent after it are a store and a system call; receiving is
+a system call and the comparison a load. The locks of the socket's queue order them, on x86 and on
+ARM alike, and so does whatever else can tell one process what another has seen. The two loads of a
+reader might change places on ARM, but no core puts a load off for the milliseconds that a takeover
+takes. A word that is torn (it is not: it is aligned) would differ from the one before in each byte
+that is new, so it would not be taken for it.
+
+**No file.** The page is a memfd, handed over with the answer to `hello`. A file beside the socket
+could be truncated by mistake, which kills each process that has it mapped, or removed, so that old
+clients look at one and the new broker writes another. The memfd is sealed: it neither shrinks nor
+grows, and nobody can map it for writing any more.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import logging
+import mmap
+import os
+import threading
+from collections.abc import Callable, Mapping
+from functools import partial
+from time import monotonic
+from typing import Any
+
+from ..engine.keyspace import Entry
+from ..engine.rules import check_reply
+from ..limits import VERSION_SLOTS
+from ..messages import Change, Command, DeadlineMoved, Effect, Read, ReadMany
+from ..patterns import check_name
+
+log = logging.getLogger("udsbus.broker")
+
+REVISION = 0
+"""The word that holds the revision of the bus."""
+LOCK_AT = 64
+"""Where the lock is, in bytes."""
+LOCK_BYTES = 64
+"""Room for it: it has 40 bytes on x86-64, 48 on ARM."""
+FIRST = (LOCK_AT + LOCK_BYTES) // 8
+"""The word that is slot 0."""
+WORDS = FIRST + VERSION_SLOTS
+F_SEAL_FUTURE_WRITE = 0x10
+"""Since Linux 5.1; Python has no name for it before 3.13."""
+PROCESS_SHARED = ROBUST = 1
+
+NOWHERE = -1
+"""The word of a key where there is no page."""
+
+_held: list[VersionPage] = []
+"""Those whose lock is held: it must stay where it is, the C library has a list of them."""
+
+
+class VersionPage:
+    """The broker's side. To be made, and retired, by the thread that serves."""
+
+    def __init__(self, revision: int) -> None:
+        """Raises OSError if the system has not what it takes."""
+        if not hasattr(os, "memfd_create"):
+            raise OSError("this system has no memfd")
+        fd = os.memfd_create("udsbus versions", os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
+        try:
+            os.posix_fallocate(fd, 0, 8 * WORDS)  # now: later it would kill who touches it
+            self._memory = mmap.mmap(fd, 8 * WORDS)
+            fcntl.fcntl(fd, fcntl.F_ADD_SEALS, fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_GROW)
+            with contextlib.suppress(OSError):  # an older kernel; then all of it could be written
+                fcntl.fcntl(fd, fcntl.F_ADD_SEALS, F_SEAL_FUTURE_WRITE)
+            self.words = memoryview(self._memory).cast("Q")
+            self._unlock = _hold_robust_lock(self._memory)
+        except BaseException:
+            os.close(fd)
+            raise
+        self.fd = fd
+        self.words[REVISION] = revision
+        # The first 32 bits with the number of the thread are those that the kernel knows of.
+        halves = memoryview(self._memory).cast("I")
+        of_lock = range(LOCK_AT // 4, (LOCK_AT + LOCK_BYTES) // 4)
+        thread = threading.get_native_id()
+        self.life = next(at for at in of_lock if halves[at] == thread) // 2
+        """The word that changes when this broker ends."""
+        self.alive = self.words[self.life]
+        """What it is until then."""
+        _held.append(self)
+
+    def about(self) -> tuple[int, int]:
+        """What a client must know of it: the word that says whether the broker lives, and what it
+        says then."""
+        return self.life, self.alive
+
+    def expose(self, effects: list[Effect], revision: int) -> None:
+        """What has changed is in the journal, and nothing of it was sent yet."""
+        words = self.words
+        for effect in effects:
+            if type(effect) is Change or type(effect) is DeadlineMoved:
+                words[word_of(effect.key)] += 1
+        words[REVISION] = revision
+
+    def retire(self) -> None:
+        """Nothing that clients remember is true any more."""
+        if self in _held:
+            self._unlock()
+            _held.remove(self)
+            os.close(self.fd)
+
+
+def version_page(revision: int) -> VersionPage | None:
+    """A new one; None where the system has not what it takes: then clients ask for each read."""
+    try:
+        return VersionPage(revision)
+    except OSError as error:
+        why = str(error)  # for the error holds what was mapped
+        log.warning("there is no version page, so clients ask for each read: %s", why)
+        return None
+
+
+class VersionedReads:
+    """Carries out `Read` and `ReadMany`."""
+
+    def __init__(self, entries: Mapping[str, Entry], page: VersionPage | None) -> None:
+        """`entries` are those of the engine. Without a page, each word is told to be NOWHERE."""
+        self._entries = entries
+        self._words = memoryview(bytes(8)).cast("Q") if page is None else page.words
+        self._has_page = page is not None
+        self.handlers: dict[type[Command], Callable[..., Any]] = {
+            Read: self._read,
+            ReadMany: self._read_many,
+        }
+
+    def _read(self, number: int, now: float, key: str, bare: bool = False) -> tuple[Any, ...]:
+        word = word_of(key) if self._has_page else NOWHERE
+        says = self._words[word]
+        entry = self._entries.get(key)
+        if entry is None:
+            check_name(key)
+            return word, says
+        revision, deadline = entry[1], entry[2]
+        value = None if bare else entry[0]
+        if deadline is None:
+            return word, says, value, revision
+        if deadline <= now:
+            return word, says
+        # The turn may have begun before this was asked, and the client counts from when it asked.
+        return word, says, value, revision, max(0.0, deadline - monotonic())
+
+    def _read_many(self, number: int, now: float, keys: list[str]) -> list[tuple[Any, ...]]:
+        found = [self._read(number, now, key) for key in keys]
+        check_reply([each[2] if len(each) > 2 else None for each in found])
+        return found
+
+
+def word_of(key: str) -> int:
+    """The word that tells of the changes of a key."""
+    return FIRST + hash(key) % VERSION_SLOTS
+
+
+def _hold_robust_lock(memory: mmap.mmap) -> Callable[[], object]:
+    """Let this thread hold a lock of the C library's in its place of `memory`. Returns what unlocks
+    it."""
+    import ctypes  # for this alone
+
+    library = ctypes.CDLL(None, use_errno=True)
+    attributes = (ctypes.c_char * LOCK_BYTES)()
+    lock = (ctypes.c_char * LOCK_BYTES).from_buffer(memory, LOCK_AT)
+    try:
+        failed = (
+            library.pthread_mutexattr_init(attributes)
+            or library.pthread_mutexattr_setpshared(attributes, PROCESS_SHARED)
+            or library.pthread_mutexattr_setrobust(attributes, ROBUST)
+            or library.pthread_mutex_init(lock, attributes)
+            or library.pthread_mutex_lock(lock)
+        )
+    except AttributeError as error:
+        raise OSError(f"this system has no robust locks: {error}") from None
+    if failed:
+        raise OSError(failed, os.strerror(failed))
+    return partial(library.pthread_mutex_unlock, lock)

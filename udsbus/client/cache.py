@@ -1,0 +1,315 @@
+"""What a client remembers of keys, and how it sees without asking that it is still so.
+
+A key is remembered with a word of the broker's version page and what that said when the broker
+answered. While it says the same, and the word for the broker's life does, the value is the truth
+(broker/versionpage.py says why). In this order: a broker that lives now lived when the first was
+compared.
+
+What is remembered belongs to one page. Another broker has another page, and then all begins anew
+with another `Cache`; so nobody can compare what one broker has said with the page of another.
+
+It is bounded by generations: when the newer one is full it becomes the older one, and what was the
+older one is forgotten; what is used of it comes into the newer one. That keeps what was used last,
+like a list in order of use would, without any work when the same keys are read again and again (it
+is the hashlru of Dominic Tarr, and CLOCK with whole generations).
+
+Threads share it without a lock. Each step on a dict is whole, and what two of them do at once can
+only have something forgotten, or counted not quite right.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import logging
+import mmap
+import os
+from collections.abc import Sequence
+from time import monotonic
+from typing import Any, NamedTuple
+
+from ..limits import CACHE_BYTES, CACHE_ENTRIES, CACHE_OVERHEAD
+from ..wire.values import decode
+from . import requests
+from .requests import Call, Entry
+
+log = logging.getLogger("udsbus.client")
+
+
+class CacheInfo(NamedTuple):
+    """What a client's cache has done, and holds now."""
+
+    hits: int
+    """Reads that were answered without asking."""
+    misses: int
+    """Those that had to ask, though the cache was on: the key was new, or had changed."""
+    entries: int
+    """Keys that are remembered, absent ones among them."""
+    bytes: int
+    """About how much memory they take."""
+    active: bool
+    """The broker has a version page; without one, each read asks."""
+
+
+class Remembered(NamedTuple):
+    """One key."""
+
+    word: int
+    """The word of the page that is compared."""
+    number: int
+    """What it must say."""
+    data: bytes | None
+    """The encoded value; None: there is none, or it was not asked for."""
+    revision: int
+    """0: the key is absent."""
+    deadline: float | None
+    """On this process's clock."""
+
+    @property
+    def bytes(self) -> int:
+        """About what it takes."""
+        return CACHE_OVERHEAD + (0 if self.data is None else 2 * len(self.data))
+
+    def decoded(self, default: Any = None) -> Any:
+        """The value, made anew each time, so that nobody changes what is remembered."""
+        return default if self.data is None else decode(self.data)
+
+    def entry(self) -> Entry | None:
+        if not self.revision:
+            return None
+        left = None if self.deadline is None else max(0.0, self.deadline - monotonic())
+        return Entry(self.decoded(), self.revision, left)
+
+
+class Page:
+    """A version page, mapped for reading."""
+
+    __slots__ = ("alive", "life", "words")
+
+    def __init__(self, descriptor: int, life: int, alive: int) -> None:
+        """`life` is the word that changes from `alive` when the broker ends.
+
+        Raises OSError or ValueError for a file that could be cut short under us, or is too short.
+        """
+        if not fcntl.fcntl(descriptor, fcntl.F_GET_SEALS) & fcntl.F_SEAL_SHRINK:
+            raise ValueError("it is not sealed")
+        memory = mmap.mmap(descriptor, 0, access=mmap.ACCESS_READ)
+        self.words: Sequence[int] = memoryview(memory).cast("Q")
+        if not 0 <= life < len(self.words):
+            raise ValueError("it is too short")
+        self.life = life
+        self.alive = alive
+
+
+class _NoPage(Page):
+    """Says of each broker that it is dead."""
+
+    def __init__(self) -> None:
+        self.words = (0,)
+        self.life, self.alive = 0, 1
+
+
+NO_PAGE: Page = _NoPage()
+
+
+def mapped(about: Any, descriptors: list[int]) -> Page:
+    """The page that came with the answer to `hello`, or none; closes the descriptors."""
+    try:
+        if not descriptors:
+            return NO_PAGE
+        life, alive = about
+        return Page(descriptors[0], life, alive)
+    except (OSError, ValueError, TypeError) as error:
+        why = str(error)  # for the error holds what was mapped
+        log.warning("each read asks the broker: its version page cannot be used: %s", why)
+        return NO_PAGE
+    finally:
+        for descriptor in descriptors:
+            os.close(descriptor)
+
+
+class Cache:
+    """What is remembered of one page. `Client.get` reads `constants` and `words` by itself: it has
+    no time for a call."""
+
+    __slots__ = (
+        "_bytes", "_older", "_older_bytes", "_page", "_recent", "alive", "constants", "hits",
+        "life", "misses", "words",
+    )  # fmt: skip
+
+    def __init__(self, page: Page, before: Cache | None = None) -> None:
+        """`before` is what there was before it, which counts on."""
+        self._page = page
+        self.words = page.words
+        self.life = page.life
+        self.alive = page.alive
+        self._recent: dict[str, Remembered] = {}
+        """The newer generation."""
+        self.constants: dict[str, tuple[int, int, Any]] = {}
+        """(word, number, value) of those in it whose value needs nothing but to be compared: nobody
+        can change it, so it can be shared, and it has no deadline."""
+        self._older: dict[str, Remembered] = {}
+        self._bytes = self._older_bytes = 0
+        """What each of them takes."""
+        self.hits: int = 0 if before is None else before.hits
+        self.misses: int = 0 if before is None else before.misses
+
+    def emptied(self) -> Cache:
+        """Another of the same page."""
+        return Cache(self._page, self)
+
+    @property
+    def active(self) -> bool:
+        """The broker of this page lives."""
+        return self.words[self.life] == self.alive
+
+    def revision(self) -> int | None:
+        """That of the bus; None: it has to be asked for."""
+        revision = self.words[0]
+        return revision if self.active else None
+
+    def info(self) -> CacheInfo:
+        entries = len(self._recent.keys() | self._older.keys())
+        return CacheInfo(
+            self.hits, self.misses, entries, self._bytes + self._older_bytes, self.active
+        )
+
+    # --- what is remembered -------------------------------------------------------------------
+
+    def look(self, key: str, *, for_value: bool = True) -> Remembered | None:
+        """What is known of `key`, if that is still so; and its value, if that is wanted."""
+        try:
+            found = self._recent.get(key) or self._refreshed(key)
+        except TypeError:  # it is no text, as the broker will say
+            return None
+        if found is None or not self.holds(found):
+            return None
+        if for_value and found.data is None and found.revision:
+            return None
+        self.hits += 1
+        return found
+
+    def look_for(self, keys: list[str]) -> tuple[dict[str, Remembered], list[str]]:
+        """What is known of `keys`, and those of which it is not; see `holds`."""
+        known: dict[str, Remembered] = {}
+        missing: list[str] = []
+        for key in keys:
+            found = self.look(key)
+            if found is None:
+                missing.append(key)
+            else:
+                known[key] = found
+        return known, missing
+
+    def holds(self, found: Remembered) -> bool:
+        """Whether it is still so."""
+        return (
+            self.words[found.word] == found.number
+            and self.words[self.life] == self.alive
+            and (found.deadline is None or monotonic() < found.deadline)
+        )
+
+    def _refreshed(self, key: str) -> Remembered | None:
+        """What the older generation knows; it was used, so it comes into the newer one."""
+        found = self._older.pop(key, None)
+        if found is not None:
+            self._older_bytes -= found.bytes
+            self._keep(key, found)
+        return found
+
+    def _keep(self, key: str, found: Remembered) -> None:
+        before = self._recent.get(key)
+        if before is not None:
+            self._bytes -= before.bytes
+        elif len(self._recent) >= CACHE_ENTRIES // 2:
+            self._begin_another()
+        if self._bytes + found.bytes > CACHE_BYTES // 2:
+            self._begin_another()
+        self._recent[key] = found
+        self._bytes += found.bytes
+
+    def _begin_another(self) -> None:
+        """Another generation."""
+        self._older, self._older_bytes = self._recent, self._bytes
+        self._recent, self.constants, self._bytes = {}, {}, 0
+
+    def _remember(self, key: str, answer: Sequence[Any], asked: float) -> tuple[int, Any]:
+        """The revision and the value that the broker has answered to `read`, when it was asked at
+        that time."""
+        word, number, *rest = answer
+        if not rest:
+            found = Remembered(word, number, None, 0, None)
+            value = None
+        else:
+            data, revision, *left = rest
+            deadline = asked + left[0] if left else None
+            value = None if data is None else decode(data)
+            found = Remembered(word, number, data, revision, deadline)
+        self.constants.pop(key, None)
+        if found.bytes <= CACHE_BYTES // 8 and 0 <= word < len(self.words):
+            self._keep(key, found)
+            if found.data is not None and found.deadline is None and _is_constant(value):
+                self.constants[key] = word, number, value
+        return found.revision, value
+
+    # --- what to ask --------------------------------------------------------------------------
+
+    def get(self, key: str, default: Any) -> Call[Any]:
+        """Ask for a value, and remember it."""
+        if not self.active:
+            return requests.get(key, default)
+        asked = monotonic()
+        self.misses += 1
+
+        def read(answer: Any) -> Any:
+            revision, value = self._remember(key, answer, asked)
+            return value if revision else default
+
+        return Call("read", (key,), read)
+
+    def entry(self, key: str) -> Call[Entry | None]:
+        """Ask for an entry, and remember it."""
+        if not self.active:
+            return requests.entry(key)
+        asked = monotonic()
+        self.misses += 1
+
+        def read(answer: Any) -> Entry | None:
+            revision, value = self._remember(key, answer, asked)
+            return Entry(value, revision, *answer[4:] or (None,)) if revision else None
+
+        return Call("read", (key,), read)
+
+    def exists(self, key: str) -> Call[bool]:
+        """Ask whether a key is there, but not for its value, and remember that."""
+        if not self.active:
+            return requests.exists(key)
+        asked = monotonic()
+        self.misses += 1
+        return Call(
+            "read",
+            (key, {"bare": True}),
+            lambda answer: self._remember(key, answer, asked)[0] != 0,
+        )
+
+    def get_many(self, keys: list[str]) -> Call[dict[str, Any]]:
+        """Ask for several values, all at one revision, and remember them."""
+        if not self.active:
+            return requests.get_many(keys)
+        asked = monotonic()
+        self.misses += len(keys)
+
+        def read(answers: Any) -> dict[str, Any]:
+            found = zip(keys, answers, strict=True)
+            read = [(key, *self._remember(key, answer, asked)) for key, answer in found]
+            return {key: value for key, revision, value in read if revision}
+
+        return Call("read_many", (keys,), read)
+
+
+def _is_constant(value: Any) -> bool:
+    """Whether nobody can change it: of what `decode` makes, that is what can be hashed."""
+    try:
+        hash(value)
+    except TypeError:
+        return False
+    return True

@@ -1,7 +1,8 @@
 """The client libraries behind one face.
 
 `get`, `set` and `publish` are the libraries' own bound methods, so that nothing of ours stands
-between the clock and the library. Both are used as their documentation shows it first.
+between the clock and the library. Both are used as their documentation shows it first, but that
+udsbus shall ask for what it could read from memory.
 """
 
 from __future__ import annotations
@@ -55,10 +56,12 @@ class RedisClient(Client):
 
 
 class UdsbusClient(Client):
+    """Asks for each read, as the others do: `measures/cached.py` is about those that need not."""
+
     def __init__(self, address: str) -> None:
         import udsbus
 
-        self._client: Any = udsbus.connect(address)
+        self._client: Any = udsbus.connect(address, cache=False)
         self.get = self._client.get
         self.set = self._client.set
         self.publish = self._client.publish

@@ -206,6 +206,8 @@ LISTEN_BACKLOG: Final = 4096
 VERSION_SLOTS: Final = 65_536
 """Words of the version page that tell of changes; more keys than that share them. Half a MiB, once
 for a bus."""
+VERSION_RECORDS: Final = 16_384
+"""Places of the version page for newest values, of 256 bytes each: 4 MiB."""
 CACHE_ENTRIES: Final = 32_768
 """Keys that a client remembers at most."""
 CACHE_BYTES: Final = 32 * MIB

@@ -8,6 +8,7 @@ from . import (
     async_client,
     batches,
     busy,
+    cached,
     correctness,
     durability,
     fanout,
@@ -27,6 +28,8 @@ from . import (
 
 MEASURES: dict[str, Measure] = {
     "latency": latency.measure,
+    "cached": cached.measure,
+    "mix": cached.measure_mix,
     "throughput": throughput.measure,
     "batches": batches.measure,
     "pubsub": pubsub.measure,

@@ -9,6 +9,8 @@ from collections.abc import Callable
 from time import monotonic_ns, sleep
 from typing import Any, Protocol
 
+import udsbus
+
 from ..bench import Bench
 from ..clients import connect
 from ..load import VALUE, percentiles
@@ -171,8 +173,7 @@ def _items(
 ) -> tuple[array[int], array[int]]:
     mapping = target
     if isinstance(target, Server):
-        client: Any = connect(target)
-        mapping = client._client.mapping("bench/mapping")
+        mapping = udsbus.connect(target.address).mapping("bench/mapping")
     got, put = array("q"), array("q")
     mapping["key"] = VALUE
     ready()

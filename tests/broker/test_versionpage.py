@@ -15,9 +15,14 @@ import msgpack
 import pytest
 
 from tests.client.support import in_child
+from tests.harness import RawClient
+from udsbus.broker import versionpage
 from udsbus.broker.hub import best_hub
 from udsbus.broker.versionpage import (
+    FIRST,
     NOWHERE,
+    RECORDS_AHEAD,
+    RECORDS_AT,
     REVISION,
     VersionedReads,
     VersionPage,
@@ -25,7 +30,9 @@ from udsbus.broker.versionpage import (
     word_of,
 )
 from udsbus.errors import StorageFailed
+from udsbus.limits import VERSION_RECORDS
 from udsbus.messages import Answered, Effect, Read
+from udsbus.records import RECORD_BYTES, ROOM, read_record, write_record
 
 from .stepped import SteppedBroker, stepped_broker
 
@@ -182,6 +189,90 @@ def test_what_expires(broker: SteppedBroker) -> None:
     assert says(broker, "a") == before + 1
 
 
+# --- records --------------------------------------------------------------------------------------
+
+
+def record(broker: SteppedBroker, key: str) -> tuple[bytes | None, int] | None:
+    assert broker.page is not None
+    at = RECORDS_AT + (word_of(key) - FIRST) % VERSION_RECORDS * RECORD_BYTES
+    return read_record(broker.page._memory, at, says(broker, key), key.encode())
+
+
+def ask(broker: SteppedBroker, client: RawClient, *requests: tuple[Any, ...]) -> None:
+    """All in one turn."""
+    client.send(*((0, 1, name, list(params)) for name, *params in requests))
+    broker.step()
+
+
+def test_what_clients_have_asked_for_gets_a_record(broker: SteppedBroker) -> None:
+    client, _ = broker.accepted()
+    ask(broker, client, ("set", "a", b"\x01"))
+    assert record(broker, "a") is None, "nobody wants it"
+    ask(broker, client, ("get", "a"), ("entry", "a"), ("set", "a", b"\x02"))
+    assert record(broker, "a") is None, "nor is that what a client asks who reads from memory"
+    ask(broker, client, ("read", "a"))
+    assert record(broker, "a") is None, "it is for what comes next"
+    for number in range(RECORDS_AHEAD - 3):
+        ask(broker, client, ("set", "a", bytes([number & 0x7F])))
+        assert record(broker, "a") == (bytes([number & 0x7F]), broker.engine.revision)
+    ask(broker, client, ("set", "a", b"\x03"), ("set", "a", b"\x04"), ("set", "b", b"\x05"))
+    assert record(broker, "a") == (b"\x04", broker.engine.revision - 1), "the newest of a turn"
+    ask(broker, client, ("delete", "a"))
+    assert record(broker, "a") == (None, 0)
+    ask(broker, client, ("set", "a", b"\x01"))
+    assert record(broker, "a") == (b"\x01", broker.engine.revision)
+    ask(broker, client, ("set", "a", b"\x02"))
+    assert record(broker, "a") is None, "nobody has asked for so long"
+    ask(broker, client, ("read_many", ["b", "a"]), ("set", "a", b"\x07"))
+    assert record(broker, "a") == (b"\x07", broker.engine.revision)
+
+
+@pytest.mark.parametrize(
+    "requests",
+    [
+        [("set", "a", b"\x02", {"ttl": 5.0})],
+        [("set", "a", b"\x02"), ("expire", "a", 5.0)],
+        [("expire", "a", 5.0)],
+        [("expire", "a", 5.0), ("increment", "a")],
+        [("set", "a", b"\xc4" * ROOM)],
+    ],
+)  # fmt: skip
+def test_what_gets_none(broker: SteppedBroker, requests: list[tuple[Any, ...]]) -> None:
+    client, _ = broker.accepted()
+    ask(broker, client, ("set", "a", b"\x01"), ("read", "a"))
+    ask(broker, client, *requests)
+    assert record(broker, "a") is None
+    ask(broker, client, ("read", "a"), ("set", "a", b"\xc4" * (ROOM - 1)))
+    assert record(broker, "a") == (b"\xc4" * (ROOM - 1), broker.engine.revision)
+
+
+def test_no_record_is_written_before_all_words_of_the_turn_tell_of_it(
+    broker: SteppedBroker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Else one would see a part of a transaction."""
+    client, _ = broker.accepted()
+    ask(broker, client, ("read_many", ["a", ANOTHER]))
+    seen = []
+
+    def written(*arguments: Any) -> None:
+        assert broker.page is not None
+        seen.append((says(broker, "a"), says(broker, ANOTHER), broker.page.words[REVISION]))
+        write_record(*arguments)
+
+    monkeypatch.setattr(versionpage, "write_record", written)
+    ask(broker, client, ("set_many", {"a": b"\x01", ANOTHER: b"\x01"}))
+    assert seen == [(1, 1, 1), (1, 1, 1)]
+    assert record(broker, "a") == record(broker, ANOTHER) == (b"\x01", 1)
+
+
+def test_only_so_many_are_noted(broker: SteppedBroker, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(versionpage, "VERSION_RECORDS", 10)
+    client, _ = broker.accepted()
+    ask(broker, client, ("read_many", [f"k{number}" for number in range(95)]))
+    assert broker.page is not None
+    assert len(broker.page._read) == 5
+
+
 # --- the end of a broker --------------------------------------------------------------------------
 
 
@@ -209,7 +300,7 @@ def test_it_tells_of_the_end_of_its_process_before_anything_else_does(how: str) 
         theirs.close()
         with ours:
             about, descriptors, _, _ = socket.recv_fds(ours, 100, 1)
-            life, alive = msgpack.unpackb(about)
+            life, alive = msgpack.unpackb(about)["life"]
             words = memoryview(mmap.mmap(descriptors[0], 0, prot=mmap.PROT_READ)).cast("Q")
             os.close(descriptors[0])
             assert (words[REVISION], words[life]) == (7, alive)

@@ -196,13 +196,17 @@ def read_and_compare(address: str, said: Any, found: Any) -> None:
     with udsbus.connect(address) as client:
         last = reads = 0
         while (known := said.value) >= 0:
-            which = reads % 3
+            which = reads % 4
             if which == 0:
                 value = client.get("a")
             elif which == 1:
                 both = client.get_many(["a", "b"])
                 assert both["a"] == both["b"], both
                 value = both["a"]
+            elif which == 2:
+                first = client.get("a")
+                value = client.get("b")
+                assert value >= first, "they are written together"
             else:
                 entry = client.entry("b")
                 assert entry is not None
@@ -296,16 +300,28 @@ def plain_file(directory: Path) -> Iterator[int]:
         yield file.fileno()
 
 
+def about(**other: Any) -> dict[str, Any]:
+    """What a broker might say of a page of 4,096 bytes."""
+    return {"life": [8, 0], "words": [16, 112], "records": [1024, 12]} | other
+
+
 BAD: dict[str, tuple[Callable[[Path], contextlib.AbstractContextManager[int]], Any]] = {
-    "a file that could be cut short": (plain_file, [8, 0]),
-    "not sealed": (lambda _: memfd(4096, 0), [8, 0]),
-    "empty": (lambda _: memfd(0), [8, 0]),
-    "too short": (lambda _: memfd(64), [8, 0]),
-    "no multiple of a word": (lambda _: memfd(4095), [8, 0]),
-    "before it": (lambda _: memfd(4096), [-1, 0]),
-    "no number": (lambda _: memfd(4096), ["x", 0]),
+    "a file that could be cut short": (plain_file, about()),
+    "not sealed": (lambda _: memfd(4096, 0), about()),
+    "empty": (lambda _: memfd(0), about()),
+    "too short": (lambda _: memfd(4088), about()),
+    "no multiple of a word": (lambda _: memfd(4095), about()),
+    "life before it": (lambda _: memfd(4096), about(life=[-1, 0])),
+    "life behind it": (lambda _: memfd(4096), about(life=[512, 0])),
+    "words behind it": (lambda _: memfd(4096), about(words=[16, 1000])),
+    "words before it": (lambda _: memfd(4096), about(words=[-16, 10])),
+    "records behind it": (lambda _: memfd(4096), about(records=[1024, 13])),
+    "records before it": (lambda _: memfd(4096), about(records=[-1024, 1])),
+    "no records": (lambda _: memfd(4096), about(records=[1024, 0])),
+    "no number": (lambda _: memfd(4096), about(life=["x", 0])),
     "nothing told": (lambda _: memfd(4096), None),
-    "too much told": (lambda _: memfd(4096), [8, 0, 0]),
+    "too little told": (lambda _: memfd(4096), {"life": [8, 0]}),
+    "too much told": (lambda _: memfd(4096), about(life=[8, 0, 0])),
     "another thing told": (lambda _: memfd(4096), 7),
 }
 
@@ -313,13 +329,13 @@ BAD: dict[str, tuple[Callable[[Path], contextlib.AbstractContextManager[int]], A
 @pytest.mark.parametrize("which", BAD)
 @pytest.mark.parametrize("kind", ["sync", "async"])
 def test_a_page_that_will_not_do(address: str, runtime: Path, which: str, kind: str) -> None:
-    make, about = BAD[which]
+    make, told = BAD[which]
     before = len(os.listdir("/proc/self/fd"))
     with (
         make(runtime) as file,
         FakeBroker(address, lambda method, params: None) as broker,
     ):
-        broker.page, broker.files = about, [file, file]
+        broker.page, broker.files = told, [file, file]
         if kind == "sync":
             with udsbus.connect(address) as client:
                 assert [client.get("a"), client.get("a")] == [None, None]
@@ -339,7 +355,7 @@ def test_a_page_that_will_not_do(address: str, runtime: Path, which: str, kind: 
 def test_a_broker_that_tells_of_words_that_are_not_there(address: str) -> None:
     answers = [[10**9, 0, b"\x01", 5], [-1, 0, b"\x02", 6], [2**63, 0, b"\x03", 7]]
     with memfd(4096) as file, FakeBroker(address, lambda *_: answers.pop(0)) as broker:
-        broker.page, broker.files = [8, 0], [file]
+        broker.page, broker.files = about(), [file]
         with udsbus.connect(address) as client:
             assert [client.get("a") for _ in range(3)] == [1, 2, 3]
             assert client.cache_info() == CacheInfo(0, 3, 0, 0, True)
@@ -397,11 +413,11 @@ def test_nobody_else_can_write_to_it(client: Client) -> None:
 def test_a_page_that_is_dropped_leaves_nothing() -> None:
     before = len(os.listdir("/proc/self/fd"))
     with memfd(4096) as file:
-        page = Page(file, 8, 0)
+        page = Page(file, about())
         assert page.words[8] == 0
-        for bad in (-1, 512):
-            with pytest.raises(ValueError, match="too short"):
-                Page(file, bad, 0)
+        assert page.record(20, "a") is None
+        with pytest.raises(ValueError, match="4096 bytes"):
+            Page(file, about(records=[1024, 13]))
         del page
     assert len(os.listdir("/proc/self/fd")) <= before
 

@@ -10,8 +10,10 @@ from pathlib import Path
 import pytest
 
 from udsbus import CacheInfo
+from udsbus.broker.versionpage import RECORDS_AHEAD
 from udsbus.client.aio.methods import GIVE_WAY
-from udsbus.limits import CACHE_BYTES, CACHE_ENTRIES, MIB, VERSION_SLOTS
+from udsbus.limits import CACHE_BYTES, CACHE_ENTRIES, MIB, VERSION_RECORDS, VERSION_SLOTS
+from udsbus.records import ROOM
 
 PAGE = (Path(__file__).parent.parent.parent / "docs" / "caching.md").read_text()
 
@@ -20,7 +22,7 @@ PAGE = (Path(__file__).parent.parent.parent / "docs" / "caching.md").read_text()
 def test_the_example_runs() -> None:
     (source,) = re.findall(r"```python\n(.*?)```", PAGE, re.DOTALL)
     said = subprocess.run([sys.executable, "-c", source], capture_output=True, check=True)
-    assert said.stdout.startswith(b"CacheInfo(hits=1, misses=2, entries=1,")
+    assert said.stdout.startswith(b"CacheInfo(hits=2, misses=1, entries=1,")
 
 
 def test_the_numbers() -> None:
@@ -30,7 +32,9 @@ def test_the_numbers() -> None:
         in text
     )
     assert f"encoded form is above {CACHE_BYTES // 8 // 2 // MIB} MiB is not remembered" in text
-    assert f"in {VERSION_SLOTS:,} words" in text
+    assert f"in {VERSION_SLOTS:,} words that the keys share, and {VERSION_RECORDS:,} places" in text
+    assert f"together up to {ROOM} bytes" in text
+    assert f"within the last {RECORDS_AHEAD} changes" in text
     assert f"each {GIVE_WAY}th does" in text
 
 

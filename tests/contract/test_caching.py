@@ -106,6 +106,53 @@ async def test_a_change_is_seen_by_the_next_read(client: AsyncClient, other: Asy
         assert await client.revision() == await other.revision()
 
 
+async def test_what_others_write_all_the_time_is_not_asked_for(
+    client: AsyncClient, other: AsyncClient
+) -> None:
+    """Once a client has asked for a key, its next changes are in the page."""
+    assert await client.get("a") is None
+    for number in range(50):
+        for value in (number, [number], "x" * 100, None, (1, "a")):
+            revision = await other.set("a", value)
+            assert await client.get("a") == value
+            assert await client.entry("a") == (value, revision, None)
+            assert await client.get_many(["a"]) == {"a": value}
+        await other.delete("a")
+        assert not await client.exists("a")
+        assert await client.get("a", "absent") == "absent"
+    assert client.cache_info().misses == 2, "300 changes, and after 256 it has to be asked for"
+
+
+async def test_what_is_not_in_the_page_is_asked_for(
+    client: AsyncClient, other: AsyncClient
+) -> None:
+    for value in ("x" * 1_000, 1, "x" * 250, 2):
+        await client.get("a")
+        await other.set("a", value)
+        assert await client.get("a") == value
+    for key in ("k" * 200, "k" * 300, "\N{SNOWMAN}" * 50):
+        await client.get(key)
+        await other.set(key, "value of 16 bytes")
+        assert await client.get(key) == "value of 16 bytes"
+    await other.set("a", 3, ttl=100)
+    entry = await client.entry("a")
+    assert entry is not None
+    assert entry.ttl is not None
+    await other.set("a", 4)
+    assert (await client.entry("a"))[::2] == (4, None)  # type: ignore[index]
+    async with other.pipeline() as pipeline:  # all in one turn of the broker
+        pipeline.set("a", 5)
+        pipeline.expire("a", 100)
+    entry = await client.entry("a")
+    assert entry is not None
+    assert entry.value == 5
+    assert entry.ttl is not None
+    async with other.pipeline() as pipeline:
+        for number in range(10):
+            pipeline.set("a", number)
+    assert await client.get("a") == 9
+
+
 async def test_whatever_changes_it(client: AsyncClient, other: AsyncClient) -> None:
     async def is_now(value: object) -> None:
         assert await client.get("a") == value
@@ -263,7 +310,7 @@ async def test_what_it_has_done(client: AsyncClient) -> None:
     assert (info.hits, info.misses, info.entries) == (18, 2, 2)
     assert 1_000 < info.bytes < 5_000
     await client.set("a", [1])
-    await client.get("a")
+    await client.get("a", fresh=True)
     assert client.cache_info().misses == 3
     assert client.cache_info().bytes < 1_000, "it is no longer so much"
 

@@ -40,6 +40,14 @@ reader might change places on ARM, but no core puts a load off for the milliseco
 takes. A word that is torn (it is not: it is aligned) would differ from the one before in each byte
 that is new, so it would not be taken for it.
 
+**Records.** A key that others write all the time is read from memory too. When a client has asked
+for a key, its next changes are written into the page whole, if they are small: a record at a place
+that belongs to its word, with the number that the word says (records.py). A client that finds the
+word changed looks there first. A record of its key and of this number is the newest value, for
+nothing has come after it; otherwise (the place is shared, too) the client asks. All words of a turn
+are bumped before the first record is written: who has seen a new value in a record can take no
+older one of another key for true, so a transaction is seen whole.
+
 **No file.** The page is a memfd, handed over with the answer to `hello`. A file beside the socket
 could be truncated by mistake, which kills each process that has it mapped, or removed, so that old
 clients look at one and the new broker writes another. The memfd is sealed: it neither shrinks nor
@@ -61,9 +69,10 @@ from typing import Any
 
 from ..engine.keyspace import Entry
 from ..engine.rules import check_reply
-from ..limits import VERSION_SLOTS
+from ..limits import VERSION_RECORDS, VERSION_SLOTS
 from ..messages import Change, Command, DeadlineMoved, Effect, Read, ReadMany
 from ..patterns import check_name
+from ..records import ORDERED, RECORD_BYTES, ROOM, fence, write_record
 
 log = logging.getLogger("udsbus.broker")
 
@@ -73,15 +82,20 @@ LOCK_AT = 64
 """Where the lock is, in bytes."""
 LOCK_BYTES = 64
 """Room for it: it has 40 bytes on x86-64, 48 on ARM."""
-FIRST = (LOCK_AT + LOCK_BYTES) // 8
-"""The word that is slot 0."""
-WORDS = FIRST + VERSION_SLOTS
+FIRST = RECORD_BYTES // 8
+"""The first word of keys."""
+RECORDS_AT = 8 * (FIRST + VERSION_SLOTS)
+"""Where the records begin, in bytes."""
+BYTES = RECORDS_AT + VERSION_RECORDS * RECORD_BYTES
 F_SEAL_FUTURE_WRITE = 0x10
 """Since Linux 5.1; Python has no name for it before 3.13."""
 PROCESS_SHARED = ROBUST = 1
 
 NOWHERE = -1
 """The word of a key where there is no page."""
+RECORDS_AHEAD = 256
+"""After somebody has asked for a key, so many changes of it get a record. To write one costs less
+than a tenth of a request, and nobody tells when he reads it."""
 
 _held: list[VersionPage] = []
 """Those whose lock is held: it must stay where it is, the C library has a list of them."""
@@ -96,8 +110,8 @@ class VersionPage:
             raise OSError("this system has no memfd")
         fd = os.memfd_create("udsbus versions", os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
         try:
-            os.posix_fallocate(fd, 0, 8 * WORDS)  # now: later it would kill who touches it
-            self._memory = mmap.mmap(fd, 8 * WORDS)
+            os.posix_fallocate(fd, 0, BYTES)  # now: later it would kill who touches it
+            self._memory = mmap.mmap(fd, BYTES)
             fcntl.fcntl(fd, fcntl.F_ADD_SEALS, fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_GROW)
             with contextlib.suppress(OSError):  # an older kernel; then all of it could be written
                 fcntl.fcntl(fd, fcntl.F_ADD_SEALS, F_SEAL_FUTURE_WRITE)
@@ -116,20 +130,56 @@ class VersionPage:
         """The word that changes when this broker ends."""
         self.alive = self.words[self.life]
         """What it is until then."""
+        self._read: dict[str, int] = {}
+        """Keys that clients have asked for since they changed last → how many changes more get a
+        record."""
         _held.append(self)
 
-    def about(self) -> tuple[int, int]:
-        """What a client must know of it: the word that says whether the broker lives, and what it
-        says then."""
-        return self.life, self.alive
+    def about(self) -> dict[str, tuple[int, int]]:
+        """What a client must know of it."""
+        return {
+            "life": (self.life, self.alive),
+            "words": (FIRST, VERSION_SLOTS),
+            "records": (RECORDS_AT, VERSION_RECORDS),
+        }
+
+    def wanted(self, key: str) -> None:
+        """A client has asked for it, and may want to see from memory what comes next."""
+        read = self._read
+        if len(read) >= VERSION_RECORDS:
+            read.clear()  # who still wants them asks again
+        read[key] = RECORDS_AHEAD
 
     def expose(self, effects: list[Effect], revision: int) -> None:
         """What has changed is in the journal, and nothing of it was sent yet."""
-        words = self.words
+        words, read = self.words, self._read
+        newest: dict[str, Change] = {}
         for effect in effects:
-            if type(effect) is Change or type(effect) is DeadlineMoved:
+            if type(effect) is Change:
                 words[word_of(effect.key)] += 1
+                if effect.key in read:
+                    newest[effect.key] = effect
+            elif type(effect) is DeadlineMoved:
+                words[word_of(effect.key)] += 1
+                newest.pop(effect.key, None)
         words[REVISION] = revision
+        if newest:
+            if not ORDERED:
+                fence()
+            for change in newest.values():
+                self._record(change)
+
+    def _record(self, change: Change) -> None:
+        """Write what a key is now for those who have asked for it."""
+        key, value = change.key, change.value
+        left = self._read.pop(key) - 1
+        name = key.encode()
+        if change.deadline is None and len(name) + len(value or b"") <= ROOM:
+            word = word_of(key)
+            at = RECORDS_AT + (word - FIRST) % VERSION_RECORDS * RECORD_BYTES
+            write_record(self._memory, at, self.words[word], name, value, change.revision)
+            if left:
+                self._read[key] = left
 
     def retire(self) -> None:
         """Nothing that clients remember is true any more."""
@@ -156,14 +206,17 @@ class VersionedReads:
         """`entries` are those of the engine. Without a page, each word is told to be NOWHERE."""
         self._entries = entries
         self._words = memoryview(bytes(8)).cast("Q") if page is None else page.words
-        self._has_page = page is not None
+        self._page = page
         self.handlers: dict[type[Command], Callable[..., Any]] = {
             Read: self._read,
             ReadMany: self._read_many,
         }
 
     def _read(self, number: int, now: float, key: str, bare: bool = False) -> tuple[Any, ...]:
-        word = word_of(key) if self._has_page else NOWHERE
+        word = NOWHERE
+        if self._page is not None:
+            word = word_of(key)
+            self._page.wanted(key)
         says = self._words[word]
         entry = self._entries.get(key)
         if entry is None:

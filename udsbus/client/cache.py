@@ -3,7 +3,7 @@
 A key is remembered with a word of the broker's version page and what that said when the broker
 answered. While it says the same, and the word for the broker's life does, the value is the truth
 (broker/versionpage.py says why). In this order: a broker that lives now lived when the first was
-compared.
+compared. If the word says something else, the newest value may stand in the page too (records.py).
 
 What is remembered belongs to one page. Another broker has another page, and then all begins anew
 with another `Cache`; so nobody can compare what one broker has said with the page of another.
@@ -28,6 +28,7 @@ from time import monotonic
 from typing import Any, NamedTuple
 
 from ..limits import CACHE_BYTES, CACHE_ENTRIES, CACHE_OVERHEAD
+from ..records import RECORD_BYTES, read_record
 from ..wire.values import decode
 from . import requests
 from .requests import Call, Entry
@@ -63,11 +64,8 @@ class Remembered(NamedTuple):
     """0: the key is absent."""
     deadline: float | None
     """On this process's clock."""
-
-    @property
-    def bytes(self) -> int:
-        """About what it takes."""
-        return CACHE_OVERHEAD + (0 if self.data is None else 2 * len(self.data))
+    size: int
+    """About how many bytes it takes, here."""
 
     def decoded(self, default: Any = None) -> Any:
         """The value, made anew each time, so that nobody changes what is remembered."""
@@ -80,24 +78,52 @@ class Remembered(NamedTuple):
         return Entry(self.decoded(), self.revision, left)
 
 
+_new: Any = tuple.__new__
+"""Makes a named tuple without its Python-level `__new__`, in half the time."""
+
+
+def _remembered(
+    word: int, number: int, data: bytes | None, revision: int, deadline: float | None
+) -> Remembered:
+    size = CACHE_OVERHEAD if data is None else CACHE_OVERHEAD + 2 * len(data)
+    found: Remembered = _new(Remembered, (word, number, data, revision, deadline, size))
+    return found
+
+
 class Page:
     """A version page, mapped for reading."""
 
-    __slots__ = ("alive", "life", "words")
+    __slots__ = ("_first", "_memory", "_records", "_records_at", "alive", "life", "words")
 
-    def __init__(self, descriptor: int, life: int, alive: int) -> None:
-        """`life` is the word that changes from `alive` when the broker ends.
+    def __init__(self, descriptor: int, about: dict[str, Any]) -> None:
+        """`about` is what the broker says of it.
 
-        Raises OSError or ValueError for a file that could be cut short under us, or is too short.
+        Raises OSError, ValueError, TypeError or KeyError for a file that could be cut short under
+        us, or is too short, and for what nobody would say of a page.
         """
         if not fcntl.fcntl(descriptor, fcntl.F_GET_SEALS) & fcntl.F_SEAL_SHRINK:
             raise ValueError("it is not sealed")
-        memory = mmap.mmap(descriptor, 0, access=mmap.ACCESS_READ)
-        self.words: Sequence[int] = memoryview(memory).cast("Q")
-        if not 0 <= life < len(self.words):
-            raise ValueError("it is too short")
-        self.life = life
-        self.alive = alive
+        self._memory = mmap.mmap(descriptor, 0, access=mmap.ACCESS_READ)
+        self.words: Sequence[int] = memoryview(self._memory).cast("Q")
+        self.life, self.alive = about["life"]
+        """The word that changes when the broker ends, and what it says until then."""
+        self._first, words = about["words"]
+        self._records_at, self._records = about["records"]
+        end = max(8 * (self._first + words), self._records_at + self._records * RECORD_BYTES)
+        numbers = self.life, self._first, words, self._records_at, self._records
+        if min(numbers) < 0 or not self._records:
+            raise ValueError(f"it is said to be {about}")
+        if max(end, 8 * self.life + 8) > len(self._memory):
+            raise ValueError(f"it has {len(self._memory)} bytes")
+
+    def record(self, word: int, key: str) -> tuple[int, bytes | None, int] | None:
+        """What the word of `key` says, and the value and revision that are noted for that."""
+        number = self.words[word]
+        at = self._records_at + (word - self._first) % self._records * RECORD_BYTES
+        noted = read_record(self._memory, at, number, key.encode())
+        if noted is None or self.words[self.life] != self.alive:
+            return None
+        return number, *noted
 
 
 class _NoPage(Page):
@@ -106,6 +132,9 @@ class _NoPage(Page):
     def __init__(self) -> None:
         self.words = (0,)
         self.life, self.alive = 0, 1
+
+    def record(self, word: int, key: str) -> None:
+        return None
 
 
 NO_PAGE: Page = _NoPage()
@@ -116,9 +145,8 @@ def mapped(about: Any, descriptors: list[int]) -> Page:
     try:
         if not descriptors:
             return NO_PAGE
-        life, alive = about
-        return Page(descriptors[0], life, alive)
-    except (OSError, ValueError, TypeError) as error:
+        return Page(descriptors[0], about)
+    except (OSError, ValueError, TypeError, KeyError) as error:
         why = str(error)  # for the error holds what was mapped
         log.warning("each read asks the broker: its version page cannot be used: %s", why)
         return NO_PAGE
@@ -160,7 +188,7 @@ class Cache:
     @property
     def active(self) -> bool:
         """The broker of this page lives."""
-        return self.words[self.life] == self.alive
+        return bool(self.words[self.life] == self.alive)
 
     def revision(self) -> int | None:
         """That of the bus; None: it has to be asked for."""
@@ -181,12 +209,27 @@ class Cache:
             found = self._recent.get(key) or self._refreshed(key)
         except TypeError:  # it is no text, as the broker will say
             return None
-        if found is None or not self.holds(found):
-            return None
-        if for_value and found.data is None and found.revision:
+        if found is not None and not self.holds(found):
+            found = self._renewed(key, found.word)
+        if found is None or (for_value and found.data is None and found.revision):
             return None
         self.hits += 1
         return found
+
+    def _renewed(self, key: str, word: int) -> Remembered | None:
+        """What it is now, if the page has it."""
+        record = self._page.record(word, key)
+        if record is None:
+            return None
+        number, data, revision = record
+        found = _remembered(word, number, data, revision, None)
+        self._keep(key, found)
+        return found
+
+    def note(self, key: str, found: Remembered, value: Any) -> None:
+        """What the value of `key` is: if nobody can change it, it needs not be decoded again."""
+        if found.data is not None and found.deadline is None and _is_constant(value):
+            self.constants[key] = found.word, found.number, value
 
     def look_for(self, keys: list[str]) -> tuple[dict[str, Remembered], list[str]]:
         """What is known of `keys`, and those of which it is not; see `holds`."""
@@ -202,30 +245,29 @@ class Cache:
 
     def holds(self, found: Remembered) -> bool:
         """Whether it is still so."""
-        return (
-            self.words[found.word] == found.number
-            and self.words[self.life] == self.alive
-            and (found.deadline is None or monotonic() < found.deadline)
-        )
+        words, life = self.words, self.life
+        same: bool = words[found.word] == found.number and words[life] == self.alive
+        return same and (found.deadline is None or monotonic() < found.deadline)
 
     def _refreshed(self, key: str) -> Remembered | None:
         """What the older generation knows; it was used, so it comes into the newer one."""
         found = self._older.pop(key, None)
         if found is not None:
-            self._older_bytes -= found.bytes
+            self._older_bytes -= found.size
             self._keep(key, found)
         return found
 
     def _keep(self, key: str, found: Remembered) -> None:
+        self.constants.pop(key, None)
         before = self._recent.get(key)
         if before is not None:
-            self._bytes -= before.bytes
+            self._bytes -= before.size
         elif len(self._recent) >= CACHE_ENTRIES // 2:
             self._begin_another()
-        if self._bytes + found.bytes > CACHE_BYTES // 2:
+        if self._bytes + found.size > CACHE_BYTES // 2:
             self._begin_another()
         self._recent[key] = found
-        self._bytes += found.bytes
+        self._bytes += found.size
 
     def _begin_another(self) -> None:
         """Another generation."""
@@ -237,18 +279,16 @@ class Cache:
         that time."""
         word, number, *rest = answer
         if not rest:
-            found = Remembered(word, number, None, 0, None)
+            found = _remembered(word, number, None, 0, None)
             value = None
         else:
             data, revision, *left = rest
             deadline = asked + left[0] if left else None
             value = None if data is None else decode(data)
-            found = Remembered(word, number, data, revision, deadline)
-        self.constants.pop(key, None)
-        if found.bytes <= CACHE_BYTES // 8 and 0 <= word < len(self.words):
+            found = _remembered(word, number, data, revision, deadline)
+        if found.size <= CACHE_BYTES // 8 and 0 <= word < len(self.words):
             self._keep(key, found)
-            if found.data is not None and found.deadline is None and _is_constant(value):
-                self.constants[key] = word, number, value
+            self.note(key, found, value)
         return found.revision, value
 
     # --- what to ask --------------------------------------------------------------------------
@@ -308,6 +348,8 @@ class Cache:
 
 def _is_constant(value: Any) -> bool:
     """Whether nobody can change it: of what `decode` makes, that is what can be hashed."""
+    if type(value) in (dict, list, set):  # quicker than to find it out
+        return False
     try:
         hash(value)
     except TypeError:

@@ -57,9 +57,11 @@ class Methods(Session):
                     return value
             found = cache.look(key)
             if found is not None:
+                value = found.decoded(default)
+                cache.note(key, found, value)
                 if not cache.hits % GIVE_WAY:
                     self._give_way()
-                return found.decoded(default)
+                return value
         return self._call(cache.get(key, default))
 
     def entry(self, key: str, *, fresh: bool = False) -> Entry | None:

@@ -321,7 +321,7 @@ _ROWS = (
         "Introduce a client; optional. Refused when the broker does not speak this version.",
         "map: `version`, `broker` (its release), `bus` (which state this is), `epoch` (which of "
         "its brokers), `pid`, `revision`, `limits`, `heartbeat` (seconds; nil: there is none); "
-        "`page` if that was asked for ([word, number], nil: there is none)",
+        "`page` if that was asked for (map: `life`, `words`, `records`; nil: there is none)",
         (Parameter("version", _integer, "protocol version"),),
         (
             Parameter("name", _optional_text, "what to call this client"),

@@ -56,9 +56,11 @@ class AsyncMethods(AsyncSession):
                     return value
             found = cache.look(key)
             if found is not None:
+                value = found.decoded(default)
+                cache.note(key, found, value)
                 if not cache.hits % GIVE_WAY:
                     await self._give_way()
-                return found.decoded(default)
+                return value
         return await self._call(cache.get(key, default))
 
     async def entry(self, key: str, *, fresh: bool = False) -> Entry | None:

@@ -28,10 +28,13 @@ class Scale(NamedTuple):
     """How often each program is started."""
     changes: int
     """Changes that a stopped reader is not told of."""
+    keys: int
+    """Keys that fill a server."""
+    connections: int
 
 
-FULL = Scale(5, 1.5, 500, 2.0, 6.0, 21, 1_000_000)
-QUICK = Scale(2, 0.2, 50, 0.5, 1.0, 3, 50_000)
+FULL = Scale(5, 1.5, 500, 2.0, 6.0, 21, 1_000_000, 1_000_000, 10_000)
+QUICK = Scale(2, 0.2, 50, 0.5, 1.0, 3, 50_000, 20_000, 1_000)
 
 
 class Driven(NamedTuple):

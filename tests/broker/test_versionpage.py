@@ -7,8 +7,10 @@ import mmap
 import os
 import signal
 import socket
+import subprocess
 import sys
 from collections.abc import Callable, Iterator
+from functools import partial
 from typing import Any
 
 import msgpack
@@ -31,8 +33,9 @@ from udsbus.broker.versionpage import (
 )
 from udsbus.errors import StorageFailed
 from udsbus.limits import VERSION_RECORDS
-from udsbus.messages import Answered, Effect, Read
+from udsbus.messages import Answered, CloseReason, Effect, Read
 from udsbus.records import RECORD_BYTES, ROOM, read_record, write_record
+from udsbus.wire.methods import METHODS
 
 from .stepped import SteppedBroker, stepped_broker
 
@@ -189,6 +192,30 @@ def test_what_expires(broker: SteppedBroker) -> None:
     assert says(broker, "a") == before + 1
 
 
+def test_what_belonged_to_a_session_is_gone_when_its_goodbye_is_answered(
+    broker: SteppedBroker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sessions = broker.turn.sessions
+    goodbye = partial(sessions.end, reason=CloseReason.PEER_CLOSED, why="it says goodbye")
+
+    def end(number: int, now: float) -> bool:
+        return goodbye(broker.engine.sessions[number], now=now, keep=number)
+
+    broker.turn._answering.routes["goodbye"] = 0, end, METHODS["goodbye"]
+    client, connection = broker.accepted()
+    sessions.join(
+        connection.number, "s", connection.peer, connection.socket, None, None, broker.now
+    )
+    ask(broker, client, ("set", "a", b"\x01", {"ephemeral": True}))
+    before = says(broker, "a")
+    client.send((0, 2, "goodbye", []))
+    broker.step()
+    assert "a" not in broker.engine.keyspace.entries
+    assert says(broker, "a") == before + 1
+    assert broker.receive(client)[:2] == [1, 1]
+    assert broker.receive(client) == [1, 2, None, True]
+
+
 # --- records --------------------------------------------------------------------------------------
 
 
@@ -270,7 +297,9 @@ def test_only_so_many_are_noted(broker: SteppedBroker, monkeypatch: pytest.Monke
     client, _ = broker.accepted()
     ask(broker, client, ("read_many", [f"k{number}" for number in range(95)]))
     assert broker.page is not None
-    assert len(broker.page._read) == 5
+    assert len(broker.page._read) == 0
+    ask(broker, client, ("read_many", ["a", "b"]))
+    assert len(broker.page._read) == 2
 
 
 # --- the end of a broker --------------------------------------------------------------------------
@@ -310,12 +339,36 @@ def test_it_tells_of_the_end_of_its_process_before_anything_else_does(how: str) 
         os.waitpid(pid, 0)
 
 
+ENDS_OF_INTERPRETERS = ("", "raise ValueError", "sys.exit(3)", "del page; import gc; gc.collect()")
+
+
+@pytest.mark.parametrize("end", ENDS_OF_INTERPRETERS)
+def test_an_interpreter_that_ends_as_usual(end: str) -> None:
+    """It lets go of all that it has, the page among it, before its process ends."""
+    ours, theirs = socket.socketpair()
+    source = (
+        "import socket, sys, msgpack; from udsbus.broker.versionpage import VersionPage\n"
+        "page = VersionPage(7); told = msgpack.packb(page.about())\n"
+        f"socket.send_fds(socket.socket(fileno={theirs.fileno()}), [told], [page.fd])\n{end}\n"
+    )
+    with ours, theirs:
+        subprocess.run(
+            [sys.executable, "-c", source], pass_fds=[theirs.fileno()], stderr=subprocess.DEVNULL
+        )
+        about, (descriptor,), _, _ = socket.recv_fds(ours, 200, 1)
+    words = memoryview(mmap.mmap(descriptor, 0, prot=mmap.PROT_READ)).cast("Q")
+    os.close(descriptor)
+    life, alive = msgpack.unpackb(about)["life"]
+    assert words[REVISION] == 7
+    assert words[life] != alive
+
+
 def test_a_page_that_is_retired() -> None:
     def work() -> list[bool]:
         page = VersionPage(7)
         seen = [page.words[page.life] == page.alive, page.words[REVISION] == 7]
         page.retire()
-        page.retire()
+        os.fstat(page.fd)  # which may be on its way out with a `hello`
         seen.append(page.words[page.life] == page.alive)
         another = VersionPage(8)
         seen.append(another.words[another.life] == another.alive)

@@ -4,10 +4,12 @@ do."""
 from __future__ import annotations
 
 import contextlib
+import datetime
 import fcntl
 import mmap
 import multiprocessing
 import os
+import select
 import signal
 import subprocess
 import sys
@@ -110,6 +112,84 @@ def test_a_broker_that_stands_still_changes_nothing(address: str) -> None:
             remembers(client, "a", 1)
 
 
+def test_a_time_to_live_ends_while_the_broker_stands_still(address: str) -> None:
+    with running_broker(address) as broker, udsbus.connect(address, timeout=0.2) as client:
+        client.set("a", 1, ttl=0.3)
+        remembers(client, "a", 1)
+        with stopped(broker.pid):
+            time.sleep(0.4)  # longer than its time to live
+            with pytest.raises(RequestTimeout):
+                client.get("a")
+
+
+def test_a_broker_that_still_says_goodbye_knows_nothing_any_more(address: str) -> None:
+    """It waits for a peer that takes its reply late, and has let go of the address already."""
+    with contextlib.ExitStack() as stack:
+        broker = stack.enter_context(running_broker(address))
+        client = stack.enter_context(udsbus.connect(address, timeout=PATIENCE))
+        late = stack.enter_context(broker.connect())
+        client.set("a", "old")
+        remembers(client, "a", "old")
+        late.call("set", "large", b"\xc6" + (1 << 20).to_bytes(4, "big") + bytes(1 << 20))
+        late.send((0, 1, "get", ["large"]))
+        wait_until(lambda: select.select([late.socket], [], [], 0)[0], "its reply to begin")
+        os.kill(broker.pid, signal.SIGTERM)
+        wait_until(lambda: not os.path.exists(address), "it to let go of the address")
+        stack.enter_context(running_broker(address))
+        assert broker.process.poll() is None, "it is not gone yet"
+        with udsbus.connect(address) as other:
+            other.set("a", "new")
+            assert client.get("a") == "new"
+
+
+@pytest.mark.parametrize("kind", ["sync", "async"])
+def test_two_brokers_at_one_address(address: str, runtime: Path, kind: str) -> None:
+    """Somebody has removed the socket and its lock. All of a client go to the one that answers."""
+    with contextlib.ExitStack() as stack:
+        first = stack.enter_context(running_broker(address))
+        client = stack.enter_context(udsbus.connect(address, timeout=PATIENCE))
+        client.set("a", 1)
+        remembers(client, "a", 1)
+
+        async def work() -> None:
+            async with udsbus.connect_async(address, timeout=PATIENCE) as mine:
+                assert await mine.get("a") == 1
+                begin_another()
+                client.kick(mine.session)
+                with contextlib.suppress(BrokerUnavailable):  # it may have come just before
+                    await mine.set("b", 2)
+                await check_async(mine)
+
+        async def check_async(mine: udsbus.AsyncClient) -> None:
+            for number in range(3):
+                await mine.set("a", number)
+                assert await mine.get("a") == number
+            assert (await mine.info())["pid"] == second[0].pid
+
+        def begin_another() -> None:
+            for name in os.listdir(runtime):
+                os.unlink(runtime / name)
+            second.append(stack.enter_context(running_broker(address, first_revision=1_000)))
+
+        second: list[BrokerProcess] = []
+        if kind == "async":
+            anyio.run(work)
+            return
+        begin_another()
+        remembers(client, "a", 1)  # this thread is with the first
+
+        def in_thread() -> int:
+            assert client.get("a") is None or client.get("a") == 1
+            revision = client.set("a", 2)
+            assert client.get("a") == 2
+            assert client.revision() == revision
+            return 1
+
+        in_threads(in_thread)
+        assert client.get("a") == 2, "and is with the second now"
+        assert client.info()["pid"] == second[0].pid != first.pid
+
+
 def test_a_page_of_the_next_broker_is_found_by_a_connection_that_waited(address: str) -> None:
     """It asked for no page, because there was one, and a broker that has another answered."""
     with running_broker(address) as broker, udsbus.connect(address, timeout=PATIENCE) as client:
@@ -148,6 +228,7 @@ def test_a_child_after_a_fork(client: Client, bus: BrokerProcess) -> None:
             remembers(client, "a", 2)
             return seen
 
+        assert in_child(lambda: client.cache_info()[2:4] if client.ping() else ()) == (0, 0)
         assert in_child(work) == [1, 2]
         assert client.get("a") == 2
         remembers(client, "a", 2)
@@ -243,6 +324,49 @@ def test_no_read_is_older_than_what_its_process_can_know(bus: BrokerProcess) -> 
 
 
 # --- how much is remembered -----------------------------------------------------------------------
+
+
+def test_what_nobody_can_change_is_not_made_anew(client: Client) -> None:
+    constants: list[Any] = ["a text of some length", b"\x00" * 100, 2**40, 0.5, (1, "a")]
+    for value in [*constants, datetime.date.today()]:
+        client.set("a", value)
+        assert client.get("a") is client.get("a")
+        assert client.get("a") == value
+    others: list[Any] = [[1], {"a": 1}, {1}, (1, [2]), ("ab",) * 1_000]
+    for value in others:
+        client.set("a", value)
+        assert client.get("a") == client.get("a") == value
+        assert client.get("a") is not client.get("a")
+
+
+def test_what_comes_back_from_the_older_generation_is_as_quick(
+    client: Client, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(cache_module, "CACHE_ENTRIES", 4)
+    client.set("a", "a text of some length")
+    client.get("a")
+    client.get("b")
+    client.get("c")
+    assert client.get("a") is client.get("a")
+    assert client.cache_info().misses == 3
+
+
+def test_more_keys_than_it_could_remember(client: Client, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(cache_module, "CACHE_ENTRIES", 20)
+    keys = [f"k/{number}" for number in range(11)]
+    client.set_many(dict.fromkeys(keys, 1))
+    for _ in range(2):
+        assert client.get_many(keys) == dict.fromkeys(keys, 1)
+    assert client.cache_info() == CacheInfo(0, 0, 0, 0, True)
+    for _ in range(2):
+        assert client.get_many(keys[1:]) == dict.fromkeys(keys[1:], 1)
+    assert client.cache_info()[:3] == (10, 10, 10)
+
+
+def test_names_take_memory_too(client: Client) -> None:
+    for number in range(10):
+        client.get(f"{number}" * 1_000)
+    assert 20_000 < client.cache_info().bytes < 30_000
 
 
 def test_what_was_not_used_for_long_is_forgotten(

@@ -86,7 +86,7 @@ async def test_who_reads_all_the_time_gives_way(connect: Connect) -> None:
         tasks.start_soon(others)
         reads: list[Callable[[], Awaitable[Any]]] = [
             partial(client.get, "a"), partial(client.get, "list"), partial(client.entry, "a"),
-            partial(client.exists, "a"), partial(client.get_many, ["a", "list"]),
+            partial(client.exists, "a"), partial(client.get_many, ["a", "list"]), client.revision,
         ]  # fmt: skip
         for read in reads:
             before = turns

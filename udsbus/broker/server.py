@@ -145,7 +145,6 @@ class Broker:
                 raise
             self._bus = self._journal.bus
         self._engine, self._lanes = replica.engine, replica.lanes
-        self.turn = self._new_turn(listener)
         self._taken_over = inherited is not None
         self._lifeline: socket.socket | None = None
         """Open for as long as this process may have to hand it on."""
@@ -162,6 +161,7 @@ class Broker:
                 settings.hung_seconds,
                 () if settings.lifeline is None else (settings.lifeline,),
             )
+        self.turn = self._new_turn(listener)  # last of all: its page is for as long as we live
 
     def _new_turn(self, listener: Listener) -> Turn:
         journal: Journal = self._journal or MemoryJournal()

@@ -62,7 +62,7 @@ import logging
 import mmap
 import os
 import threading
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from functools import partial
 from time import monotonic
 from typing import Any
@@ -97,9 +97,6 @@ RECORDS_AHEAD = 256
 """After somebody has asked for a key, so many changes of it get a record. To write one costs less
 than a tenth of a request, and nobody tells when he reads it."""
 
-_held: list[VersionPage] = []
-"""Those whose lock is held: it must stay where it is, the C library has a list of them."""
-
 
 class VersionPage:
     """The broker's side. To be made, and retired, by the thread that serves."""
@@ -133,7 +130,6 @@ class VersionPage:
         self._read: dict[str, int] = {}
         """Keys that clients have asked for since they changed last → how many changes more get a
         record."""
-        _held.append(self)
 
     def about(self) -> dict[str, tuple[int, int]]:
         """What a client must know of it."""
@@ -143,12 +139,11 @@ class VersionPage:
             "records": (RECORDS_AT, VERSION_RECORDS),
         }
 
-    def wanted(self, key: str) -> None:
-        """A client has asked for it, and may want to see from memory what comes next."""
-        read = self._read
-        if len(read) >= VERSION_RECORDS:
-            read.clear()  # who still wants them asks again
-        read[key] = RECORDS_AHEAD
+    def wanted(self, keys: Iterable[str]) -> None:
+        """A client has asked for them, and may want to see from memory what comes next."""
+        self._read.update(dict.fromkeys(keys, RECORDS_AHEAD))
+        if len(self._read) > VERSION_RECORDS:
+            self._read.clear()  # who still wants them asks again
 
     def expose(self, effects: list[Effect], revision: int) -> None:
         """What has changed is in the journal, and nothing of it was sent yet."""
@@ -162,10 +157,10 @@ class VersionPage:
             elif type(effect) is DeadlineMoved:
                 words[word_of(effect.key)] += 1
                 newest.pop(effect.key, None)
+        if not ORDERED:
+            fence()
         words[REVISION] = revision
         if newest:
-            if not ORDERED:
-                fence()
             for change in newest.values():
                 self._record(change)
 
@@ -182,11 +177,9 @@ class VersionPage:
                 self._read[key] = left
 
     def retire(self) -> None:
-        """Nothing that clients remember is true any more."""
-        if self in _held:
-            self._unlock()
-            _held.remove(self)
-            os.close(self.fd)
+        """Nothing that clients remember is true any more. The descriptor stays open: there may be
+        a `hello` on its way out that hands it over."""
+        self._unlock()
 
 
 def version_page(revision: int) -> VersionPage | None:
@@ -213,10 +206,19 @@ class VersionedReads:
         }
 
     def _read(self, number: int, now: float, key: str, bare: bool = False) -> tuple[Any, ...]:
-        word = NOWHERE
         if self._page is not None:
-            word = word_of(key)
-            self._page.wanted(key)
+            self._page.wanted((key,))
+        return self._found(key, now, bare)
+
+    def _read_many(self, number: int, now: float, keys: list[str]) -> list[tuple[Any, ...]]:
+        if self._page is not None:
+            self._page.wanted(keys)
+        found = [self._found(key, now) for key in keys]
+        check_reply([each[2] for each in found if len(each) > 2])
+        return found
+
+    def _found(self, key: str, now: float, bare: bool = False) -> tuple[Any, ...]:
+        word = NOWHERE if self._page is None else FIRST + hash(key) % VERSION_SLOTS
         says = self._words[word]
         entry = self._entries.get(key)
         if entry is None:
@@ -230,11 +232,6 @@ class VersionedReads:
             return word, says
         # The turn may have begun before this was asked, and the client counts from when it asked.
         return word, says, value, revision, max(0.0, deadline - monotonic())
-
-    def _read_many(self, number: int, now: float, keys: list[str]) -> list[tuple[Any, ...]]:
-        found = [self._read(number, now, key) for key in keys]
-        check_reply([each[2] if len(each) > 2 else None for each in found])
-        return found
 
 
 def word_of(key: str) -> int:
@@ -262,4 +259,7 @@ def _hold_robust_lock(memory: mmap.mmap) -> Callable[[], object]:
         raise OSError(f"this system has no robust locks: {error}") from None
     if failed:
         raise OSError(failed, os.strerror(failed))
+    # For ever, also when an interpreter that ends lets go of all it has: the kernel could not mark
+    # a word in memory that is not there any more.
+    ctypes.pythonapi.Py_IncRef(ctypes.py_object(memory))
     return partial(library.pthread_mutex_unlock, lock)

@@ -36,13 +36,23 @@ from .requests import Call, Entry
 log = logging.getLogger("udsbus.client")
 
 
+SCALARS = frozenset((str, bytes, int, float, bool, type(None)))
+CONTAINERS = frozenset((dict, list, set))
+SMALL = 64
+"""Bytes of a tuple, a datetime and the like that is kept as it is, and not only its bytes."""
+
+Broker = tuple[str, int, int]
+"""The bus, the epoch and the pid of a broker: no two that live at once have the same."""
+
+
 class CacheInfo(NamedTuple):
     """What a client's cache has done, and holds now."""
 
     hits: int
-    """Reads that were answered without asking."""
+    """Keys that were read without asking, and revisions."""
     misses: int
-    """Those that had to ask, though the cache was on: the key was new, or had changed."""
+    """Keys that had to be asked for, though there is a page: they were new, or had changed, or
+    `fresh` was wished."""
     entries: int
     """Keys that are remembered, absent ones among them."""
     bytes: int
@@ -83,11 +93,25 @@ _new: Any = tuple.__new__
 
 
 def _remembered(
-    word: int, number: int, data: bytes | None, revision: int, deadline: float | None
+    key: str, word: int, number: int, data: bytes | None, revision: int, deadline: float | None
 ) -> Remembered:
-    size = CACHE_OVERHEAD if data is None else CACHE_OVERHEAD + 2 * len(data)
+    size = CACHE_OVERHEAD + 2 * len(key)
+    if data is not None:
+        size += 2 * len(data)
     found: Remembered = _new(Remembered, (word, number, data, revision, deadline, size))
     return found
+
+
+class Looked(NamedTuple):
+    """Several keys that were looked for."""
+
+    values: dict[str, Any]
+    """Of those that are known, and there."""
+    compared: list[Any]
+    """Of all that are known, whether they are there or not: `Remembered`, or the first two of its
+    fields and the value."""
+    missing: list[str]
+    """The others."""
 
 
 class Page:
@@ -142,9 +166,13 @@ NO_PAGE: Page = _NoPage()
 
 def mapped(about: Any, descriptors: list[int]) -> Page:
     """The page that came with the answer to `hello`, or none; closes the descriptors."""
+    if about is None:
+        for descriptor in descriptors:
+            os.close(descriptor)
+        return NO_PAGE
     try:
         if not descriptors:
-            return NO_PAGE
+            raise ValueError("its descriptor did not come; this process may have no room for more")
         return Page(descriptors[0], about)
     except (OSError, ValueError, TypeError, KeyError) as error:
         why = str(error)  # for the error holds what was mapped
@@ -160,21 +188,24 @@ class Cache:
     no time for a call."""
 
     __slots__ = (
-        "_bytes", "_older", "_older_bytes", "_page", "_recent", "alive", "constants", "hits",
-        "life", "misses", "words",
+        "_bytes", "_older", "_older_bytes", "_page", "_recent", "alive", "broker", "constants",
+        "hits", "life", "misses", "words",
     )  # fmt: skip
 
-    def __init__(self, page: Page, before: Cache | None = None) -> None:
-        """`before` is what there was before it, which counts on."""
+    def __init__(
+        self, page: Page, before: Cache | None = None, broker: Broker | None = None
+    ) -> None:
+        """`before` is what there was before it, which counts on; `broker` whose page it is."""
         self._page = page
+        self.broker = broker
         self.words = page.words
         self.life = page.life
         self.alive = page.alive
         self._recent: dict[str, Remembered] = {}
         """The newer generation."""
         self.constants: dict[str, tuple[int, int, Any]] = {}
-        """(word, number, value) of those in it whose value needs nothing but to be compared: nobody
-        can change it, so it can be shared, and it has no deadline."""
+        """(word, number, value) of those in it that need nothing but to be compared: nobody can
+        change the value, so it can be shared, and it has no deadline."""
         self._older: dict[str, Remembered] = {}
         self._bytes = self._older_bytes = 0
         """What each of them takes."""
@@ -183,7 +214,7 @@ class Cache:
 
     def emptied(self) -> Cache:
         """Another of the same page."""
-        return Cache(self._page, self)
+        return Cache(self._page, self, self.broker)
 
     @property
     def active(self) -> bool:
@@ -193,7 +224,10 @@ class Cache:
     def revision(self) -> int | None:
         """That of the bus; None: it has to be asked for."""
         revision = self.words[0]
-        return revision if self.active else None
+        if not self.active:
+            return None
+        self.hits += 1
+        return revision
 
     def info(self) -> CacheInfo:
         entries = len(self._recent.keys() | self._older.keys())
@@ -222,32 +256,59 @@ class Cache:
         if record is None:
             return None
         number, data, revision = record
-        found = _remembered(word, number, data, revision, None)
+        found = _remembered(key, word, number, data, revision, None)
         self._keep(key, found)
         return found
 
     def note(self, key: str, found: Remembered, value: Any) -> None:
         """What the value of `key` is: if nobody can change it, it needs not be decoded again."""
-        if found.data is not None and found.deadline is None and _is_constant(value):
-            self.constants[key] = found.word, found.number, value
+        word, number, data, _, deadline, _ = found
+        if data is None or deadline is not None:
+            return
+        # What is made of many parts takes much more memory than its bytes.
+        if type(value) in SCALARS or (len(data) <= SMALL and _is_constant(value)):
+            self.constants[key] = word, number, value
 
-    def look_for(self, keys: list[str]) -> tuple[dict[str, Remembered], list[str]]:
-        """What is known of `keys`, and those of which it is not; see `holds`."""
-        known: dict[str, Remembered] = {}
+    def look_for(self, keys: list[str]) -> Looked:
+        """What is known of several keys, and which have to be asked for."""
+        values: dict[str, Any] = {}
+        compared: list[tuple[Any, ...]] = []
+        if len(keys) > CACHE_ENTRIES // 2:  # it would forget them at once
+            return Looked(values, compared, keys)
         missing: list[str] = []
+        words, constants, hits = self.words, self.constants, 0
         for key in keys:
+            constant = constants.get(key) if type(key) is str else None
+            if constant is not None and words[constant[0]] == constant[1]:
+                values[key] = constant[2]
+                compared.append(constant)
+                hits += 1
+                continue
             found = self.look(key)
             if found is None:
                 missing.append(key)
-            else:
-                known[key] = found
-        return known, missing
+                continue
+            compared.append(found)
+            if found.revision:
+                values[key] = value = found.decoded()
+                self.note(key, found, value)
+        self.hits += hits
+        return Looked(values, compared, missing)
+
+    def still_so(self, looked: Looked) -> bool:
+        """Whether all that was known is so still: then it was all so at one moment, when the last
+        of it had been looked at."""
+        words = self.words
+        for each in looked.compared:
+            if words[each[0]] != each[1] or (len(each) > 3 and not self.holds(each)):
+                return False
+        return self.active
 
     def holds(self, found: Remembered) -> bool:
         """Whether it is still so."""
-        words, life = self.words, self.life
-        same: bool = words[found.word] == found.number and words[life] == self.alive
-        return same and (found.deadline is None or monotonic() < found.deadline)
+        word, number, _, _, deadline, _ = found
+        same: bool = self.words[word] == number and self.words[self.life] == self.alive
+        return same and (deadline is None or monotonic() < deadline)
 
     def _refreshed(self, key: str) -> Remembered | None:
         """What the older generation knows; it was used, so it comes into the newer one."""
@@ -258,16 +319,17 @@ class Cache:
         return found
 
     def _keep(self, key: str, found: Remembered) -> None:
-        self.constants.pop(key, None)
-        before = self._recent.get(key)
+        recent, size = self._recent, found[5]
+        before = recent.get(key)
         if before is not None:
-            self._bytes -= before.size
-        elif len(self._recent) >= CACHE_ENTRIES // 2:
+            self._bytes -= before[5]
+            self.constants.pop(key, None)
+        elif len(recent) >= CACHE_ENTRIES // 2:
             self._begin_another()
-        if self._bytes + found.size > CACHE_BYTES // 2:
+        if self._bytes + size > CACHE_BYTES // 2:
             self._begin_another()
         self._recent[key] = found
-        self._bytes += found.size
+        self._bytes += size
 
     def _begin_another(self) -> None:
         """Another generation."""
@@ -277,15 +339,15 @@ class Cache:
     def _remember(self, key: str, answer: Sequence[Any], asked: float) -> tuple[int, Any]:
         """The revision and the value that the broker has answered to `read`, when it was asked at
         that time."""
-        word, number, *rest = answer
-        if not rest:
-            found = _remembered(word, number, None, 0, None)
+        word, number = answer[:2]
+        if len(answer) == 2:
+            found = _remembered(key, word, number, None, 0, None)
             value = None
         else:
-            data, revision, *left = rest
-            deadline = asked + left[0] if left else None
+            data, revision = answer[2:4]
             value = None if data is None else decode(data)
-            found = _remembered(word, number, data, revision, deadline)
+            deadline = asked + answer[4] if len(answer) > 4 else None
+            found = _remembered(key, word, number, data, revision, deadline)
         if found.size <= CACHE_BYTES // 8 and 0 <= word < len(self.words):
             self._keep(key, found)
             self.note(key, found, value)
@@ -325,30 +387,36 @@ class Cache:
             return requests.exists(key)
         asked = monotonic()
         self.misses += 1
-        return Call(
-            "read",
-            (key, {"bare": True}),
-            lambda answer: self._remember(key, answer, asked)[0] != 0,
-        )
+
+        def read(answer: Any) -> bool:
+            before = self._recent.get(key)
+            if before is None or list(before[:2]) != answer[:2]:  # else its value is known too
+                self._remember(key, answer, asked)
+            return len(answer) > 2
+
+        return Call("read", (key, {"bare": True}), read)
 
     def get_many(self, keys: list[str]) -> Call[dict[str, Any]]:
         """Ask for several values, all at one revision, and remember them."""
-        if not self.active:
+        if not self.active or len(keys) > CACHE_ENTRIES // 2:  # it would forget them at once
             return requests.get_many(keys)
         asked = monotonic()
         self.misses += len(keys)
 
         def read(answers: Any) -> dict[str, Any]:
-            found = zip(keys, answers, strict=True)
-            read = [(key, *self._remember(key, answer, asked)) for key, answer in found]
-            return {key: value for key, revision, value in read if revision}
+            values: dict[str, Any] = {}
+            for key, answer in zip(keys, answers, strict=True):
+                revision, value = self._remember(key, answer, asked)
+                if revision:
+                    values[key] = value
+            return values
 
         return Call("read_many", (keys,), read)
 
 
 def _is_constant(value: Any) -> bool:
     """Whether nobody can change it: of what `decode` makes, that is what can be hashed."""
-    if type(value) in (dict, list, set):  # quicker than to find it out
+    if type(value) in CONTAINERS:  # quicker than to find it out
         return False
     try:
         hash(value)

@@ -17,8 +17,9 @@ from ..errors import AccessDenied, BrokerUnavailable, Error
 from ..messages import CloseReason
 from ..peers import peer_credentials
 
-FILES_MOST = 4
-"""Descriptors that are taken with one receive; the kernel closes others."""
+INT_BYTES = struct.calcsize("i")
+FILES_SPACE = socket.CMSG_LEN(4 * INT_BYTES)
+"""Bytes for up to four descriptors that come with one receive; the kernel closes others."""
 
 
 class Vanished(BrokerUnavailable):
@@ -38,8 +39,11 @@ def not_greeted(address: str, told: tuple[str, str] | None) -> Error:
 
 def receive_with_files(sock: socket.socket, descriptors: list[int], size: int) -> bytes:
     """The same as `sock.recv`, and the descriptors that came along are put into the list."""
-    data, found, _, _ = socket.recv_fds(sock, size, FILES_MOST, socket.MSG_CMSG_CLOEXEC)
-    descriptors += found
+    data, ancillary, _, _ = sock.recvmsg(size, FILES_SPACE, socket.MSG_CMSG_CLOEXEC)
+    for level, kind, packed in ancillary:
+        if level == socket.SOL_SOCKET and kind == socket.SCM_RIGHTS:
+            whole = len(packed) - len(packed) % INT_BYTES
+            descriptors += memoryview(packed)[:whole].cast("i")
     return data
 
 

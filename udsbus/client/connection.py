@@ -59,6 +59,8 @@ class Connection:
         self._packer = msgpack.Packer(autoreset=True)
         self._pack = self._packer.pack
         self.msgid = msgid
+        self._files: list[int] = []
+        """Descriptors that have come, and nobody has taken."""
         self._told: tuple[str, str] | None = None
         poll = select.poll()
         poll.register(sock.fileno(), select.POLLIN)
@@ -106,16 +108,17 @@ class Connection:
     def request_with_files(self, call: Call[Any], timeout: float) -> tuple[Any, list[int]]:
         """The same for one whose answer may bring the descriptor of a file; they are the caller's
         to close."""
-        descriptors: list[int] = []
-        self._recv = partial(receive_with_files, self._socket, descriptors)
+        self._recv = partial(receive_with_files, self._socket, self._files)
         try:
-            return self.request(call, timeout), descriptors
-        except BaseException:
-            for descriptor in descriptors:
-                os.close(descriptor)
-            raise
+            answer = self.request(call, timeout)
         finally:
             self._recv = self._socket.recv
+        files, self._files = self._files, []
+        return answer, files
+
+    def has_news(self) -> bool:
+        """Whether something has come unasked: that the broker ends the connection, or has."""
+        return bool(self._poll(0))
 
     def request_many(self, many: Many, timeout: float) -> None:
         """Have several requests carried out, one after the other. Raises like `request`.
@@ -177,6 +180,7 @@ class Connection:
         """For the thread that uses it, and for a child after a fork."""
         self.ready = False
         self._socket.close()
+        self._close_files()
 
     def interrupt(self) -> None:
         """For any thread: close it, or end the exchange that is going on, whose thread then closes
@@ -191,6 +195,11 @@ class Connection:
     def __del__(self) -> None:
         with contextlib.suppress(Exception):  # a thread that ends leaves its connection behind
             self._socket.close()
+            self._close_files()
+
+    def _close_files(self) -> None:
+        while self._files:
+            os.close(self._files.pop())
 
     # --- waiting ----------------------------------------------------------------------------
 

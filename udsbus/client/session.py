@@ -287,7 +287,11 @@ class Session:
         return result
 
     def _give_way(self) -> None:
-        """To others, who wait for this thread; here nobody does."""
+        """Now and then, between reads from memory. There is nobody to give way to here, but should
+        the kernel have failed to mark the page of a dead broker, the connection tells."""
+        connection = self._own.connection
+        if connection is not None and connection.ready and connection.has_news():
+            self._cache = Cache(NO_PAGE, self._cache)
 
     def _undisturbed(self) -> contextlib.AbstractContextManager[object]:
         """What must be done although this is being ended."""
@@ -333,15 +337,28 @@ class Session:
 
     def _greet(self, connection: Connection) -> None:
         page = self._caches and not self._cache.active
+        answer = self._say_hello(connection, page)
+        if self._caches and not page and self._cache.broker != _who(answer):
+            self._say_hello(connection, True)
+
+    def _say_hello(self, connection: Connection, page: bool) -> dict[str, Any]:
         hello = self._hello(connection.lane, page=page)
-        if not page:
-            answer = connection.request(hello, self._patience)
-        else:
-            answer, descriptors = connection.request_with_files(hello, self._patience)
-            self._cache = Cache(mapped(answer.get("page"), descriptors), self._cache)
+        answer: dict[str, Any]
+        answer, files = connection.request_with_files(hello, self._patience)
         connection.bus = answer["bus"], answer["epoch"]
-        if self._caches and not page and not self._cache.active:
-            self._greet(connection)  # the broker died meanwhile, and this is another
+        if page:
+            found = mapped(answer.get("page"), files)
+            if self._cache.active:
+                # That broker lives, but somebody has taken its address away. All threads of this
+                # client go to the new one: what one has read there, others compare with its page.
+                self._leave_all_but(connection)
+            self._cache = Cache(found, self._cache, _who(answer))
+        return answer
+
+    def _leave_all_but(self, connection: Connection) -> None:
+        for other in self._connections.all():
+            if other is not connection:
+                other.interrupt()
 
     def _reconnect(self, before: Connection | None) -> Connection:
         """A new connection in the place of the one before; while there is no broker, try again
@@ -434,6 +451,10 @@ class Session:
         for connection in self._connections.all():
             connection.close()
         self._connections = Members()
+
+
+def _who(greeting: dict[str, Any]) -> tuple[str, int, int]:
+    return greeting["bus"], greeting["epoch"], greeting.get("pid", 0)
 
 
 def _uncertain_timeout(error: RequestTimeout) -> RequestTimeout:

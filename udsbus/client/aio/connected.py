@@ -207,8 +207,9 @@ class AsyncConnected(AsyncSession):
         link.greeted = True
         self._pulse.agree(result.get("heartbeat"), monotonic())
         found = mapped(result.get("page"), link.take_files())
-        if not self._cache.active:
-            self._cache = Cache(found, self._cache)
+        if self._caches:
+            broker = result["bus"], result["epoch"], result.get("pid", 0)
+            self._cache = Cache(found, self._cache, broker)
         before, self._bus = self._bus, (result["bus"], result["epoch"])
         away, self._since = monotonic() - self._since, monotonic()
         same_state = before is None or before[0] == self._bus[0]
@@ -222,6 +223,7 @@ class AsyncConnected(AsyncSession):
     def _ended(self, why: str) -> None:
         """The connection is lost."""
         link, self._link = self._link, None
+        self._cache = Cache(NO_PAGE, self._cache)
         if link is not None and link.greeted:
             lasted, self._since = monotonic() - self._since, monotonic()
             if self._told is not None:

@@ -87,16 +87,18 @@ class AsyncMethods(AsyncSession):
         """The values of those of `keys` that are there, all at one revision."""
         wanted = requests.check_keys(keys)
         cache = self._cache
-        known, missing = ({}, wanted) if fresh else cache.look_for(wanted)
-        if missing or not known:
-            values = await self._call(cache.get_many(missing))
-        else:
-            values = {}
-            await self._give_way()
-        if not all(map(cache.holds, known.values())):
-            # What is known may be of another revision than what was asked for.
+        if fresh:
             return await self._call(cache.get_many(wanted))
-        values |= {key: found.decoded() for key, found in known.items() if found.revision}
+        looked = cache.look_for(wanted)
+        values = looked.values
+        if looked.missing or not wanted:
+            asked: dict[str, Any] = await self._call(cache.get_many(looked.missing))
+            values |= asked
+        else:
+            await self._give_way()
+        if looked.compared and not cache.still_so(looked):
+            # What was known may be of another revision than what was asked for.
+            return await self._call(cache.get_many(wanted))
         return {key: values[key] for key in wanted if key in values}
 
     def cache_info(self) -> CacheInfo:
@@ -397,8 +399,13 @@ class AsyncMethods(AsyncSession):
 
     async def revision(self) -> int:
         """The revision of the bus: how many writes it has seen."""
-        known = self._cache.revision()
-        return await self._call(requests.ping()) if known is None else known
+        cache = self._cache
+        known = cache.revision()
+        if known is None:
+            return await self._call(requests.ping())
+        if not cache.hits % GIVE_WAY:
+            await self._give_way()
+        return known
 
     async def info(self) -> dict[str, Any]:
         """What the broker is and does: pid, version, address, uptime (seconds), revision,

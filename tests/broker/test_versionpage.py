@@ -369,6 +369,7 @@ def test_a_page_that_is_retired() -> None:
         seen = [page.words[page.life] == page.alive, page.words[REVISION] == 7]
         page.retire()
         os.fstat(page.fd)  # which may be on its way out with a `hello`
+        page.close()
         seen.append(page.words[page.life] == page.alive)
         another = VersionPage(8)
         seen.append(another.words[another.life] == another.alive)

@@ -653,3 +653,5 @@ class Turn:
         self._journal.close()
         self.sessions.close()
         self._hub.close()
+        if self._page is not None:
+            self._page.close()

@@ -113,7 +113,7 @@ class VersionPage:
             with contextlib.suppress(OSError):  # an older kernel; then all of it could be written
                 fcntl.fcntl(fd, fcntl.F_ADD_SEALS, F_SEAL_FUTURE_WRITE)
             self.words = memoryview(self._memory).cast("Q")
-            self._unlock = _hold_robust_lock(self._memory)
+            self._unlock, self._let_go = _hold_robust_lock(self._memory)
         except BaseException:
             os.close(fd)
             raise
@@ -177,9 +177,13 @@ class VersionPage:
                 self._read[key] = left
 
     def retire(self) -> None:
-        """Nothing that clients remember is true any more. The descriptor stays open: there may be
-        a `hello` on its way out that hands it over."""
+        """Nothing that clients remember is true any more."""
         self._unlock()
+
+    def close(self) -> None:
+        """After `retire`, when no `hello` can be on its way out that hands the descriptor over."""
+        os.close(self.fd)
+        self._let_go()
 
 
 def version_page(revision: int) -> VersionPage | None:
@@ -239,9 +243,12 @@ def word_of(key: str) -> int:
     return FIRST + hash(key) % VERSION_SLOTS
 
 
-def _hold_robust_lock(memory: mmap.mmap) -> Callable[[], object]:
+Step = Callable[[], object]
+
+
+def _hold_robust_lock(memory: mmap.mmap) -> tuple[Step, Step]:
     """Let this thread hold a lock of the C library's in its place of `memory`. Returns what unlocks
-    it."""
+    it, and what lets `memory` go after that."""
     import ctypes  # for this alone
 
     library = ctypes.CDLL(None, use_errno=True)
@@ -259,7 +266,8 @@ def _hold_robust_lock(memory: mmap.mmap) -> Callable[[], object]:
         raise OSError(f"this system has no robust locks: {error}") from None
     if failed:
         raise OSError(failed, os.strerror(failed))
-    # For ever, also when an interpreter that ends lets go of all it has: the kernel could not mark
-    # a word in memory that is not there any more.
-    ctypes.pythonapi.Py_IncRef(ctypes.py_object(memory))
-    return partial(library.pthread_mutex_unlock, lock)
+    # It must stay also when an interpreter that ends lets go of all it has: the kernel could not
+    # mark a word in memory that is not there any more.
+    held = ctypes.py_object(memory)
+    ctypes.pythonapi.Py_IncRef(held)
+    return partial(library.pthread_mutex_unlock, lock), partial(ctypes.pythonapi.Py_DecRef, held)

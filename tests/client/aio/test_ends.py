@@ -78,11 +78,12 @@ async def test_no_descriptor_is_left(client: AsyncClient) -> None:
     filled = [os.dup(0)]
     try:
         resource.setrlimit(resource.RLIMIT_NOFILE, (highest + 2, hard))
-        with pytest.raises(OSError, match="Too many open files"):
-            while True:
-                filled.append(os.dup(0))
-        link._end("cut by the test")
-        filled.append(os.dup(0))
+        for cut in (False, True):
+            if cut:
+                link._end("cut by the test")
+            with pytest.raises(OSError, match="Too many open files"):
+                while True:
+                    filled.append(os.dup(0))
         with pytest.raises(BrokerUnavailable, match="cannot make a socket: Too many open files"):
             await client.get("a")
         while filled:

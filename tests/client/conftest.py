@@ -27,6 +27,7 @@ def bus() -> Iterator[BrokerProcess]:
 def client(bus: BrokerProcess) -> Iterator[udsbus.Client]:
     """A client of `bus`, which holds no key yet and has no other client."""
     with udsbus.connect(bus.address, timeout=PATIENCE) as client:
+        alone(client)  # tests without this fixture may leave clients behind, too
         yield client
     with udsbus.connect(bus.address, timeout=PATIENCE) as cleaner:
         with cleaner.pipeline() as pipeline:
@@ -40,7 +41,12 @@ def client(bus: BrokerProcess) -> Iterator[udsbus.Client]:
                 lambda: cleaner.info()["connections"] == 1,
                 "the connections to end that the test has left behind",
             )
-        for left in cleaner.clients():
-            if left.session != cleaner.session:
-                cleaner.kick(left.session)  # it would be waited for, in case that it comes back
-        wait_until(lambda: len(cleaner.clients()) == 1, "the sessions to end that it has left")
+        alone(cleaner)
+
+
+def alone(client: udsbus.Client) -> None:
+    """End all other sessions, which would be waited for, in case that they come back."""
+    for left in client.clients():
+        if left.session != client.session:
+            client.kick(left.session)
+    wait_until(lambda: len(client.clients()) == 1, "the sessions to end that are left")

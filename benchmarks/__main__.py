@@ -8,12 +8,14 @@ import sys
 import tempfile
 import traceback
 from pathlib import Path
+from typing import Any
 
 import click
 from rich.console import Console
 
 from .bench import FULL, QUICK, Bench, Scale
 from .machine import described
+from .markdown import comparison, page
 from .measures import MEASURES
 from .plots import draw
 from .report import print_facts, print_table
@@ -31,27 +33,48 @@ _DIRECTORY = click.Path(file_okay=False, path_type=Path)
     help=f"Just this measure; may be given again. One of {', '.join(MEASURES)}.",
 )  # fmt: skip
 @click.option("--json", "json_file", type=_FILE, help="Write all figures of all rounds there.")
+@click.option("--markdown", type=_FILE, help="Write the tables there as a page.")
+@click.option(
+    "--compare",
+    nargs=2,
+    type=click.Path(exists=True, dir_okay=False, path_type=Path),
+    metavar="BEFORE AFTER",
+    help="Measure nothing: two JSON files side by side.",
+)
 @click.option("--plots", type=_DIRECTORY, help="Draw PNGs of latency and throughput there.")
-def main(quick: bool, only: tuple[str, ...], json_file: Path | None, plots: Path | None) -> None:
+def main(
+    quick: bool,
+    only: tuple[str, ...],
+    json_file: Path | None,
+    markdown: Path | None,
+    compare: tuple[Path, Path] | None,
+    plots: Path | None,
+) -> None:
     """Measure udsbus beside Redis, in turns, on Unix sockets.
 
     Ends with 0 also when goals are missed, with 1 when a measure broke.
     """
+    if compare is not None:
+        before, after = (json.loads(path.read_text()) for path in compare)
+        click.echo(comparison(before, after), nl=False)
+        return
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))  # so that the servers are ended too
     console = Console(width=None if sys.stdout.isatty() else 120)
     scale = QUICK if quick else FULL
     facts = described()
     print_facts(console, facts)
     tables, broken = _run(console, [name for name in MEASURES if name in (only or MEASURES)], scale)
+    results: dict[str, Any] = {
+        "facts": facts,
+        "settings": scale._asdict(),
+        "tables": [table.as_json() for table in tables],
+        "broken": broken,
+    }
     if json_file is not None:
-        results = {
-            "facts": facts,
-            "settings": scale._asdict(),
-            "tables": [table.as_json() for table in tables],
-            "broken": broken,
-        }
         json_file.parent.mkdir(parents=True, exist_ok=True)
         json_file.write_text(json.dumps(results, indent=1) + "\n")
+    if markdown is not None:
+        markdown.write_text(page(facts, results["tables"]))
     if plots is not None:
         for path in draw(tables, plots):
             console.print(f"drawn: {path}", highlight=False)

@@ -18,7 +18,7 @@ from udsbus.broker.server import COMPILED
 
 from .servers import redis_program, redis_version
 
-PACKAGES = ("redis", "hiredis", "msgpack", "anyio", "click")
+PACKAGES = ("redis", "hiredis", "coredis", "msgpack", "anyio", "click")
 
 
 def cpu_seconds(pid: int) -> float:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from rich.console import Console
 from rich.table import Table as RichTable
 
+from .markdown import number
 from .results import REDIS, UDSBUS, Row, Table
 
 
@@ -40,7 +41,9 @@ def print_table(console: Console, table: Table) -> None:
 
 
 def _ratio(row: Row) -> str:
-    return f"{row.ratio:.2f}" if REDIS in row.samples else ""
+    if REDIS not in row.samples:
+        return ""
+    return f"{row.ratio:.2f}" if row.ratio >= 0.1 else f"{row.ratio:.4f}"
 
 
 def _figures(row: Row, side: str) -> str:
@@ -48,15 +51,8 @@ def _figures(row: Row, side: str) -> str:
         return ""
     median, samples = row.figure(side), row.samples[side]
     if len(samples) == 1 or not median:
-        return _number(median)
-    return f"{_number(median)} [dim]±{(max(samples) - min(samples)) / 2 / median:.0%}[/dim]"
-
-
-def _number(figure: float) -> str:
-    """Three digits that count."""
-    if figure >= 100:
-        return f"{figure:,.0f}"
-    return f"{figure:.1f}" if figure >= 10 else f"{figure:.2f}" if figure >= 1 else f"{figure:.3f}"
+        return number(median)
+    return f"{number(median)} [dim]±{(max(samples) - min(samples)) / 2 / median:.0%}[/dim]"
 
 
 def _goal(row: Row) -> str:

@@ -82,6 +82,8 @@ LOCK_AT = 64
 """Where the lock is, in bytes."""
 LOCK_BYTES = 64
 """Room for it: it has 40 bytes on x86-64, 48 on ARM."""
+MASK = VERSION_SLOTS - 1
+"""Which of the words is a key's; their number is a power of two."""
 FIRST = RECORD_BYTES // 8
 """The first word of keys."""
 RECORDS_AT = 8 * (FIRST + VERSION_SLOTS)
@@ -151,9 +153,10 @@ class VersionPage:
         newest: dict[str, Change] = {}
         for effect in effects:
             if type(effect) is Change:
-                words[word_of(effect.key)] += 1
-                if effect.key in read:
-                    newest[effect.key] = effect
+                key = effect[2]  # by `word_of`, and by name, it would take twice as long
+                words[FIRST + (hash(key) & MASK)] += 1
+                if key in read:
+                    newest[key] = effect
             elif type(effect) is DeadlineMoved:
                 words[word_of(effect.key)] += 1
                 newest.pop(effect.key, None)
@@ -222,7 +225,7 @@ class VersionedReads:
         return found
 
     def _found(self, key: str, now: float, bare: bool = False) -> tuple[Any, ...]:
-        word = NOWHERE if self._page is None else FIRST + hash(key) % VERSION_SLOTS
+        word = NOWHERE if self._page is None else FIRST + (hash(key) & MASK)
         says = self._words[word]
         entry = self._entries.get(key)
         if entry is None:
@@ -240,7 +243,7 @@ class VersionedReads:
 
 def word_of(key: str) -> int:
     """The word that tells of the changes of a key."""
-    return FIRST + hash(key) % VERSION_SLOTS
+    return FIRST + (hash(key) & MASK)
 
 
 Step = Callable[[], object]

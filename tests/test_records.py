@@ -10,6 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from udsbus import records
 from udsbus.records import RECORD_BYTES, ROOM, read_record, write_record
 
 NUMBERS = st.integers(1, 2**64 - 1)
@@ -67,8 +68,10 @@ def test_the_half_of_another(key: bytes, one: bytes, two: bytes, data: st.DataOb
     assert read_record(torn, 0, 1, key) in (None, (one, 5))
 
 
-def test_while_it_is_written() -> None:
-    """By another process, as quickly as it can, for half a second."""
+@pytest.mark.parametrize("ordered", [True, False])
+def test_while_it_is_written(ordered: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    """By another process, as quickly as it can, for half a second; with and without fences."""
+    monkeypatch.setattr(records, "ORDERED", ordered and records.ORDERED)
     page = mmap.mmap(-1, 2 * RECORD_BYTES)
     words = memoryview(page).cast("Q")
     at = RECORD_BYTES

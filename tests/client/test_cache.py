@@ -445,6 +445,7 @@ BAD: dict[str, tuple[Callable[[Path], contextlib.AbstractContextManager[int]], A
     "records behind it": (lambda _: memfd(4096), about(records=[1024, 13])),
     "records before it": (lambda _: memfd(4096), about(records=[-1024, 1])),
     "no records": (lambda _: memfd(4096), about(records=[1024, 0])),
+    "no whole number": (lambda _: memfd(4096), about(life=[8.0, 0])),
     "no number": (lambda _: memfd(4096), about(life=["x", 0])),
     "nothing told": (lambda _: memfd(4096), None),
     "too little told": (lambda _: memfd(4096), {"life": [8, 0]}),
@@ -480,7 +481,7 @@ def test_a_page_that_will_not_do(address: str, runtime: Path, which: str, kind: 
 
 
 def test_a_broker_that_tells_of_words_that_are_not_there(address: str) -> None:
-    answers = [[10**9, 0, b"\x01", 5], [-1, 0, b"\x02", 6], [2**63, 0, b"\x03", 7]]
+    answers = [[10**9, 0, b"\x01", 5], [-1, 0, b"\x02", 6], [20.0, 0, b"\x03", 7]]
     with memfd(4096) as file, FakeBroker(address, lambda *_: answers.pop(0)) as broker:
         broker.page, broker.files = about(), [file]
         with udsbus.connect(address) as client:

@@ -1,37 +1,41 @@
 """The version page: memory of the broker that its clients map, and see by it whether what they
 remember is still so. One comparison in the place of a request.
 
-It is an array of 64-bit words: a few for the broker itself, then SLOTS of them for the keys, each
-of which many keys may share. A key's slot counts its changes. `read` tells a client the value of a
-key together with its slot and what that says *now*. As long as it says the same, and the broker
-lives, the value is what the broker would answer.
+It is an array of 64-bit words: a few for the broker itself, then VERSION_SLOTS of them for the
+keys, each of which many keys may share. A key's word counts its changes. `read` tells a client the
+value of a key together with its word and what that says *now*. As long as it says the same, and the
+broker lives, the value is what the broker would answer.
 
 **Why that is the truth** (linearizable, Herlihy and Wing 1990). The broker is one thread. A turn
-carries out requests, then bumps the slots of all keys that it has changed (`expose`), and only then
+carries out requests, then bumps the words of all keys that it has changed (`expose`), and only then
 sends anything: replies, events, answers to other clients' reads. So whoever knows of a change, from
-whomever, knows it after the bump. Let a change count as happening at its bump.
+whomever, knows it after the bumps. Let all changes of a turn count as happening at the last of its
+bumps.
 
-- A cached read compares the slot and finds what `read` has told. Then no change of the key was
+- A read from memory compares the word and finds what `read` has told. Then no change of the key was
   bumped between the turn of that `read` and the comparison: the value is that of the moment in
   which it was compared. A change that was carried out before the `read` in the same turn, or after
-  it, bumps the slot at the end of that turn: then the client asks once more than it needs to, and
+  it, bumps the word at the end of that turn: then the client asks once more than it needs to, and
   is never wrong.
 - A read that asks is answered after the bumps of its turn. So nobody sees a change by asking, and
   then its absence by comparing.
-- The bumps of a transaction are not one step. But `get_many` compares each slot twice, the second
-  time after it has compared all of them once: all were as remembered at the moment between.
+- The bumps of a transaction are not one step. But who finds one of them asks, and is answered after
+  the last; and `get_many` compares each word twice, the second time after it has compared all of
+  them once: all were as remembered at the moment between.
 - The deadline of a key with a time to live travels too, counted from before the request was sent,
   so it is never later than the broker's.
 
 **The end of a broker.** Its successor writes to a page of its own, so this one must be known to be
 dead before the successor accepts a write. Nobody who was killed can say so; the kernel does. One
 word of the page is a robust lock (`pthread_mutexattr_setrobust`, the kernel's robust futexes),
-which the thread of the turn holds for life: when it ends, by whatever, the kernel marks that word,
-before it closes any descriptor of the process, so before the locks on address and state are free,
-and before a pidfd or a socket tells of the death. A broker that ends in order unlocks it first. The
-reader compares the slot first and this word after it: if the broker lived then, it did when the
-slot was compared. A broker that is stopped or hangs changes nothing, so its page is true for as
-long as it lives.
+which the thread of the turn holds for life: when it ends, the kernel marks that word, before it
+closes any descriptor of the process, so before the locks on address and state are free, and before
+a pidfd or a socket tells of the death. A broker that ends in order unlocks it first. The reader
+compares the word of the key first and this one after it: if the broker lived then, it did when the
+first was compared. A broker that is stopped or hangs changes nothing, so its page is true for as
+long as it lives. One case is known in which the mark may fail: a kernel before 5.18 that is out of
+memory may take the memory of a killed process before it has looked for its locks. So a client also
+looks at its connection now and then (`Session._give_way`).
 
 **Order of memory.** The bump and what is sent after it are a store and a system call; receiving is
 a system call and the comparison a load. The locks of the socket's queue order them, on x86 and on
@@ -85,7 +89,7 @@ LOCK_BYTES = 64
 MASK = VERSION_SLOTS - 1
 """Which of the words is a key's; their number is a power of two."""
 FIRST = RECORD_BYTES // 8
-"""The first word of keys."""
+"""The first word of keys: there are so many that the records behind them are aligned."""
 RECORDS_AT = 8 * (FIRST + VERSION_SLOTS)
 """Where the records begin, in bytes."""
 BYTES = RECORDS_AT + VERSION_RECORDS * RECORD_BYTES
@@ -130,8 +134,7 @@ class VersionPage:
         self.alive = self.words[self.life]
         """What it is until then."""
         self._read: dict[str, int] = {}
-        """Keys that clients have asked for since they changed last → how many changes more get a
-        record."""
+        """Keys that clients have asked for → how many changes more get a record."""
 
     def about(self) -> dict[str, tuple[int, int]]:
         """What a client must know of it."""
@@ -225,7 +228,7 @@ class VersionedReads:
         return found
 
     def _found(self, key: str, now: float, bare: bool = False) -> tuple[Any, ...]:
-        word = NOWHERE if self._page is None else FIRST + (hash(key) & MASK)
+        word = NOWHERE if self._page is None else word_of(key)
         says = self._words[word]
         entry = self._entries.get(key)
         if entry is None:

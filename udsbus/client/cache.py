@@ -45,6 +45,11 @@ Broker = tuple[str, int, int]
 """The bus, the epoch and the pid of a broker: no two that live at once have the same."""
 
 
+def who_greets(greeting: dict[str, Any]) -> Broker:
+    """Which broker has answered `hello`."""
+    return greeting["bus"], greeting["epoch"], greeting.get("pid", 0)
+
+
 class CacheInfo(NamedTuple):
     """What a client's cache has done, and holds now."""
 
@@ -135,7 +140,7 @@ class Page:
         self._records_at, self._records = about["records"]
         end = max(8 * (self._first + words), self._records_at + self._records * RECORD_BYTES)
         numbers = self.life, self._first, words, self._records_at, self._records
-        if min(numbers) < 0 or not self._records:
+        if any(type(each) is not int or each < 0 for each in numbers) or not self._records:
             raise ValueError(f"it is said to be {about}")
         if max(end, 8 * self.life + 8) > len(self._memory):
             raise ValueError(f"it has {len(self._memory)} bytes")
@@ -348,7 +353,8 @@ class Cache:
             value = None if data is None else decode(data)
             deadline = asked + answer[4] if len(answer) > 4 else None
             found = _remembered(key, word, number, data, revision, deadline)
-        if found.size <= CACHE_BYTES // 8 and 0 <= word < len(self.words):
+        known = type(word) is int and 0 <= word < len(self.words)
+        if known and found.size <= CACHE_BYTES // 8:
             self._keep(key, found)
             self.note(key, found, value)
         return found.revision, value

@@ -33,7 +33,7 @@ from ..limits import (
 from ..paths import resolve_address
 from ..wire.values import decode, encode
 from . import requests
-from .cache import NO_PAGE, Cache, mapped
+from .cache import NO_PAGE, Cache, mapped, who_greets
 from .connecting import Vanished, jittered, not_greeted, open_socket
 from .connection import Connection, ConnectionEnded
 from .forks import FORKS, Members
@@ -338,7 +338,7 @@ class Session:
     def _greet(self, connection: Connection) -> None:
         page = self._caches and not self._cache.active
         answer = self._say_hello(connection, page)
-        if self._caches and not page and self._cache.broker != _who(answer):
+        if self._caches and not page and self._cache.broker != who_greets(answer):
             self._say_hello(connection, True)
 
     def _say_hello(self, connection: Connection, page: bool) -> dict[str, Any]:
@@ -352,7 +352,7 @@ class Session:
                 # That broker lives, but somebody has taken its address away. All threads of this
                 # client go to the new one: what one has read there, others compare with its page.
                 self._leave_all_but(connection)
-            self._cache = Cache(found, self._cache, _who(answer))
+            self._cache = Cache(found, self._cache, who_greets(answer))
         return answer
 
     def _leave_all_but(self, connection: Connection) -> None:
@@ -451,10 +451,6 @@ class Session:
         for connection in self._connections.all():
             connection.close()
         self._connections = Members()
-
-
-def _who(greeting: dict[str, Any]) -> tuple[str, int, int]:
-    return greeting["bus"], greeting["epoch"], greeting.get("pid", 0)
 
 
 def _uncertain_timeout(error: RequestTimeout) -> RequestTimeout:

@@ -17,7 +17,7 @@ from ...errors import BrokerUnavailable, Conflict, Error
 from ...limits import RECONNECT_FIRST, RECONNECT_MOST, UNANSWERED_MOST
 from ...messages import CloseReason
 from .. import requests
-from ..cache import NO_PAGE, Cache, mapped
+from ..cache import NO_PAGE, Cache, mapped, who_greets
 from ..connecting import Vanished, jittered, not_greeted, open_at_once, open_socket
 from ..pulse import Pulse
 from ..requests import error_from
@@ -208,8 +208,7 @@ class AsyncConnected(AsyncSession):
         self._pulse.agree(result.get("heartbeat"), monotonic())
         found = mapped(result.get("page"), link.take_files())
         if self._caches:
-            broker = result["bus"], result["epoch"], result.get("pid", 0)
-            self._cache = Cache(found, self._cache, broker)
+            self._cache = Cache(found, self._cache, who_greets(result))
         before, self._bus = self._bus, (result["bus"], result["epoch"])
         away, self._since = monotonic() - self._since, monotonic()
         same_state = before is None or before[0] == self._bus[0]

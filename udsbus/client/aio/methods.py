@@ -45,7 +45,7 @@ class AsyncMethods(AsyncSession):
         if not fresh:
             try:
                 word, number, value = cache.constants[key]
-            except (KeyError, TypeError):  # it is no text, as the broker will say
+            except (KeyError, TypeError):  # not known; or no text, as the broker will say
                 pass
             else:  # what is read most, without a call
                 words = cache.words

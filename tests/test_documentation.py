@@ -14,10 +14,9 @@ from typing import NamedTuple
 import msgpack
 import pytest
 
-from udsbus import messages
 from udsbus.errors import ERRORS
 from udsbus.limits import LIMITS
-from udsbus.messages import CloseReason
+from udsbus.terms import KINDS, POLICIES, CloseReason
 from udsbus.version import PROTOCOL_VERSION
 from udsbus.wire.encoding import encode_behind, encode_in_step
 from udsbus.wire.methods import METHODS, NOTIFICATIONS, TRANSACTION_METHODS
@@ -29,11 +28,6 @@ from .wire.notation import Step, encoded, evaluate, parse, to_bytes
 
 DOCS = Path(__file__).parent.parent / "docs"
 PAGES = ("protocol.md", "values.md", "limits.md")
-KINDS = [
-    value
-    for name, value in vars(messages).items()
-    if name.isupper() and isinstance(value, str) and value not in messages.POLICIES
-]
 
 
 class Section(NamedTuple):
@@ -146,7 +140,7 @@ def test_details_are_those_of_words_that_exist() -> None:
 
 def test_every_kind_of_change() -> None:
     rows = table("protocol.md", "Revisions and changes", "kind")
-    assert [unquoted(row[0]) for row in rows] == KINDS
+    assert [unquoted(row[0]) for row in rows] == list(KINDS)
 
 
 def test_every_reason_for_which_a_connection_ends() -> None:
@@ -169,7 +163,7 @@ def test_names_in_the_text_are_those_that_exist(page: str) -> None:
     known = {
         *METHODS, *LIMITS, *(row.name for row in rows), *(reason.value for reason in CloseReason),
         *(cls.word for cls in ERRORS.values()), "change_log",
-        *NOTIFICATIONS, *messages.POLICIES, "fell_behind", "left_out",
+        *NOTIFICATIONS, *POLICIES, "fell_behind", "left_out",
     }  # fmt: skip
     assert set(re.findall(r"`([a-z]+(?:_[a-z]+)+)`", (DOCS / page).read_text())) <= known
 

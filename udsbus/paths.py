@@ -12,7 +12,6 @@ each address. Sockets live where a reboot clears up, state does not.
 from __future__ import annotations
 
 import contextlib
-import hashlib
 import os
 import stat
 
@@ -67,6 +66,8 @@ def log_path(address: str) -> str:
 
 def default_state(address: str) -> str:
     """The state directory of the bus at `address` (absolute), when nobody names one."""
+    import hashlib  # loads all of OpenSSL, for which a `udsbus get` should not wait
+
     home = os.environ.get("XDG_STATE_HOME", "")
     if not os.path.isabs(home):  # which the XDG specification says is invalid, and to be ignored
         home = os.path.join(os.path.expanduser("~"), ".local", "state")

@@ -22,7 +22,7 @@ from udsbus.broker.turn import Turn
 from udsbus.broker.versionpage import VersionedReads, version_page
 from udsbus.engine import Engine
 from udsbus.journal import Journal, MemoryJournal
-from udsbus.messages import CloseReason
+from udsbus.terms import CloseReason
 from udsbus.wire import values
 
 START = 1_000.0

@@ -9,8 +9,8 @@ import pytest
 from udsbus.broker.connection import Connection
 from udsbus.broker.hub import READ, WRITE
 from udsbus.limits import MIB, OUTPUT_PAUSE_BYTES, RECEIVE_BYTES
-from udsbus.messages import CloseReason
 from udsbus.peers import Peer, peer_credentials
+from udsbus.terms import CloseReason
 
 NOBODY = Peer(0, 0, 0)
 

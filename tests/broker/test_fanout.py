@@ -14,6 +14,7 @@ from udsbus import messages as m
 from udsbus.broker.fanout import Revision
 from udsbus.engine.wants import Want
 from udsbus.limits import MIB
+from udsbus.terms import GONE
 from udsbus.version import PROTOCOL_VERSION
 from udsbus.wire import encoding
 
@@ -21,7 +22,7 @@ from .stepped import SteppedBroker
 
 
 def change(kind: str, key: str, session: str | None = None) -> m.Change:
-    value = None if kind in m.GONE else b"\x01"
+    value = None if kind in GONE else b"\x01"
     return m.Change(7, kind, key, value, origin=1, before=b"\x00", session=session)
 
 

@@ -17,7 +17,7 @@ from udsbus.limits import (
     HEARTBEAT_MOST,
     MIB,
 )
-from udsbus.messages import CloseReason
+from udsbus.terms import CloseReason
 
 from .stepped import SteppedBroker
 

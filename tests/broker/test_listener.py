@@ -17,8 +17,8 @@ import pytest
 from tests.harness import BrokerProcess, RawClient, running_broker
 from udsbus.broker.listener import Claim, Listener
 from udsbus.errors import AccessDenied, BrokerUnavailable, Error
-from udsbus.messages import CloseReason
 from udsbus.paths import lock_path
+from udsbus.terms import CloseReason
 
 NOBODY = 65_534
 as_root = pytest.mark.skipif(os.getuid() != 0, reason="only root can become another user")

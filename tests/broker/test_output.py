@@ -21,7 +21,8 @@ from udsbus.limits import (
     OUTPUT_HARD_BYTES,
     VALUE_BYTES,
 )
-from udsbus.messages import CloseReason, Set
+from udsbus.messages import Set
+from udsbus.terms import CloseReason
 from udsbus.wire import encoding
 
 from .stepped import SteppedBroker

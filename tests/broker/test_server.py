@@ -10,7 +10,7 @@ from tests.harness import BrokerProcess, RawClient, running_broker
 from udsbus import __version__
 from udsbus.broker import turn
 from udsbus.limits import LIMITS, NAME_BYTES
-from udsbus.messages import CloseReason
+from udsbus.terms import CloseReason
 from udsbus.version import PROTOCOL_VERSION
 
 

@@ -14,8 +14,8 @@ import pytest
 from udsbus import messages as m
 from udsbus.broker.hub import best_hub
 from udsbus.limits import OUTPUT_SOFT_SECONDS
-from udsbus.messages import CloseReason
 from udsbus.patterns import SLOW_KEYS
+from udsbus.terms import CloseReason
 
 from .slow import HARD, LOW, PIECE, SOFT, VALUE, FailingJournal, Reader, fall_behind, tighten, write
 from .stepped import SteppedBroker, stepped_broker

@@ -18,6 +18,7 @@ from hypothesis import strategies as st
 from udsbus import messages as m
 from udsbus.broker.hub import best_hub
 from udsbus.engine.changelog import ChangeLog
+from udsbus.terms import GONE
 
 from .slow import FailingJournal, Reader, tighten
 from .stepped import SteppedBroker, stepped_broker
@@ -169,7 +170,7 @@ class Follower:
         self.keys_at_last.add(key)
         assert (revision, key) not in self.told, "each change comes once"
         self.told.append((revision, key))
-        assert (value is None) == (kind in m.GONE)
+        assert (value is None) == (kind in GONE)
         if value is None:
             self.believed.pop(key, None)
         else:

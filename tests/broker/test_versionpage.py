@@ -33,8 +33,9 @@ from udsbus.broker.versionpage import (
 )
 from udsbus.errors import StorageFailed
 from udsbus.limits import VERSION_RECORDS
-from udsbus.messages import Answered, CloseReason, Effect, Read
+from udsbus.messages import Answered, Effect, Read
 from udsbus.records import RECORD_BYTES, ROOM, read_record, write_record
+from udsbus.terms import CloseReason
 from udsbus.wire.methods import METHODS
 
 from .stepped import SteppedBroker, stepped_broker

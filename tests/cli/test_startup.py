@@ -6,6 +6,7 @@ import os
 import resource
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
@@ -16,7 +17,7 @@ from .support import COMMAND, Command
 HEAVY = {
     "anyio", "asyncio", "rich", "trio", "logging", "subprocess",
     "udsbus.broker", "udsbus.engine", "udsbus.client.sync", "udsbus.client.events",
-    "udsbus.client.spawning", "udsbus.wire.methods",
+    "udsbus.client.spawning", "udsbus.wire.methods", "udsbus.messages", "hashlib",
 }  # fmt: skip
 
 
@@ -42,14 +43,22 @@ def test_a_watch_needs_no_rich_and_no_broker(command: Command, client: udsbus.Cl
     assert modules & {"rich", "anyio", "asyncio", "udsbus.broker", "udsbus.engine"} == set()
 
 
-def test_get_takes_at_most_twice_its_bare_imports(command: Command, client: udsbus.Client) -> None:
-    """Processor time, the least of several runs, so that other processes do not count."""
+def test_get_takes_at_most_twice_its_bare_imports(
+    command: Command, client: udsbus.Client, tmp_path: Path
+) -> None:
+    """Processor time, the least of several runs, so that other processes do not count. All but the
+    first find bytecode, as an installed udsbus does, whatever this environment says of it."""
     client.set("key", 1)
     bare = [sys.executable, "-c", "import msgpack, click"]
+    environ = command.environ | {
+        "PYTHONPATH": os.environ.get("PYTHONPATH", ""),  # without the hooks of the tests
+        "PYTHONDONTWRITEBYTECODE": "",
+        "PYTHONPYCACHEPREFIX": str(tmp_path),
+    }
     times = {"bare": 1e9, "get": 1e9}
     for _ in range(12):
         for name, args in (("bare", bare), ("get", [*COMMAND, "get", "key"])):
-            times[name] = min(times[name], _processor_seconds(args, command.environ))
+            times[name] = min(times[name], _processor_seconds(args, environ))
     assert times["get"] <= 2 * times["bare"], times
 
 
@@ -59,8 +68,5 @@ def _processor_seconds(args: list[str], environ: dict[str, str]) -> float:
         return usage.ru_utime + usage.ru_stime
 
     before = used()
-    subprocess.run(args, stdout=subprocess.DEVNULL, env=environ | _NO_HOOKS, check=True)
+    subprocess.run(args, stdout=subprocess.DEVNULL, env=environ, check=True)
     return used() - before
-
-
-_NO_HOOKS = {"PYTHONPATH": os.environ.get("PYTHONPATH", "")}

@@ -9,11 +9,12 @@ import pytest
 from hypothesis import HealthCheck, Phase, example, given, settings
 from hypothesis import strategies as st
 
-from udsbus import InvalidRequest, LimitExceeded, messages
+from udsbus import InvalidRequest, LimitExceeded
 from udsbus.client import watching
 from udsbus.client.watching import Missed, WatchCore
 from udsbus.limits import CHANGES_BYTES
 from udsbus.messages import Watch
+from udsbus.terms import KINDS
 from udsbus.wire import encoding
 
 from .followed import LOG_CHANGES, Asked, FollowedBus
@@ -48,7 +49,7 @@ STEPS: list[Any] = [
 
 
 LOSS = step(FollowedBus.restart)
-KINDS = st.none() | st.frozensets(st.sampled_from(messages.KINDS), min_size=1)
+SOME_KINDS = st.none() | st.frozensets(st.sampled_from(KINDS), min_size=1)
 
 
 @settings(
@@ -61,9 +62,9 @@ KINDS = st.none() | st.frozensets(st.sampled_from(messages.KINDS), min_size=1)
     before=st.lists(st.sampled_from(KEYS), max_size=6),
     steps=st.lists(st.sampled_from(STEPS), min_size=5, max_size=30),
     asked=st.builds(Asked, st.none(), st.just(False), st.booleans(), st.booleans())
-    | st.builds(Asked, KINDS, st.booleans(), st.booleans(), st.booleans()),
+    | st.builds(Asked, SOME_KINDS, st.booleans(), st.booleans(), st.booleans()),
     beside=st.none()
-    | st.builds(Watch, st.just("**"), st.none(), KINDS, st.booleans(), st.booleans()),
+    | st.builds(Watch, st.just("**"), st.none(), SOME_KINDS, st.booleans(), st.booleans()),
     split=st.sampled_from([CHANGES_BYTES, 20]),
 )
 @example(

@@ -11,7 +11,7 @@ from typing import get_args
 import udsbus
 from tests.harness import BrokerProcess
 from udsbus.client.watching import State
-from udsbus.messages import KINDS
+from udsbus.terms import KINDS
 
 PAGE = (Path(__file__).parent.parent.parent / "docs" / "watching.md").read_text()
 

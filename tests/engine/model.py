@@ -14,6 +14,7 @@ from typing import Any, NamedTuple
 from udsbus import messages as m
 from udsbus.errors import AccessDenied, Conflict, Error, InvalidRequest, LimitExceeded
 from udsbus.limits import KEY_BYTES, NUMBER_BYTES
+from udsbus.terms import CREATED, DELETED, EXPIRED, UPDATED
 
 from .support import TextNumbers
 
@@ -124,7 +125,7 @@ class Model:
         """The engine says that the time of `key` has passed, and takes a revision for that."""
         assert key in due(self.rows, now)
         self.effects = []
-        self._remove(key, m.EXPIRED, self.revision + 1, 0)
+        self._remove(key, EXPIRED, self.revision + 1, 0)
 
     def disconnect(self, origin: int) -> None:
         for register in (self.watches, self.subscriptions, self.quiet):
@@ -232,10 +233,10 @@ class Model:
         revision = self.revision + 1
         for key in written:
             if key in after:
-                kind = m.UPDATED if key in before else m.CREATED
+                kind = UPDATED if key in before else CREATED
                 self._write(key, kind, after[key], origin)
             elif key in before:
-                self._remove(key, m.DELETED, revision, origin)
+                self._remove(key, DELETED, revision, origin)
         return self.revision, results
 
     def Expire(self, origin: int, command: m.Expire, now: float) -> bool:
@@ -263,7 +264,7 @@ class Model:
             change
             for change in missed
             if (command.kinds is None or change.kind in command.kinds)
-            and not (command.ignore_own and change.session == session and change.kind != m.DELETED)
+            and not (command.ignore_own and change.session == session and change.kind != DELETED)
         ]
         detailed = command.ignore_own or command.previous
         return (
@@ -296,7 +297,7 @@ class Model:
         revision = None
         if command.retain:
             revision = self.revision + 1
-            kind = m.UPDATED if key in self.rows else m.CREATED
+            kind = UPDATED if key in self.rows else CREATED
             self._write(key, kind, Row(command.message, revision, None), origin)
         told = self.subscribers(command.topic, origin)
         detailed = told & self.details_for(command.retain)
@@ -316,7 +317,7 @@ class Model:
         _refuse(not_writable(command.topic))
         there = RETAINED + command.topic in self.rows
         if there:
-            self._remove(RETAINED + command.topic, m.DELETED, self.revision + 1, origin)
+            self._remove(RETAINED + command.topic, DELETED, self.revision + 1, origin)
         return there
 
     # --- their parts ---
@@ -362,7 +363,7 @@ class Model:
 
     def _write(self, key: str, kind: str, row: Row, origin: int) -> None:
         stale = self.rows.get(key)
-        assert stale is None or kind == m.UPDATED, f"{key} was written before its expiry was told"
+        assert stale is None or kind == UPDATED, f"{key} was written before its expiry was told"
         self.rows[key] = row
         self.revision = row.revision
         before = None if stale is None else stale.value

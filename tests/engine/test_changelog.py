@@ -5,6 +5,7 @@ from hypothesis import strategies as st
 
 from udsbus import messages as m
 from udsbus.engine.changelog import ChangeLog
+from udsbus.terms import DELETED, UPDATED
 
 from .support import examples
 
@@ -12,7 +13,7 @@ from .support import examples
 def change(
     revision: int, key: str = "a", value: bytes | None = b"1", before: bytes | None = None
 ) -> m.Change:
-    kind = m.DELETED if value is None else m.UPDATED
+    kind = DELETED if value is None else UPDATED
     return m.Change(revision, kind, key, value, before=before)
 
 

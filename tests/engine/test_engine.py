@@ -11,6 +11,7 @@ from udsbus import messages as m
 from udsbus.engine import Engine
 from udsbus.errors import AccessDenied, Conflict, Error, InvalidRequest, LimitExceeded
 from udsbus.limits import EXPIRIES_PER_TURN, KEY_BYTES
+from udsbus.terms import CREATED, DELETED, EXPIRED, UPDATED
 
 from .support import new_engine, steps
 
@@ -43,8 +44,8 @@ def test_an_effect_says_what_changed_and_who_asked(engine: Engine) -> None:
     engine.execute(ME, m.Set("a", b"1", ttl=5.0), 10.0)
     engine.execute(YOU, m.Delete("a"), 11.0)
     assert engine.take_effects() == [
-        m.Change(1, m.CREATED, "a", b"1", deadline=15.0, origin=ME),
-        m.Change(2, m.DELETED, "a", None, deadline=None, origin=YOU, before=b"1"),
+        m.Change(1, CREATED, "a", b"1", deadline=15.0, origin=ME),
+        m.Change(2, DELETED, "a", None, deadline=None, origin=YOU, before=b"1"),
     ]
     assert engine.take_effects() == []
 
@@ -68,12 +69,12 @@ def test_set_if_changed_keeps_quiet_about_the_same_bytes(engine: Engine) -> None
     assert engine.execute(ME, m.Set("a", b"1", if_changed=True), 0.0) == 1
     assert changes(engine) == []
     assert engine.execute(ME, m.Set("a", b"2", if_changed=True), 0.0) == 2
-    assert changes(engine) == [(2, m.UPDATED, "a")]
+    assert changes(engine) == [(2, UPDATED, "a")]
 
 
 def test_set_many_is_one_revision(engine: Engine) -> None:
     assert engine.execute(ME, m.SetMany({"a": b"1", "b": b"2"}), 0.0) == 1
-    assert changes(engine) == [(1, m.CREATED, "a"), (1, m.CREATED, "b")]
+    assert changes(engine) == [(1, CREATED, "a"), (1, CREATED, "b")]
     assert engine.execute(ME, m.SetMany({}), 0.0) == 1
 
 
@@ -149,7 +150,7 @@ def test_a_key_expires_at_its_deadline_and_that_is_a_change(engine: Engine) -> N
     engine.tend(14.9)
     assert engine.execute(ME, m.Ttl("a"), 14.0) == 1.0
     engine.tend(15.0)
-    assert engine.take_effects() == [m.Change(2, m.EXPIRED, "a", None, before=b"1")]
+    assert engine.take_effects() == [m.Change(2, EXPIRED, "a", None, before=b"1")]
     assert engine.next_deadline() is None
 
 
@@ -161,7 +162,7 @@ def test_a_key_that_is_renewed_expires_at_its_last_deadline(engine: Engine) -> N
     assert changes(engine) == []
     assert engine.next_deadline() == 9.0
     engine.tend(9.0)
-    assert changes(engine) == [(2, m.EXPIRED, "a")]
+    assert changes(engine) == [(2, EXPIRED, "a")]
 
 
 def test_nobody_sees_a_key_after_its_deadline_even_if_it_is_still_there(engine: Engine) -> None:
@@ -180,7 +181,7 @@ def test_nobody_sees_a_key_after_its_deadline_even_if_it_is_still_there(engine: 
 def test_a_write_to_a_key_after_its_deadline_tells_the_expiry_first(engine: Engine) -> None:
     engine.execute(ME, m.Set("a", b"1", ttl=5.0), 0.0)
     assert engine.execute(ME, m.Set("a", b"2", if_revision=0), 5.0) == 3
-    assert changes(engine) == [(1, m.CREATED, "a"), (2, m.EXPIRED, "a"), (3, m.CREATED, "a")]
+    assert changes(engine) == [(1, CREATED, "a"), (2, EXPIRED, "a"), (3, CREATED, "a")]
 
 
 def test_expire_and_persist_move_the_deadline_without_a_change(engine: Engine) -> None:
@@ -226,7 +227,7 @@ def test_a_watch_goes_on_where_it_was(engine: Engine) -> None:
         engine.execute(ME, m.Set(key, b"1"), 0.0)
     _, revision, missed = engine.execute(YOU, m.Watch("a/*", from_revision=1), 0.0)
     assert revision == 3
-    assert missed == [(3, m.CREATED, "a/d", b"1")]
+    assert missed == [(3, CREATED, "a/d", b"1")]
     assert engine.execute(YOU, m.Watch("a/*", from_revision=3), 0.0)[2] == []
 
 
@@ -358,7 +359,7 @@ def test_a_handler_takes_the_fields_of_its_command(engine: Engine, command: type
 def test_a_handler_does_what_execute_does(engine: Engine) -> None:
     assert engine.handlers[m.Set](ME, 0.0, "a", b"1") == 1
     assert engine.handlers[m.Get](YOU, 0.0, "a") == engine.execute(YOU, m.Get("a"), 0.0) == b"1"
-    assert changes(engine) == [(1, m.CREATED, "a")]
+    assert changes(engine) == [(1, CREATED, "a")]
 
 
 @pytest.mark.parametrize(

@@ -18,6 +18,7 @@ from udsbus.engine.changelog import ChangeLog
 from udsbus.engine.wants import Want
 from udsbus.errors import Error
 from udsbus.limits import KEY_BYTES, NUMBER_BYTES
+from udsbus.terms import DELETED, EXPIRED, KINDS, POLICIES
 
 from .model import Model, Reasons, Refused, due, matches, wrong_pattern
 from .support import examples, new_engine, pages
@@ -71,7 +72,7 @@ transactions = st.builds(
     st.lists(gets | sets | deletes | increments, max_size=4),
     st.none(),
 )
-kinds = st.none() | st.frozensets(st.sampled_from(m.KINDS), min_size=1)
+kinds = st.none() | st.frozensets(st.sampled_from(KINDS), min_size=1)
 watches = st.builds(
     m.Watch,
     selections,
@@ -86,7 +87,7 @@ subscriptions = st.builds(
     st.lists(selections, max_size=3),
     st.booleans(),
     st.booleans(),
-    st.sampled_from(m.POLICIES),
+    st.sampled_from(POLICIES),
 )
 publications = st.builds(m.Publish, keys, values, st.booleans(), st.none()) | st.builds(
     m.Unretain, keys
@@ -188,7 +189,7 @@ class Bus(RuleBasedStateMachine):
     def write(self, origin: int, command: m.EngineCommand) -> None:
         """At most one revision, and one change for each key, besides expiries."""
         outcome = self.compare(origin, self.resolved(command))
-        changed = [effect for _, effect in outcome.effects if effect[1] != m.EXPIRED]
+        changed = [effect for _, effect in outcome.effects if effect[1] != EXPIRED]
         assert len({revision for revision, *_ in changed}) <= 1
         assert len({key for _, _, key, *_ in changed}) == len(changed)
 
@@ -330,12 +331,12 @@ class Bus(RuleBasedStateMachine):
                 continue
             assert want.detail == any(one.previous or one.ignore_own for one in theirs)
             session = SESSIONS.get(origin)
-            for kind in m.KINDS:
+            for kind in KINDS:
                 of_that = [one for one in theirs if one.kinds is None or kind in one.kinds]
                 others = m.Change(1, kind, "a", None, session="others")
                 assert want.wants(others, session) == bool(of_that)
                 own = m.Change(1, kind, "a", None, session=session)
-                if any(not one.ignore_own or kind == m.DELETED for one in of_that):
+                if any(not one.ignore_own or kind == DELETED for one in of_that):
                     assert want.wants(own, session)
                 elif all(one.ignore_own for one in theirs):
                     assert not want.wants(own, session)
@@ -382,7 +383,7 @@ class Bus(RuleBasedStateMachine):
 
     def expiries_told(self, effects: Effects) -> Effects:
         """Let the model follow the expiries that come first, and return what comes after them."""
-        while effects and effects[0][0] is m.Change and effects[0][1][1] == m.EXPIRED:
+        while effects and effects[0][0] is m.Change and effects[0][1][1] == EXPIRED:
             self.model.expire(effects[0][1][2], self.now)
             assert effects[:1] == comparable(self.model.effects)
             self.check_who_is_told(effects[:1])

@@ -21,6 +21,7 @@ from udsbus.errors import (
     LockLost,
 )
 from udsbus.limits import GRANTS_PER_TURN, KEY_BYTES, PAGE_KEYS, WAITS_PER_CONNECTION
+from udsbus.terms import CREATED, DELETED, RELEASED
 
 from .support import examples, recorded, steps
 
@@ -125,7 +126,7 @@ def test_a_holder_is_a_key_of_its_session(locked: Locked) -> None:
     locked.release(A, claim, "jobs/import")
     assert keys(locked.engine) == []
     kinds = [one.kind for one in locked.engine.take_effects() if isinstance(one, m.Change)]
-    assert kinds == [m.CREATED, m.DELETED]
+    assert kinds == [CREATED, DELETED]
 
 
 def test_a_token_is_higher_than_all_before(locked: Locked) -> None:
@@ -324,7 +325,7 @@ def test_the_end_of_a_session_lets_others_have_its_locks(locked: Locked) -> None
     locked.tell()
     assert all(locked.has(B, claim) for claim in others)
     kinds = [one.kind for one in locked.engine.take_effects() if isinstance(one, m.Change)]
-    assert kinds.count(m.RELEASED) == 5
+    assert kinds.count(RELEASED) == 5
 
 
 def test_nothing_is_granted_while_nothing_can_be_written(locked: Locked) -> None:

@@ -13,6 +13,7 @@ from udsbus.engine import Engine
 from udsbus.errors import AccessDenied, InvalidRequest, LimitExceeded
 from udsbus.limits import KEY_BYTES, KEY_SEGMENTS
 from udsbus.patterns import RETAINED_KEYS, matcher
+from udsbus.terms import CREATED, DELETED, DROP_OLDEST
 
 from .support import examples, new_engine, recorded
 
@@ -41,7 +42,7 @@ subscriptions = st.builds(
     st.lists(st.sampled_from(PATTERNS), max_size=3),
     st.booleans(),
     st.booleans(),
-    st.just(m.DROP_OLDEST),
+    st.just(DROP_OLDEST),
 )
 steps = st.lists(
     st.one_of(
@@ -142,7 +143,7 @@ def test_a_message_that_is_retained_is_a_key_of_the_broker() -> None:
     assert run(engine, ME, m.Publish("a", b"x", True)) == 1
     key = f"{RETAINED_KEYS}a"
     assert engine.take_effects() == [
-        m.Change(1, m.CREATED, key, b"x", None, ME, None, "mine"),
+        m.Change(1, CREATED, key, b"x", None, ME, None, "mine"),
         m.Message("a", b"x", (), (YOU,), (1, "mine")),
     ]
     assert run(engine, ME, m.Publish("a", b"y")) == 1
@@ -165,7 +166,7 @@ def test_unretain() -> None:
     assert engine.publishing.retained == 1
     assert run(engine, YOU, m.Unretain("a")) is True
     assert engine.take_effects()[-1] == m.Change(
-        2, m.DELETED, f"{RETAINED_KEYS}a", None, None, YOU, b"x"
+        2, DELETED, f"{RETAINED_KEYS}a", None, None, YOU, b"x"
     )
 
 

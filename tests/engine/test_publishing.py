@@ -10,13 +10,14 @@ from udsbus import messages as m
 from udsbus.engine import Engine
 from udsbus.errors import Conflict, InvalidRequest, LimitExceeded
 from udsbus.limits import OUTPUT_PAUSE_BYTES, WAITS_PER_CONNECTION
+from udsbus.terms import BLOCK, DISCONNECT, DROP_OLDEST
 
 from .support import new_engine
 
 SLOW, OTHER, PUBLISHER, SECOND = 1, 2, 3, 4
 
 
-def engine_with(policy: str = m.BLOCK) -> Engine:
+def engine_with(policy: str = BLOCK) -> Engine:
     """One that is behind, and subscribes to `t/*`; another that keeps up, and publishers."""
     engine = new_engine()
     engine.keep_undo()
@@ -80,7 +81,7 @@ def test_it_is_refused_when_its_time_is_over() -> None:
     assert sent(engine) == []
 
 
-@pytest.mark.parametrize("policy", [m.DROP_OLDEST, m.DISCONNECT])
+@pytest.mark.parametrize("policy", [DROP_OLDEST, DISCONNECT])
 def test_nobody_waits_for_the_other_policies(policy: str) -> None:
     assert publish(engine_with(policy), b"1") == 2
 

@@ -18,6 +18,7 @@ from udsbus.errors import (
     SchemaViolation,
 )
 from udsbus.limits import SCHEMA_BYTES, SCHEMAS
+from udsbus.terms import CREATED, DELETED, UPDATED
 
 from .support import TextNumbers
 
@@ -154,10 +155,10 @@ def test_a_schema_is_a_key_that_changes() -> None:
     assert ask(engine, m.SetSchema("a/*", None)) == 4
     changes = [effect[:4] for effect in engine.take_effects() if isinstance(effect, m.Change)]
     assert changes == [
-        (1, m.CREATED, "$sys/schemas/a/*", b"1"),
-        (2, m.CREATED, "b", b"1"),
-        (3, m.UPDATED, "$sys/schemas/a/*", b"2"),
-        (4, m.DELETED, "$sys/schemas/a/*", None),
+        (1, CREATED, "$sys/schemas/a/*", b"1"),
+        (2, CREATED, "b", b"1"),
+        (3, UPDATED, "$sys/schemas/a/*", b"2"),
+        (4, DELETED, "$sys/schemas/a/*", None),
     ]
 
 
@@ -220,9 +221,9 @@ def test_after_a_start() -> None:
     engine.load({"$sys/schemas/a": (b"1", 1, None), "b": (b"1", 2, None)}, (), 2, [], 2)
     engine.replay(
         [
-            m.Recorded(3, m.CREATED, "$sys/schemas/b/**", b"2"),
-            m.Recorded(4, m.CREATED, "$sys/schemas/c", b"9"),
-            m.Recorded(5, m.DELETED, "$sys/schemas/c", None),
+            m.Recorded(3, CREATED, "$sys/schemas/b/**", b"2"),
+            m.Recorded(4, CREATED, "$sys/schemas/c", b"9"),
+            m.Recorded(5, DELETED, "$sys/schemas/c", None),
         ]
     )
     assert engine.use_schemas() == {}

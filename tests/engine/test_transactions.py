@@ -11,6 +11,7 @@ from udsbus.engine.rules import check_value
 from udsbus.engine.transactions import plan
 from udsbus.errors import AccessDenied, Conflict, Error, InvalidRequest, LimitExceeded
 from udsbus.limits import VALUE_BYTES
+from udsbus.terms import CREATED, DELETED, EXPIRED, UPDATED
 
 from .support import TextNumbers, new_engine
 
@@ -117,16 +118,16 @@ def test_all_changes_have_one_revision_and_each_key_one_change(engine: Engine) -
     )
     assert (revision, results) == (3, [3, 3, True, 3])
     assert engine.take_effects() == [
-        m.Change(3, m.UPDATED, "a", b"z", origin=1, before=b"1"),
-        m.Change(3, m.CREATED, "c", b"y", origin=1),
-        m.Change(3, m.DELETED, "b", None, origin=1, before=b"2"),
+        m.Change(3, UPDATED, "a", b"z", origin=1, before=b"1"),
+        m.Change(3, CREATED, "c", b"y", origin=1),
+        m.Change(3, DELETED, "b", None, origin=1, before=b"2"),
     ]
     assert engine.revision == 3
 
 
 def test_a_key_deleted_and_written_again_is_updated(engine: Engine) -> None:
     transact(engine, m.Delete("a"), m.Set("a", b"x"))
-    assert engine.take_effects() == [m.Change(3, m.UPDATED, "a", b"x", origin=1, before=b"1")]
+    assert engine.take_effects() == [m.Change(3, UPDATED, "a", b"x", origin=1, before=b"1")]
 
 
 def test_a_key_that_came_and_went_within_is_no_change(engine: Engine) -> None:
@@ -144,8 +145,8 @@ def test_a_key_whose_time_has_passed_is_absent_and_its_expiry_comes_first(engine
     command = m.Transaction([("b", 0)], [m.Set("b", b"x"), m.Get("b")])
     assert engine.execute(1, command, 5.0) == (4, [4, b"x"])
     assert engine.take_effects() == [
-        m.Change(3, m.EXPIRED, "b", None, before=b"2"),
-        m.Change(4, m.CREATED, "b", b"x", origin=1),
+        m.Change(3, EXPIRED, "b", None, before=b"2"),
+        m.Change(4, CREATED, "b", b"x", origin=1),
     ]
 
 

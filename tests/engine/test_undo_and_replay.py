@@ -13,6 +13,7 @@ from udsbus.engine import Engine
 from udsbus.engine.changelog import ChangeLog
 from udsbus.errors import Error
 from udsbus.patterns import matcher
+from udsbus.terms import DELETED, EXPIRED, POLICIES, UPDATED
 
 from .support import examples, new_engine, recorded
 from .test_engine_model import deadlines, deletes, increments, many, sets, transactions, watches
@@ -28,7 +29,7 @@ asked = st.tuples(
             st.just(["a/**", "b"]),
             st.booleans(),
             st.booleans(),
-            st.sampled_from(m.POLICIES),
+            st.sampled_from(POLICIES),
         ),
         st.builds(m.Unwatch, st.integers(1, 4)),
         st.builds(m.Unsubscribe, st.integers(1, 4)),
@@ -117,7 +118,7 @@ def split(outcomes: list[Any]) -> tuple[list[Any], set[str]]:
         else one
         for one in outcomes
     ]
-    expired = [one for one in outcomes if isinstance(one, m.Change) and one.kind == m.EXPIRED]
+    expired = [one for one in outcomes if isinstance(one, m.Change) and one.kind == EXPIRED]
     return [one for one in outcomes if one not in expired], {change.key for change in expired}
 
 
@@ -183,7 +184,7 @@ def test_replaying_gives_the_same_state(requests: Any, after: Any) -> None:
     "change",
     [
         m.DeadlineMoved("a", 5.0),
-        m.Recorded(7, m.DELETED, "a", None),
+        m.Recorded(7, DELETED, "a", None),
         m.Recorded(7, "updated", "a", b"1"),
     ],
     ids=["deadline", "deleted", "updated"],
@@ -192,4 +193,4 @@ def test_replaying_what_lost_its_beginning(change: m.Recorded | m.DeadlineMoved)
     """As in a journal that was bridged over damage."""
     engine = new_engine()
     engine.replay([change])
-    assert set(engine.keyspace.entries) == ({"a"} if change[1] == m.UPDATED else set())
+    assert set(engine.keyspace.entries) == ({"a"} if change[1] == UPDATED else set())

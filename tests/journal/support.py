@@ -7,17 +7,8 @@ from pathlib import Path
 from typing import Any
 
 from udsbus.journal import FileJournal, JournalTurn, Recovery, StateDirectory, database
-from udsbus.messages import (
-    CREATED,
-    DELETED,
-    UPDATED,
-    Answered,
-    Change,
-    DeadlineMoved,
-    Effect,
-    Recorded,
-    Writer,
-)
+from udsbus.messages import Answered, Change, DeadlineMoved, Effect, Recorded, Writer
+from udsbus.terms import CREATED, DELETED, UPDATED
 
 WRITERS = {1: Writer(4321, 1000, "first", "session", 3), 2: Writer(4322, 1000, None)}
 

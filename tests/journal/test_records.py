@@ -22,7 +22,8 @@ from udsbus.journal.records import (
     turn_payload,
     turns,
 )
-from udsbus.messages import UPDATED, Answered, DeadlineMoved, Recorded, Writer
+from udsbus.messages import Answered, DeadlineMoved, Recorded, Writer
+from udsbus.terms import UPDATED
 
 HEADER = Header(3, 12_345, 12_000, "a bus", 77, "boot", "0.1.0")
 TURN = Turn(

@@ -14,7 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from udsbus.limits import FRAME_BYTES, MIB, RECEIVE_BYTES
-from udsbus.messages import CloseReason
+from udsbus.terms import CloseReason
 from udsbus.wire import framing
 from udsbus.wire.framing import Decoder
 

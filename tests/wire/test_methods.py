@@ -14,6 +14,7 @@ from udsbus.broker.versionpage import VersionedReads
 from udsbus.engine import Engine
 from udsbus.errors import InvalidRequest, LimitExceeded, UnsupportedValue
 from udsbus.limits import KEYS_PER_REQUEST, REQUESTS_PER_BATCH
+from udsbus.terms import KINDS
 from udsbus.wire import values
 from udsbus.wire.methods import METHODS, TRANSACTION_METHODS, Method, Parameter
 
@@ -94,7 +95,7 @@ GOOD: dict[str, list[tuple[Any, Any]]] = {
     "kinds": [
         (["created", "expired"], frozenset(["created", "expired"])),
         (["deleted", "deleted"], frozenset(["deleted"])),
-        (list(m.KINDS), None),
+        (list(KINDS), None),
         (None, None),
     ],
     "ignore_own": [(True, True), (False, False)],

@@ -13,7 +13,8 @@ from collections import OrderedDict, deque
 from collections.abc import Callable, Mapping
 
 from ..limits import BEHIND_KEY_BYTES, BEHIND_KEYS, BEHIND_MESSAGE_BYTES, CATCH_UP_BYTES
-from ..messages import GONE, Change
+from ..messages import Change
+from ..terms import GONE
 from ..wire.encoding import encode_behind, encode_change, encode_part, encode_some
 
 PIECE = 64

@@ -7,8 +7,8 @@ from collections.abc import Callable
 from typing import Any
 
 from ..limits import OUTPUT_PAUSE_BYTES, OUTPUT_SOFT_BYTES, RECEIVE_BYTES
-from ..messages import CloseReason
 from ..peers import Peer
+from ..terms import CloseReason
 from ..wire.framing import Decoder
 from .behind import Behind
 from .hub import READ, WRITE, Hub

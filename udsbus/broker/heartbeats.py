@@ -21,7 +21,7 @@ from collections.abc import Callable
 
 from ..engine.deadlines import Deadlines
 from ..limits import BEAT_SLACK, BEATS_MISSED, BEATS_PER_TURN, HEARTBEAT_LEAST, HEARTBEAT_MOST
-from ..messages import CloseReason
+from ..terms import CloseReason
 from ..wire.encoding import encode_ping
 from .connection import Connection
 

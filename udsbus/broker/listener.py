@@ -12,9 +12,9 @@ import stat
 from ..errors import AccessDenied, BrokerUnavailable
 from ..filelock import Held, take_lock, write_pid
 from ..limits import LISTEN_BACKLOG
-from ..messages import CloseReason
 from ..paths import ensure_private_directory, lock_path
 from ..peers import Peer, peer_credentials
+from ..terms import CloseReason
 from ..wire.encoding import encode_closing
 
 log = logging.getLogger("udsbus.broker")

@@ -34,8 +34,8 @@ from ..limits import (
     SESSION_BYTES,
     UNANSWERED_MOST,
 )
-from ..messages import CloseReason
 from ..patterns import RESERVED
+from ..terms import CloseReason
 from ..version import PROTOCOL_VERSION, __version__
 from . import turn as turn_module
 from .durability import JournalCare, fold_beside, open_state

@@ -30,9 +30,9 @@ from ..engine import Engine
 from ..engine.waiting import NOBODY
 from ..errors import Conflict, InvalidRequest, UnsupportedValue
 from ..limits import GRACE_SECONDS, RELEASES_PER_TURN
-from ..messages import CloseReason
 from ..patterns import CLIENT_KEYS
 from ..peers import Peer, Process, process_descriptor, process_of
+from ..terms import CloseReason
 from ..wire.values import decode
 from .hub import READ, Hub
 from .slowkeys import SlowKeys

@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING, Any
 
 import msgpack
 
-from ..messages import DELETED
 from ..patterns import SLOW_KEYS
+from ..terms import DELETED
 
 if TYPE_CHECKING:
     from ..engine import Engine

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 
-from ..messages import CloseReason
+from ..terms import CloseReason
 
 
 class Statistics:

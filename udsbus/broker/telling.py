@@ -11,7 +11,8 @@ from time import monotonic
 
 from ..engine import Engine
 from ..limits import KEPT_BYTES
-from ..messages import Change, CloseReason, Effect, Message
+from ..messages import Change, Effect, Message
+from ..terms import CloseReason
 from ..wire.encoding import encode_detailed, encode_message, forget_buffer
 from .connection import Connection
 from .fanout import Revision

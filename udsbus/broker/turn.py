@@ -40,7 +40,6 @@ from ..limits import (
 )
 from ..messages import (
     Cancel,
-    CloseReason,
     Command,
     Effect,
     Later,
@@ -52,6 +51,7 @@ from ..messages import (
     Writer,
 )
 from ..spinning import Spinning
+from ..terms import CloseReason
 from ..wire.encoding import (
     encode_closing,
     encode_error,

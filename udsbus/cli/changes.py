@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from ..messages import CREATED, GONE, KINDS
+from ..terms import CREATED, GONE, KINDS
 from .options import REVISION, TIMEOUT, Command, Name, Text, following_options, socket_option
 from .outcomes import DONE
 from .output import is_terminal, json_of, shown, write_line

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 import click
 
 from ..errors import Error, LockLost
-from ..messages import GONE
+from ..terms import GONE
 from .options import TIMEOUT, Command, Name, Text, address, socket_option, timeout
 from .options import timeout_option as request_timeout_option
 from .outcomes import ABSENT, DONE, REFUSED, TIMED_OUT

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from ..messages import DROP_OLDEST, POLICIES
+from ..terms import DROP_OLDEST, POLICIES
 from .inputs import read_value
 from .options import (
     Command,

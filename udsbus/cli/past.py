@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from ..errors import InvalidRequest
-from ..messages import GONE
+from ..terms import GONE
 from .changes import COLORS
 from .options import (
     COUNT,

@@ -19,7 +19,7 @@ from typing import (
 )
 
 from ..errors import Conflict, Error, InvalidRequest, MissingExtra, SchemaViolation
-from ..messages import GONE
+from ..terms import GONE
 from .followed import Change
 from .requests import Entry
 

@@ -14,8 +14,8 @@ import struct
 from time import monotonic, time_ns
 
 from ..errors import AccessDenied, BrokerUnavailable, Error
-from ..messages import CloseReason
 from ..peers import peer_credentials
+from ..terms import CloseReason
 
 INT_BYTES = struct.calcsize("i")
 FILES_SPACE = socket.CMSG_LEN(4 * INT_BYTES)

@@ -38,7 +38,7 @@ import msgpack
 
 from ..errors import BrokerUnavailable, Error, InvalidRequest, RequestTimeout
 from ..limits import RECEIVE_BYTES, RECONNECT_FIRST, RECONNECT_MOST, TIMEOUT_MOST
-from ..messages import CloseReason
+from ..terms import CloseReason
 from ..wire.framing import NOTIFICATION, RESPONSE, Decoder
 from .backlog import Backlog
 from .connecting import jittered, open_socket

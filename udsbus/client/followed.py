@@ -10,7 +10,7 @@ from time import monotonic
 from typing import TYPE_CHECKING, Any, Generic, Literal, NamedTuple, TypeVar
 
 from ..errors import Error, MissedChanges
-from ..messages import DISCONNECT
+from ..terms import DISCONNECT
 from ..wire.values import decode
 from . import requests
 from .backlog import Backlog

@@ -20,7 +20,7 @@ from ..errors import (
     RequestTimeout,
 )
 from ..limits import FRAME_BYTES
-from ..messages import DROP_OLDEST
+from ..terms import DROP_OLDEST
 from ..version import PROTOCOL_VERSION
 from ..wire.values import decode, encode
 

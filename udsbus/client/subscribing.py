@@ -23,8 +23,8 @@ from typing import Any, NamedTuple
 
 from ..errors import InvalidRequest
 from ..limits import KEY_BYTES, KEY_SEGMENTS
-from ..messages import DROP_OLDEST, POLICIES
 from ..patterns import RETAINED_KEYS, check_pattern, matcher
+from ..terms import DROP_OLDEST, POLICIES
 from . import requests
 from .requests import Call
 

@@ -28,8 +28,8 @@ from typing import Any, Final, Literal, NamedTuple
 
 from ..errors import InvalidRequest
 from ..limits import WATCH_BACKLOG
-from ..messages import CREATED, DELETED, GONE, KINDS, UPDATED
 from ..patterns import check_pattern, matcher
+from ..terms import CREATED, DELETED, GONE, KINDS, UPDATED
 from . import requests
 from .requests import Call
 

@@ -37,6 +37,7 @@ from ..patterns import (
     matcher,
     shown,
 )
+from ..terms import CREATED, DELETED, EXPIRED, RELEASED, UPDATED
 from .changelog import ChangeLog
 from .keyspace import Entry, Keyspace
 from .locks import Locks
@@ -212,7 +213,7 @@ class Engine:
             if entry is None or entry[2] is None:
                 continue
             if entry[2] <= now:
-                self._remove(key, m.EXPIRED, 0)
+                self._remove(key, EXPIRED, 0)
             else:
                 self.keyspace.deadlines.schedule(key, entry[2])
 
@@ -327,9 +328,9 @@ class Engine:
             self._undo.append((key, before))
         if before is not None and before[2] is None and deadline is None:
             self._entries[key] = (value, revision, None)  # neither order nor deadlines change
-            kind = m.UPDATED
+            kind = UPDATED
         else:
-            kind = m.UPDATED if self.keyspace.put(key, (value, revision, deadline)) else m.CREATED
+            kind = UPDATED if self.keyspace.put(key, (value, revision, deadline)) else CREATED
         self.revision = revision
         value_before = None if before is None else before[0]
         session = self._session(origin)
@@ -377,7 +378,7 @@ class Engine:
         entry = self._entries.get(key)
         if entry is not None and entry[2] is not None and entry[2] <= now:
             if not self.frozen:
-                self._remove(key, m.EXPIRED, 0)
+                self._remove(key, EXPIRED, 0)
             return None
         return entry
 
@@ -474,7 +475,7 @@ class Engine:
             revision = self.revision = self.revision + 1
             self._entries[key] = (value, revision, None)
             session = self._session(origin)
-            fields = revision, m.UPDATED, key, value, None, origin, entry[0], session
+            fields = revision, UPDATED, key, value, None, origin, entry[0], session
             change = _new(m.Change, fields)
             self.effects.append(change)
             self._changes.append(change)
@@ -537,7 +538,7 @@ class Engine:
             self._check_fence(fence)
         if entry is None:
             return False
-        self._remove(key, m.DELETED, origin)
+        self._remove(key, DELETED, origin)
         return True
 
     def _increment(self, origin: int, now: float, key: str, by: int | float = 1) -> Any:
@@ -602,7 +603,7 @@ class Engine:
                 self._write(key, entry[0], entry[2], revision, origin)
                 self._own(key, owners[key])
             elif key in self._entries:
-                self._remove(key, m.DELETED, origin, revision)
+                self._remove(key, DELETED, origin, revision)
         return self.revision, results
 
     def _check(self, key: str, value: bytes) -> None:
@@ -618,7 +619,7 @@ class Engine:
         if schema is None:
             if entry is not None:
                 self.schemas.drop(pattern)
-                self._remove(key, m.DELETED, origin)
+                self._remove(key, DELETED, origin)
             return self.revision
         if entry is not None and entry[0] == schema:
             return entry[1]
@@ -689,7 +690,7 @@ class Engine:
         size = removed = 0
         for key in keys:
             size += self.queues.come_back(key)
-            self._remove(key, m.RELEASED, 0)
+            self._remove(key, RELEASED, 0)
             removed += 1
             if size > PAGE_BYTES:  # which the turn has to write
                 break

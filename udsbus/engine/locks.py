@@ -27,6 +27,7 @@ from ..cycles import cycle_through
 from ..errors import Conflict, Deadlock, LimitExceeded
 from ..limits import GRANTS_PER_TURN, LINGER_SECONDS, PAGE_KEYS, SESSION_BYTES
 from ..patterns import LOCK_KEYS, check_name, check_writable, shown
+from ..terms import DELETED, RELEASED
 from .deadlines import Deadlines
 from .rules import Codec
 from .waiting import NOBODY, Waiter, WaitingList
@@ -180,7 +181,7 @@ class Locks:
         while (key := self._lingering.pop_due(now)) is not None:
             if key in self._holdings:
                 self._keys.to_undo(lambda key=key: self._lingering.schedule(key, now))  # type: ignore[misc]
-                self._keys.let_go(key, 0, m.RELEASED)
+                self._keys.let_go(key, 0, RELEASED)
         self.grant(now)
 
     def grant(self, now: float) -> None:
@@ -226,9 +227,7 @@ class Locks:
         if key in self._holdings:
             if self._keys.is_owned(key):
                 return self._holdings[key][1]
-            self._keys.let_go(
-                key, origin, m.RELEASED
-            )  # it lingered; who asks again does not hold it
+            self._keys.let_go(key, origin, RELEASED)  # it lingered; who asks again does not hold it
             self.grant(now)
         waiter = self._waiters.get(key)
         if waiter is not None:
@@ -262,7 +261,7 @@ class Locks:
         key = f"{LOCK_KEYS}{lock}/{session}.{claim}"
         if key in self._holdings:
             lost = not self._keys.is_owned(key)  # but it lingers: that is over now
-            self._keys.let_go(key, origin, m.DELETED)
+            self._keys.let_go(key, origin, DELETED)
             self.grant(now)
             return not lost
         if key in self._waiters:

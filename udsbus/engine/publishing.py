@@ -19,6 +19,7 @@ from .. import messages as m
 from ..errors import Conflict, InvalidRequest
 from ..limits import OUTPUT_PAUSE_BYTES, VALUE_BYTES
 from ..patterns import RETAINED_KEYS, check_name, check_pattern, check_writable, shown
+from ..terms import BLOCK, DELETED, DISCONNECT, DROP_OLDEST
 from .interest import Interest
 from .keyspace import Entry, Keyspace
 from .registrations import Registrations
@@ -90,14 +91,14 @@ class Publishing:
         patterns: list[str],
         echo: bool = True,
         details: bool = False,
-        policy: str = m.DROP_OLDEST,
+        policy: str = DROP_OLDEST,
     ) -> int | tuple[int, int, int]:
         for pattern in patterns:
             check_pattern(pattern)
         interests = [self._subscriptions if echo else self._registrations.quiet]
-        if policy == m.BLOCK:
+        if policy == BLOCK:
             interests.append(self.blocking)
-        elif policy == m.DISCONNECT:
+        elif policy == DISCONNECT:
             interests.append(self.disconnecting)
         number = self._registrations.add(origin, patterns, *interests, details=details)
         return (number, self._keys.revision, self.retained) if details else number
@@ -134,7 +135,7 @@ class Publishing:
         key = RETAINED_KEYS + topic
         if self._keys.entry(key) is None:
             return False
-        self._keys.let_go(key, origin, m.DELETED)
+        self._keys.let_go(key, origin, DELETED)
         return True
 
     def _send(

@@ -35,6 +35,7 @@ from ..patterns import (
     check_writable,
     shown,
 )
+from ..terms import DELETED
 from .keyspace import Entry
 from .rules import Codec, check_value
 from .sortedkeys import SortedKeys
@@ -295,7 +296,7 @@ class Queues:
             key = self._key_taken(found, claim, origin)
             done = key is not None
             if key is not None:
-                self._keys.let_go(key, origin, m.DELETED)
+                self._keys.let_go(key, origin, DELETED)
         self._serve(found)
         return done
 
@@ -306,7 +307,7 @@ class Queues:
         if found is None or key is None:
             return False
         self.come_back(key)
-        self._keys.let_go(key, origin, m.DELETED)
+        self._keys.let_go(key, origin, DELETED)
         self._serve(found)
         return True
 
@@ -392,7 +393,7 @@ class Queues:
             queue.taken[claim] = taken
         elif session:
             self._set_in_hand(queue, session, queue.in_hand.get(session, 0) + 1, origin)
-        self._keys.let_go(key, origin, m.DELETED)
+        self._keys.let_go(key, origin, DELETED)
         return place, entry[0]
 
     def _finish_one(self, queue: Queue, origin: int) -> bool:
@@ -412,7 +413,7 @@ class Queues:
             self._keys.hold(key, self._codec.encode(number), session, origin)
             queue.count_in_hand(session, number)
         else:
-            self._keys.let_go(key, origin, m.DELETED)
+            self._keys.let_go(key, origin, DELETED)
 
     def _serve(self, queue: Queue) -> None:
         """Answer those whose waiting is over, at most GRANTS_PER_TURN; `due` says that there are

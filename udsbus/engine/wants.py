@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import NamedTuple
 
-from ..messages import DELETED, Change
+from ..messages import Change
+from ..terms import DELETED
 
 
 class Want(NamedTuple):

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from ..client import requests
 from ..client.followed import Change
 from ..errors import InvalidRequest, NotHeld
-from ..messages import GONE
+from ..terms import GONE
 from .locks import Lock, RLock
 
 if TYPE_CHECKING:

@@ -9,7 +9,8 @@ import msgpack
 
 from ..errors import Error
 from ..limits import CHANGES_BYTES
-from ..messages import Change, CloseReason, Message
+from ..messages import Change, Message
+from ..terms import CloseReason
 
 # One packer for the thread of the broker; a client has one for each connection.
 _pack = msgpack.Packer(autoreset=True).pack

@@ -18,7 +18,7 @@ from typing import Any, Final
 import msgpack
 
 from ..limits import FRAME_BYTES, RECEIVE_BYTES
-from ..messages import CloseReason
+from ..terms import CloseReason
 
 REQUEST: Final = 0
 RESPONSE: Final = 1

@@ -20,6 +20,7 @@ import msgpack
 from .. import messages as m
 from ..errors import InvalidRequest, LimitExceeded, UnsupportedValue
 from ..limits import KEYS_PER_REQUEST, REQUESTS_PER_BATCH, VALUE_BYTES
+from ..terms import KINDS, POLICIES
 
 # --- kinds of arguments: each checks one and returns it as the command holds it ---------------
 
@@ -107,19 +108,19 @@ def _integers(name: str, value: Any) -> Any:
 def _kinds(name: str, value: Any) -> Any:
     if value is None:
         return None
-    known = ", ".join(m.KINDS)
+    known = ", ".join(KINDS)
     for kind in _list(name, value):
-        if type(kind) is not str or kind not in m.KINDS:
+        if type(kind) is not str or kind not in KINDS:
             raise InvalidRequest(f"each of {name} must be one of {known}, not {_shown(kind)}")
     if not value:
         raise InvalidRequest(f"{name} must be at least one of {known}")
     kinds = frozenset(value)
-    return None if len(kinds) == len(m.KINDS) else kinds
+    return None if len(kinds) == len(KINDS) else kinds
 
 
 def _policy(name: str, value: Any) -> Any:
-    if value not in m.POLICIES:
-        raise InvalidRequest(f"{name} must be one of {', '.join(m.POLICIES)}, not {_shown(value)}")
+    if value not in POLICIES:
+        raise InvalidRequest(f"{name} must be one of {', '.join(POLICIES)}, not {_shown(value)}")
     return value
 
 

@@ -15,7 +15,7 @@ import msgpack
 
 from ...errors import BrokerUnavailable, Conflict, Error
 from ...limits import RECONNECT_FIRST, RECONNECT_MOST, UNANSWERED_MOST
-from ...messages import CloseReason
+from ...terms import CloseReason
 from .. import requests
 from ..cache import NO_PAGE, Cache, mapped, who_greets
 from ..connecting import Vanished, jittered, not_greeted, open_at_once, open_socket

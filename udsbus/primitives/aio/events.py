@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from ...client import requests
 from ...client.followed import Change
 from ...errors import InvalidRequest, NotHeld
-from ...messages import GONE
+from ...terms import GONE
 from .locks import AsyncLock, AsyncRLock
 
 if TYPE_CHECKING:

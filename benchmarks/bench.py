@@ -18,6 +18,8 @@ class Scale(NamedTuple):
 
     rounds: int
     """How often each side has its turn."""
+    rival_rounds: int
+    """The same beside each rival; there are many."""
     seconds: float
     """Length of one timed run."""
     messages: int
@@ -33,8 +35,8 @@ class Scale(NamedTuple):
     connections: int
 
 
-FULL = Scale(5, 1.5, 500, 2.0, 6.0, 21, 1_000_000, 1_000_000, 10_000)
-QUICK = Scale(2, 0.2, 50, 0.5, 1.0, 3, 50_000, 20_000, 1_000)
+FULL = Scale(5, 5, 1.5, 500, 2.0, 6.0, 21, 1_000_000, 1_000_000, 10_000)
+QUICK = Scale(2, 1, 0.2, 50, 0.5, 1.0, 3, 50_000, 20_000, 1_000)
 
 
 class Driven(NamedTuple):

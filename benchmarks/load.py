@@ -51,9 +51,14 @@ def drive(ready: Callable[[], object], server: Server, operation: str, seconds: 
     calls = calls_of(operation, client)
     for call in islice(cycle(calls), WARM_UP_CALLS):
         call()
+    ready()
+    return time_each(calls, seconds)
+
+
+def time_each(calls: list[Callable[[], Any]], seconds: float) -> Timed:
+    """Make the calls in turn, again and again, for so many seconds."""
     latencies = array("q")
     note = latencies.append
-    ready()
     cpu = process_time()
     begin = start = monotonic_ns()
     end = begin + int(seconds * 1e9)

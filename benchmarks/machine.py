@@ -5,6 +5,9 @@ from __future__ import annotations
 import contextlib
 import os
 import platform
+import re
+import sqlite3
+import subprocess
 import sys
 import time
 from collections.abc import Iterator
@@ -16,9 +19,14 @@ import psutil
 import udsbus
 from udsbus.broker.server import COMPILED
 
+from .rivals.servers import program
 from .servers import redis_program, redis_version
 
-PACKAGES = ("redis", "hiredis", "coredis", "msgpack", "anyio", "click")
+PACKAGES = (
+    *("redis", "hiredis", "coredis", "gunicorn", "pymemcache", "nats-py", "aetcd", "grpcio"),
+    *("msgpack", "anyio", "click"),
+)
+RIVALS = ("memcached", "nats-server", "etcd")
 
 
 def cpu_seconds(pid: int) -> float:
@@ -58,10 +66,22 @@ def described() -> dict[str, str]:
         "udsbus": udsbus.__version__ + (", compiled" if COMPILED else ", not compiled"),
         "redis-server": ".".join(map(str, redis_version(redis_program()))),
     }
+    facts |= {name: found for name in RIVALS if (found := _version(name))}
+    facts["SQLite"] = sqlite3.sqlite_version
     for package in PACKAGES:
         with contextlib.suppress(PackageNotFoundError):
             facts[f"{package} (Python)"] = version(package)
     return facts
+
+
+def _version(name: str) -> str:
+    """What a program says of itself; nothing where there is none."""
+    command = program(name)
+    if command is None:
+        return ""
+    shown = subprocess.run([command, "--version"], capture_output=True, text=True, check=True)
+    found = re.search(r"\d+(?:\.\d+)+", shown.stdout)
+    return found[0] if found else ""
 
 
 def _processor() -> str:

@@ -56,8 +56,8 @@ def running_redis(directory: Path, durability: str = "none") -> Iterator[Server]
     else:
         command += ["--appendonly", "yes", "--appendfsync", APPENDFSYNC[durability]]
     started = subprocess.Popen(command, stdout=subprocess.DEVNULL, start_new_session=True)
-    with _ended_after(started) as process:
-        _wait_until_listening(address, process)
+    with ended_after(started) as process:
+        wait_until_listening(address, process)
         yield Server(REDIS, address, process.pid)
 
 
@@ -77,7 +77,7 @@ def running_udsbus(directory: Path, durability: str = "none") -> Iterator[Server
                 pass_fds=[theirs.fileno()],
                 start_new_session=True,
             )
-        with _ended_after(process):
+        with ended_after(process):
             lifeline.settimeout(START_SECONDS)
             if lifeline.recv(16) != b"ready\n":
                 raise RuntimeError("the udsbus broker did not start")
@@ -89,8 +89,8 @@ def running_bare(directory: Path) -> Iterator[Server]:
     """The barest broker, ready when the block is entered."""
     address = str(directory / "bare.sock")
     command = [sys.executable, "-m", "benchmarks.bare", address]
-    with _ended_after(subprocess.Popen(command, start_new_session=True)) as process:
-        _wait_until_listening(address, process)
+    with ended_after(subprocess.Popen(command, start_new_session=True)) as process:
+        wait_until_listening(address, process)
         yield Server(BARE, address, process.pid)
 
 
@@ -119,7 +119,8 @@ def redis_version(program: str) -> tuple[int, ...]:
 
 
 @contextlib.contextmanager
-def _ended_after(process: subprocess.Popen[bytes]) -> Iterator[subprocess.Popen[bytes]]:
+def ended_after(process: subprocess.Popen[bytes]) -> Iterator[subprocess.Popen[bytes]]:
+    """The process, which has ended when the block is left."""
     try:
         yield process
     finally:
@@ -131,7 +132,8 @@ def _ended_after(process: subprocess.Popen[bytes]) -> Iterator[subprocess.Popen[
             process.wait()
 
 
-def _wait_until_listening(address: str, process: subprocess.Popen[bytes]) -> None:
+def wait_until_listening(address: str, process: subprocess.Popen[bytes]) -> None:
+    """Raises RuntimeError when the process ends first, or nobody listens for too long."""
     end = time.monotonic() + START_SECONDS
     with socket.socket(socket.AF_UNIX) as probe:
         while probe.connect_ex(address) != 0:

@@ -21,7 +21,9 @@ RESULT_SECONDS = 120.0
 _KEPT_WAITING = "another job was not ready in time"
 
 _context = multiprocessing.get_context("forkserver")
-_context.set_forkserver_preload(["benchmarks.load", "redis", "udsbus"])
+_context.set_forkserver_preload(
+    ["benchmarks.__main__", "redis.asyncio", "udsbus.client.sync", "udsbus.client.aio.client"]
+)
 
 
 class Job(NamedTuple):

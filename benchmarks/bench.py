@@ -34,6 +34,10 @@ class Scale(NamedTuple):
     """Keys that fill a server."""
     connections: int
 
+    def sizes(self, *smaller: int) -> list[int]:
+        """Numbers of keys that grow up to `keys`."""
+        return [size for size in smaller if size < self.keys] + [self.keys]
+
 
 FULL = Scale(5, 5, 1.5, 500, 2.0, 6.0, 21, 1_000_000, 1_000_000, 10_000)
 QUICK = Scale(2, 1, 0.2, 50, 0.5, 1.0, 3, 50_000, 20_000, 1_000)

@@ -17,6 +17,8 @@ from .results import BARE, REDIS, UDSBUS
 
 START_SECONDS = 20.0
 STOP_SECONDS = 10.0
+CONNECTIONS = 11_000
+"""What Redis admits; 10,000 by default, of which a measure of as many would leave none."""
 
 SERVE = """
 import sys
@@ -49,7 +51,7 @@ def running_redis(directory: Path, durability: str = "none") -> Iterator[Server]
     kept.mkdir(exist_ok=True)
     command = [
         *(redis_program(), "--port", "0", "--unixsocket", address, "--dir", str(kept)),
-        *("--save", "", "--loglevel", "warning"),
+        *("--save", "", "--loglevel", "warning", "--maxclients", str(CONNECTIONS)),
     ]
     if durability == "none":
         command += ["--appendonly", "no"]

@@ -21,8 +21,7 @@ from ..servers import Server, running_redis, running_udsbus
 
 KEYS = 10_000
 PAUSE = {"p50": Goal(60.0, "60 ms", of_ratio=False), "p99": Goal(250.0, "250 ms", of_ratio=False)}
-MANY = {True: 20_000, False: 1_000_000}
-"""Keys that a server starts with, in a quick run and in a whole one."""
+RESTART = Goal(2.5, "2.5 times at most")
 TOGETHER = 1_000
 
 
@@ -91,25 +90,27 @@ def _started(command: list[str], *, wait: bool = True) -> subprocess.Popen[bytes
 
 def measure_restart(bench: Bench) -> Table:
     """From the start of a server to its first answer, when it has kept many keys."""
-    number = MANY[bench.scale.rounds < 5]
     table = Table(
-        "restart", f"Start with {number:,} keys of 64 bytes that were kept",
-        reference="Redis, AOF and RDB",
-    )  # fmt: skip
-    with running_redis(bench.directory, "process") as redis:
-        _fill(redis, number)
-        _rewritten(redis)
-    with running_udsbus(bench.directory, "process") as broker:
-        _fill(broker, number)
-    fold(str(bench.directory / "state-process"), all_of_it=True)
-    row = table.row("start to first answer", "seconds", "s", Goal(2.5, "2.5 times at most"))
-    for round_number in range(bench.scale.rounds):
-        starts = [(REDIS, running_redis), (UDSBUS, running_udsbus)]
-        for side, running in starts if round_number % 2 else reversed(starts):
-            begin = perf_counter()
-            with running(bench.directory, "process") as server:
-                _answered(server, f"key/{number - 1}")
-                row.add(side, perf_counter() - begin)
+        "restart", "Start with keys of 64 bytes that were kept", reference="Redis, AOF and RDB"
+    )
+    for keys in bench.scale.sizes(1_000, 100_000):
+        place = bench.directory / f"restart-{keys}"
+        place.mkdir(0o700)
+        with running_redis(place, "process") as redis:
+            _fill(redis, keys)
+            _rewritten(redis)
+        with running_udsbus(place, "process") as broker:
+            _fill(broker, keys)
+        fold(str(place / "state-process"), all_of_it=True)
+        goal = RESTART if keys == bench.scale.keys else None
+        row = table.row(f"{keys:,} keys", "start to first answer", "s", goal)
+        for round_number in range(bench.scale.rounds):
+            starts = [(REDIS, running_redis), (UDSBUS, running_udsbus)]
+            for side, running in starts if round_number % 2 else reversed(starts):
+                begin = perf_counter()
+                with running(place, "process") as server:
+                    _answered(server, f"key/{keys - 1}")
+                    row.add(side, perf_counter() - begin)
     return table
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import signal
 import sys
 import tempfile
@@ -41,7 +42,13 @@ _DIRECTORY = click.Path(file_okay=False, path_type=Path)
     metavar="BEFORE AFTER",
     help="Measure nothing: two JSON files side by side.",
 )
-@click.option("--plots", type=_DIRECTORY, help="Draw PNGs of latency and throughput there.")
+@click.option("--plots", type=_DIRECTORY, help="Draw SVGs there, for light and for dark pages.")
+@click.option(
+    "--from",
+    "earlier",
+    type=click.Path(exists=True, dir_okay=False, path_type=Path),
+    help="Measure nothing: the page and the plots of a JSON file.",
+)
 def main(
     quick: bool,
     only: tuple[str, ...],
@@ -49,6 +56,7 @@ def main(
     markdown: Path | None,
     compare: tuple[Path, Path] | None,
     plots: Path | None,
+    earlier: Path | None,
 ) -> None:
     """Measure udsbus beside Redis, in turns, on Unix sockets.
 
@@ -58,29 +66,35 @@ def main(
         before, after = (json.loads(path.read_text()) for path in compare)
         click.echo(comparison(before, after), nl=False)
         return
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))  # so that the servers are ended too
     console = Console(width=None if sys.stdout.isatty() else 120)
-    scale = QUICK if quick else FULL
+    if earlier is not None:
+        results = json.loads(earlier.read_text())
+    else:
+        results = _measured(console, only, QUICK if quick else FULL)
+    if json_file is not None:
+        json_file.parent.mkdir(parents=True, exist_ok=True)
+        json_file.write_text(json.dumps(results, indent=1) + "\n")
+    pictures = draw(results["tables"], plots) if plots is not None else []
+    if markdown is not None:
+        where = os.path.relpath(plots, markdown.parent) if plots is not None else ""
+        markdown.write_text(page(results["facts"], results["tables"], pictures, where))
+    if results["broken"]:
+        console.print(f"[red]broken: {', '.join(results['broken'])}[/red]")
+        sys.exit(1)
+
+
+def _measured(console: Console, only: tuple[str, ...], scale: Scale) -> dict[str, Any]:
+    """What the JSON file has, of a run that is shown as it goes."""
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))  # so that the servers are ended too
     facts = described()
     print_facts(console, facts)
     tables, broken = _run(console, [name for name in MEASURES if name in (only or MEASURES)], scale)
-    results: dict[str, Any] = {
+    return {
         "facts": facts,
         "settings": scale._asdict(),
         "tables": [table.as_json() for table in tables],
         "broken": broken,
     }
-    if json_file is not None:
-        json_file.parent.mkdir(parents=True, exist_ok=True)
-        json_file.write_text(json.dumps(results, indent=1) + "\n")
-    if markdown is not None:
-        markdown.write_text(page(facts, results["tables"]))
-    if plots is not None:
-        for path in draw(tables, plots):
-            console.print(f"drawn: {path}", highlight=False)
-    if broken:
-        console.print(f"[red]broken: {', '.join(broken)}[/red]")
-        sys.exit(1)
 
 
 def _run(console: Console, names: list[str], scale: Scale) -> tuple[list[Table], list[str]]:

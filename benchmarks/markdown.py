@@ -2,24 +2,34 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from typing import Any
+from collections.abc import Iterable, Sequence
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from .plots.pictures import Picture
 
 HEAD = """# Results
 
-Made by `python -m benchmarks --json FILE --markdown benchmarks/results.md`; what is measured, and
-why some of it is slower, is in [README.md](README.md). Median over the rounds, ± half of what lies
+Made by `python -m benchmarks` with `--json`, `--markdown` and `--plots`; what is measured, and why
+some of it is slower, is in [README.md](README.md). Median over the rounds, ± half of what lies
 between the least and the most round.
 
 """
 
 
-def page(facts: dict[str, str], tables: Iterable[dict[str, Any]]) -> str:
-    """One run; `tables` as `Table.as_json` gives them."""
+def page(
+    facts: dict[str, str],
+    tables: Iterable[dict[str, Any]],
+    pictures: Sequence[Picture] = (),
+    where: str = "",
+) -> str:
+    """One run; `tables` as `Table.as_json` gives them, with the pictures that stand in `where`,
+    seen from the page, above the tables that they are drawn from."""
     lines = [HEAD + "| | |\n|---|---|"]
     lines += [f"| {name} | {value} |" for name, value in facts.items() if name != "load average"]
     for table in tables:
         lines.append(f"\n## `{table['name']}`: {table['title']}\n")
+        lines += [_embedded(one, where) for one in pictures if one.table == table["name"]]
         lines.append(f"| | figure | {table['reference']} | {table['own']} | ratio | goal |")
         lines.append("|---|---|---|---|---|---|")
         group = None
@@ -32,6 +42,14 @@ def page(facts: dict[str, str], tables: Iterable[dict[str, Any]]) -> str:
             )
         lines += [f"\n{note}" for note in table["notes"]]
     return "\n".join(lines) + "\n"
+
+
+def _embedded(picture: Picture, where: str) -> str:
+    path = f"{where}/{picture.name}"
+    return (
+        f'<picture><source media="(prefers-color-scheme: dark)" srcset="{path}-dark.svg">'
+        f'<img src="{path}.svg" alt="{picture.title}"></picture>\n'
+    )
 
 
 def comparison(before: dict[str, Any], after: dict[str, Any]) -> str:

@@ -23,6 +23,7 @@ from ..rivals.store import Store
 from ..workers import Job, run_together
 
 PROCESSES = 4
+TOGETHER = f"{PROCESSES} processes, set and get"
 FROM_MEMORY = "udsbus from memory"
 MEMORY_FILES = Path("/dev/shm")
 ENOUGH_BYTES = 1 << 30
@@ -78,7 +79,7 @@ def _add(table: Table, group: str, side: str, arguments: tuple[Any, ...]) -> Non
             table.row(group, f"{operation}, {name}", "µs").add(side, found[name])
     together = run_together([Job(drive, (("mixed",), *arguments))] * PROCESSES)
     a_second = sum(len(run["mixed"].latencies) / run["mixed"].seconds for run in together)
-    table.row(group, f"{PROCESSES} processes, set and get", "/s").add(side, a_second)
+    table.row(group, TOGETHER, "/s").add(side, a_second)
 
 
 # --- in processes of their own --------------------------------------------------------------------

@@ -167,8 +167,13 @@ CHANGES_BYTES: Final = VALUE_BYTES
 """Bytes of the changes of one revision that go into one notification; more are split."""
 
 # --- how the turn shares its time (not visible to a peer) -----------------------------------
-RECEIVE_BYTES: Final = 64 * KIB
-"""Bytes read from one connection in one turn: several hundred small requests."""
+RECEIVE_BYTES: Final = 96 * KIB
+"""Bytes read from one connection in one turn: several hundred small requests, or a value of 64 KiB
+with what is around it."""
+LARGE_BYTES: Final = RECEIVE_BYTES
+"""A value of more comes in several receives, and is not copied more often than it must be."""
+LARGE_RECEIVE_BYTES: Final = 512 * KIB
+"""Bytes read at once while a large value comes in."""
 OUTPUT_LOW_BYTES: Final = 64 * KIB
 """A connection that is behind is told more when no more than this waits for it."""
 CATCH_UP_BYTES: Final = 512 * KIB

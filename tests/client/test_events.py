@@ -363,7 +363,7 @@ def test_nobody_waits_for_what_only_he_could_read(client: Client, bus: BrokerPro
     class Interrupted:
         def __init__(self, decoder: Decoder) -> None:
             self.decoder = decoder
-            self.cause = None
+            self.cause, self.share = None, decoder.share
 
         def feed(self, data: bytes) -> list[Any]:
             if over:  # a watch that is closed has nothing to wait for

@@ -184,7 +184,7 @@ def test_what_follows_a_message_does_not_count_against_it(small_limit: int, firs
 
 def test_a_message_of_many_small_parts_is_too_large_too(small_limit: int) -> None:
     """The limit is there to bound memory; small parts take more of it than large ones."""
-    data: bytes = msgpack.packb([0, 1, "set", [[1_000] * 10_000] * 100])
+    data: bytes = msgpack.packb([0, 1, "set", [[1_000] * 10_000] * 150])
     assert len(data) > 8 * small_limit
     messages, decoder = fed(*pieces(data, RECEIVE_BYTES))
     assert messages == []

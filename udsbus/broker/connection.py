@@ -6,7 +6,7 @@ import socket
 from collections.abc import Callable
 from typing import Any
 
-from ..limits import OUTPUT_PAUSE_BYTES, OUTPUT_SOFT_BYTES, RECEIVE_BYTES
+from ..limits import OUTPUT_PAUSE_BYTES, OUTPUT_SOFT_BYTES
 from ..peers import Peer
 from ..terms import CloseReason
 from ..wire.framing import Decoder
@@ -81,12 +81,12 @@ class Connection:
         return len(self._waiting) > OUTPUT_PAUSE_BYTES
 
     def receive(self) -> bytes | None:
-        """What the socket has, at most RECEIVE_BYTES; b"" at its end; None when there is nothing.
+        """What the socket has, at most its share; b"" at its end; None when there is nothing.
 
         A socket error counts as the end, and is remembered as such.
         """
         try:
-            return self._recv(RECEIVE_BYTES)
+            return self._recv(self.decoder.share)
         except (BlockingIOError, InterruptedError):
             return None
         except OSError:

@@ -15,9 +15,10 @@ from typing import Any
 import msgpack
 
 from ..errors import ProtocolError, RequestTimeout
-from ..limits import KEPT_BYTES, RECEIVE_BYTES, REPLY_SPIN_SECONDS
+from ..limits import KEPT_BYTES, LARGE_BYTES, REPLY_SPIN_SECONDS
 from ..spinning import Spinning
 from ..wire.framing import MSGID_MOST, NOTIFICATION, RESPONSE, Decoder
+from ..wire.large import packed
 from .connecting import receive_with_files
 from .forks import FORKS
 from .requests import Call, Many, cannot_be_sent, check_frame, error_from, read_batch
@@ -82,7 +83,11 @@ class Connection:
         if not again:  # not by `next_msgid`: each request comes along here
             self.msgid = expected = (self.msgid % MSGID_MOST) + 1
         try:
-            frame = self._pack((0, expected, call.method, call.params))
+            params = call.params
+            if len(params) > 1 and type(params[1]) is bytes and len(params[1]) > LARGE_BYTES:
+                frame = packed(self._pack, (0, expected, call.method, params))
+            else:
+                frame = self._pack((0, expected, call.method, params))
         except (ValueError, TypeError, OverflowError) as error:
             raise cannot_be_sent(call.method, error) from None
         if len(frame) > KEPT_BYTES:
@@ -260,7 +265,7 @@ class Connection:
     def _receive(self) -> list[Any]:
         """The messages that complete the next receive."""
         try:
-            data = self._recv(RECEIVE_BYTES)
+            data = self._recv(self._decoder.share)
         except BlockingIOError:
             return []
         except OSError:

@@ -37,7 +37,7 @@ from typing import Any, TypeVar
 import msgpack
 
 from ..errors import BrokerUnavailable, Error, InvalidRequest, RequestTimeout
-from ..limits import RECEIVE_BYTES, RECONNECT_FIRST, RECONNECT_MOST, TIMEOUT_MOST
+from ..limits import RECONNECT_FIRST, RECONNECT_MOST, TIMEOUT_MOST
 from ..terms import CloseReason
 from ..wire.framing import NOTIFICATION, RESPONSE, Decoder
 from .backlog import Backlog
@@ -550,7 +550,7 @@ class Events:
 
     def _route(self, sock: socket.socket) -> None:
         try:
-            data = sock.recv(RECEIVE_BYTES)
+            data = sock.recv(self._decoder.share)
         except BlockingIOError:
             return
         if not data:

@@ -17,8 +17,9 @@ from typing import Any, Final
 
 import msgpack
 
-from ..limits import FRAME_BYTES, RECEIVE_BYTES
+from ..limits import FRAME_BYTES, KIB, LARGE_RECEIVE_BYTES, RECEIVE_BYTES
 from ..terms import CloseReason
+from .large import HEAD_BYTES, end_of_large
 
 REQUEST: Final = 0
 RESPONSE: Final = 1
@@ -33,28 +34,46 @@ class Decoder:
 
     A receive that holds exactly one message, the rule for a peer that waits for each answer, is
     decoded by `unpackb` (0.15 µs); the streaming `Unpacker` (0.54 µs for one message, 0.13 µs each
-    for many) takes over when a message arrives in parts or with others.
+    for many) takes over when a message arrives in parts or with others. Of a message with a large
+    value, all is put together before either sees it.
     """
 
-    __slots__ = ("_alone", "_fed", "_swollen", "_unpacker", "_whole", "cause", "reason")
+    __slots__ = (
+        "_alone", "_fed", "_large", "_least", "_swollen", "_unpacker", "_whole", "cause", "reason",
+        "share",
+    )  # fmt: skip
 
     def __init__(self) -> None:
         self.cause: str | None = None
         """Why decoding ended, for people; None while all is well."""
         self.reason = CloseReason.BAD_BYTES
+        self.share = RECEIVE_BYTES
+        """How much to receive next, at most."""
+        self._large = bytearray()
+        """What has come of a message with a large value."""
+        self._least = 0
+        """Bytes that it will have, at least."""
         self._unpacker: Any = None
         self._fed = 0
         self._whole = 0
         self._alone = True
         self._swollen = False
 
-    def feed(self, data: bytes) -> list[Any]:
+    def feed(self, data: bytes | bytearray) -> list[Any]:
         """The messages that `data` completes: lists of the length and types of the framing."""
+        if self._large:
+            self._large += data
+            if len(self._large) < self._least:
+                return []
+            data, self._large = self._large, bytearray()
+            self.share = RECEIVE_BYTES
         if self._alone:
             try:
                 message = _unpackb(data, strict_map_key=False)
             except Exception:
                 # Several messages, a part of one, or rubbish: the Unpacker tells which.
+                if len(data) >= HEAD_BYTES and self._begins_large(data):
+                    return []
                 self._alone = False
             else:
                 if _is_call(message) or _is_notification(message):
@@ -64,7 +83,7 @@ class Decoder:
             return []
         if self._unpacker is None:
             self._unpacker = msgpack.Unpacker(
-                strict_map_key=False, max_buffer_size=2 * FRAME_BYTES, read_size=RECEIVE_BYTES
+                strict_map_key=False, max_buffer_size=2 * FRAME_BYTES, read_size=64 * KIB
             )
             self._fed = self._whole = 0
         messages: list[Any] = []
@@ -80,6 +99,16 @@ class Decoder:
         else:
             self._look_at_rest(len(messages))
         return self._well_formed(messages)
+
+    def _begins_large(self, data: bytes | bytearray) -> bool:
+        """Whether the rest of a large value is to be waited for."""
+        end = end_of_large(data)
+        if end <= len(data) or end > FRAME_BYTES:  # which is for the Unpacker to find out
+            return False
+        self._large = bytearray(data)
+        self._least = end
+        self.share = LARGE_RECEIVE_BYTES
+        return True
 
     def _well_formed(self, messages: list[Any]) -> list[Any]:
         """The requests, responses and notifications before the first message that is none."""

@@ -18,7 +18,8 @@ from typing import Any, NamedTuple
 import msgpack
 
 from ..errors import UnsupportedValue
-from ..limits import KEPT_BYTES
+from ..limits import KEPT_BYTES, LARGE_BYTES
+from .large import packed_large
 
 
 class Extension(NamedTuple):
@@ -78,6 +79,7 @@ _packb = msgpack.packb
 # One packer for all threads: packing a scalar calls no Python code, so no other thread gets the
 # interpreter meanwhile. Making a packer each time, as `packb` does, costs three times as much.
 _SCALARS = frozenset((str, bytes, float, bool, type(None)))
+_SIZED = frozenset((str, bytes))
 _pack_scalar = msgpack.Packer(autoreset=True).pack
 _unpackb = msgpack.unpackb
 
@@ -101,6 +103,8 @@ def encode(value: Any) -> bytes:
     global _pack_scalar
     try:
         if type(value) in _SCALARS:
+            if type(value) in _SIZED and len(value) > LARGE_BYTES:
+                return packed_large(value)
             data: bytes = _pack_scalar(value)
             if len(data) > KEPT_BYTES:
                 _pack_scalar = msgpack.Packer(autoreset=True).pack

@@ -15,7 +15,6 @@ from typing import Any
 
 import anyio
 
-from ...limits import RECEIVE_BYTES
 from ...wire.framing import Decoder
 from ..connecting import receive_with_files
 from ..forks import FORKS
@@ -185,7 +184,7 @@ class Link:
         if self.closed:
             return
         try:
-            data = self._recv(RECEIVE_BYTES)
+            data = self._recv(self._decoder.share)
         except (BlockingIOError, InterruptedError):
             return
         except OSError as error:

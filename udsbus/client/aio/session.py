@@ -43,6 +43,7 @@ from ...limits import (
 )
 from ...paths import resolve_address
 from ...wire.framing import MSGID_MOST, RESPONSE
+from ...wire.large import holds_large, packed
 from ...wire.methods import ANSWERS_KEPT
 from ...wire.values import encode
 from .. import requests
@@ -285,7 +286,10 @@ class AsyncSession:
             head: bytes = self._pack((0, msgid, call.method))
             return b"\x94" + head[1:] + params
         try:
-            frame: bytes = self._pack((0, msgid, call.method, params))
+            if holds_large(params):
+                frame: bytes = packed(self._pack, (0, msgid, call.method, params))
+            else:
+                frame = self._pack((0, msgid, call.method, params))
         except (ValueError, TypeError, OverflowError) as error:
             self._packer = msgpack.Packer(autoreset=True)
             self._pack = self._packer.pack

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from inspect import signature
 from itertools import product
 from typing import Any, get_args
@@ -285,6 +286,15 @@ def test_a_native_value_is_encoded_even_if_it_is_a_bin() -> None:
         assert tuple(command)[1] == packed(b"\x01")
         command, _ = METHODS[name].parse(["a", "text", {"native": True}])
         assert tuple(command)[1] == packed("text")
+
+
+def test_the_keys_of_set_many_are_not_kept_in_the_table_of_interned_strings() -> None:
+    params = msgpack.unpackb(msgpack.packb([{"of no other test": b"\x01"}]))
+    assert sys.intern("of no other test, ".rstrip(", ")) is next(iter(params[0])), "as msgpack does"
+    command, _ = METHODS["set_many"].parse(params)
+    assert command == m.SetMany({"of no other test": b"\x01"})
+    assert isinstance(command, m.SetMany)
+    assert next(iter(command.values)) is not sys.intern("of no other test, ".rstrip(", "))
 
 
 def test_native_values_of_set_many_are_encoded_too() -> None:

@@ -128,7 +128,12 @@ def _values(name: str, value: Any) -> Any:
     if type(value) is not dict:
         raise InvalidRequest(f"{name} must be a map of key to value, not {_shown(value)}")
     _bounded(name, value)
-    return {_text(f"each key of {name}", key): _value(name, item) for key, item in value.items()}
+    # msgpack interns the keys of a map, and the interpreter's table of interned strings would have
+    # each of them for as long as it is kept: 32 bytes. A copy is not interned.
+    return {
+        (_text(f"each key of {name}", key) + " ")[:-1]: _value(name, item)
+        for key, item in value.items()
+    }
 
 
 def _checks(name: str, value: Any) -> Any:

@@ -78,6 +78,9 @@ CROWD = 2 * (os.cpu_count() or 1)
 """With more connections active than this, polling before a sleep steals time from their processes.
 Measured: with up to two for each core it pays, with four it costs."""
 
+CLIENTS_CROWD = os.cpu_count() or 1
+"""With more than this, those that poll for their answers take the cores that it needs to come."""
+
 
 class Turn:
     def __init__(
@@ -134,7 +137,8 @@ class Turn:
         """Those to be closed once flushed."""
         self._spinning = Spinning(SPIN_SECONDS)
         self._askers: set[int] = set()
-        """The connections that have asked something since `work` began."""
+        """The connections that have asked something since they were counted."""
+        self._count_until = 0.0
         self._crowded = False
         """So many of them that polling would take their cores away."""
         self._woken = False
@@ -168,9 +172,9 @@ class Turn:
 
     def work(self, until: float) -> bool:
         """Run turns while there is something to do, at most until `until`. True: time to sleep."""
-        self._crowded = len(self._askers) > CROWD
-        self._askers.clear()
         while (now := monotonic()) < until:
+            if now >= self._count_until:
+                self._count_askers(now)
             ready = self._hub.poll(0)
             if not ready and not self._due(now):
                 ready = self._linger(now)
@@ -178,6 +182,15 @@ class Turn:
                     return True
             self.turn(ready)
         return False
+
+    def _count_askers(self, now: float) -> None:
+        """See for whom it pays to poll, by how many have asked since the last time."""
+        askers = len(self._askers)
+        self._crowded = askers > CROWD
+        if self._page is not None:
+            self._page.advise_polling(askers <= CLIENTS_CROWD)
+        self._askers.clear()
+        self._count_until = now + CHECKPOINT_SECONDS
 
     def _linger(self, now: float) -> list[tuple[int, int]]:
         """Wait a little in this thread: it is quicker to wake up here than in the event loop.

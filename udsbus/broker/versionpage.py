@@ -73,7 +73,7 @@ from typing import Any
 
 from ..engine.keyspace import Entry
 from ..engine.rules import check_reply
-from ..limits import VERSION_RECORDS, VERSION_SLOTS
+from ..limits import REPLY_SPIN_SECONDS, VERSION_RECORDS, VERSION_SLOTS
 from ..messages import Change, Command, DeadlineMoved, Effect, Read, ReadMany
 from ..patterns import check_name
 from ..records import ORDERED, RECORD_BYTES, ROOM, fence, write_record
@@ -82,6 +82,9 @@ log = logging.getLogger("udsbus.broker")
 
 REVISION = 0
 """The word that holds the revision of the bus."""
+ADVICE = 1
+"""The word that says for how many nanoseconds a client should poll for its answer; 0: it should
+sleep at once."""
 LOCK_AT = 64
 """Where the lock is, in bytes."""
 LOCK_BYTES = 64
@@ -96,6 +99,7 @@ BYTES = RECORDS_AT + VERSION_RECORDS * RECORD_BYTES
 F_SEAL_FUTURE_WRITE = 0x10
 """Since Linux 5.1; Python has no name for it before 3.13."""
 PROCESS_SHARED = ROBUST = 1
+ADVISED_NANOSECONDS = round(REPLY_SPIN_SECONDS * 1e9)
 
 NOWHERE = -1
 """The word of a key where there is no page."""
@@ -125,6 +129,7 @@ class VersionPage:
             raise
         self.fd = fd
         self.words[REVISION] = revision
+        self.advise_polling(True)
         # The first 32 bits with the number of the thread are those that the kernel knows of.
         halves = memoryview(self._memory).cast("I")
         of_lock = range(LOCK_AT // 4, (LOCK_AT + LOCK_BYTES) // 4)
@@ -143,6 +148,10 @@ class VersionPage:
             "words": (FIRST, VERSION_SLOTS),
             "records": (RECORDS_AT, VERSION_RECORDS),
         }
+
+    def advise_polling(self, pays: bool) -> None:
+        """Tell clients whether it pays to poll for an answer."""
+        self.words[ADVICE] = ADVISED_NANOSECONDS if pays else 0
 
     def wanted(self, keys: Iterable[str]) -> None:
         """A client has asked for them, and may want to see from memory what comes next."""

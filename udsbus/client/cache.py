@@ -159,7 +159,7 @@ class _NoPage(Page):
     """Says of each broker that it is dead."""
 
     def __init__(self) -> None:
-        self.words = (0,)
+        self.words = (0, 1)  # and that it pays to poll for answers
         self.life, self.alive = 0, 1
 
     def record(self, word: int, key: str) -> None:

@@ -7,7 +7,7 @@ import os
 import select
 import socket
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 from time import monotonic
 from typing import Any
@@ -25,6 +25,11 @@ from .requests import Call, Many, cannot_be_sent, check_frame, error_from, read_
 
 SEND_CHUNK = 256 * 1024
 """Bytes of a long request handed to the kernel at a time."""
+
+_ADVICE = 1
+"""The word of the version page that says for how many nanoseconds to poll for an answer."""
+_POLL = (0, 1)
+"""What a page says until there is one."""
 
 
 class ConnectionEnded(Exception):
@@ -67,6 +72,7 @@ class Connection:
         poll.register(sock.fileno(), select.POLLIN)
         self._poll = poll.poll
         self._spinning = Spinning(REPLY_SPIN_SECONDS)
+        self._words: Sequence[int] = _POLL
 
     def next_msgid(self) -> int:
         """One for another request."""
@@ -120,6 +126,10 @@ class Connection:
             self._recv = self._socket.recv
         files, self._files = self._files, []
         return answer, files
+
+    def heed(self, words: Sequence[int]) -> None:
+        """From now on poll for answers only while the broker says in its page that it pays."""
+        self._words = words
 
     def has_news(self) -> bool:
         """Whether something has come unasked: that the broker ends the connection, or has."""
@@ -235,7 +245,7 @@ class Connection:
 
     def _responses(self, until: float, timeout: float) -> list[list[Any]]:
         """The next response, and those that came with it."""
-        ready = self._spinning.spin(self._poll)
+        ready = self._spinning.spin(self._poll) if self._words[_ADVICE] else []
         while True:
             if not ready:
                 # SO_RCVTIMEO would save this system call, but every signal would put it off.

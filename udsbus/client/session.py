@@ -336,9 +336,9 @@ class Session:
         return connection
 
     def _greet(self, connection: Connection) -> None:
-        page = self._caches and not self._cache.active
+        page = not self._cache.active
         answer = self._say_hello(connection, page)
-        if self._caches and not page and self._cache.broker != who_greets(answer):
+        if not page and self._cache.broker != who_greets(answer):
             self._say_hello(connection, True)
 
     def _say_hello(self, connection: Connection, page: bool) -> dict[str, Any]:
@@ -348,11 +348,16 @@ class Session:
         connection.bus = answer["bus"], answer["epoch"]
         if page:
             found = mapped(answer.get("page"), files)
+            connection.heed(found.words)
+            if not self._caches:
+                return answer
             if self._cache.active:
                 # That broker lives, but somebody has taken its address away. All threads of this
                 # client go to the new one: what one has read there, others compare with its page.
                 self._leave_all_but(connection)
             self._cache = Cache(found, self._cache, who_greets(answer))
+        else:
+            connection.heed(self._cache.words)
         return answer
 
     def _leave_all_but(self, connection: Connection) -> None:

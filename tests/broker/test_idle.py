@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import itertools
 import socket
-import time
 
 import pytest
 
 from tests.harness import BrokerProcess, RawClient, running_broker
 from udsbus import spinning
+from udsbus.broker import turn
 from udsbus.broker.turn import CROWD
 from udsbus.limits import MIB, SPIN_SECONDS
 
@@ -73,11 +73,10 @@ def test_it_polls_before_it_sleeps_but_not_in_a_crowd(
     monkeypatch.setattr(stepped.hub, "poll", noted)
     clock = itertools.count(0, SPIN_SECONDS / 50)
     monkeypatch.setattr(spinning, "monotonic", lambda: next(clock))  # on which nothing is late
-    for _ in range(2):  # who is active is known from the last time
-        for client in clients:
-            client.send([0, 1, "ping", []])
-        timeouts.clear()
-        assert stepped.turn.work(stepped.now + 1)
+    monkeypatch.setattr(turn, "CHECKPOINT_SECONDS", 0.0)  # who is active is counted each time
+    for client in clients:
+        client.send([0, 1, "ping", []])
+    assert stepped.turn.work(stepped.now + 1)
     waiting = timeouts[:-1]
     assert timeouts[-1] > 0
     assert (waiting.count(0) > 10) == polls

@@ -132,8 +132,17 @@ class Connection:
         self._words = words
 
     def has_news(self) -> bool:
-        """Whether something has come unasked: that the broker ends the connection, or has."""
-        return bool(self._poll(0))
+        """Whether something has come unasked: that the broker ends the connection, or has.
+
+        Not by `_poll`, which a signal handler that asks something could not use meanwhile.
+        """
+        try:
+            self._socket.recv(1, socket.MSG_PEEK)
+        except BlockingIOError:
+            return False
+        except OSError:
+            pass
+        return True
 
     def request_many(self, many: Many, timeout: float) -> None:
         """Have several requests carried out, one after the other. Raises like `request`.
@@ -194,6 +203,7 @@ class Connection:
     def close(self) -> None:
         """For the thread that uses it, and for a child after a fork."""
         self.ready = False
+        self._words = _POLL  # a page that nobody refers to is unmapped
         self._socket.close()
         self._close_files()
 

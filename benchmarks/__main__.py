@@ -33,6 +33,9 @@ _DIRECTORY = click.Path(file_okay=False, path_type=Path)
     "--only", multiple=True, type=click.Choice(list(MEASURES)), metavar="NAME",
     help=f"Just this measure; may be given again. One of {', '.join(MEASURES)}.",
 )  # fmt: skip
+@click.option(
+    "--rounds", type=click.IntRange(1, 100), help="How often each side has its turn, instead of 5."
+)
 @click.option("--json", "json_file", type=_FILE, help="Write all figures of all rounds there.")
 @click.option("--markdown", type=_FILE, help="Write the tables there as a page.")
 @click.option(
@@ -52,6 +55,7 @@ _DIRECTORY = click.Path(file_okay=False, path_type=Path)
 def main(
     quick: bool,
     only: tuple[str, ...],
+    rounds: int | None,
     json_file: Path | None,
     markdown: Path | None,
     compare: tuple[Path, Path] | None,
@@ -70,7 +74,10 @@ def main(
     if earlier is not None:
         results = json.loads(earlier.read_text())
     else:
-        results = _measured(console, only, QUICK if quick else FULL)
+        scale = QUICK if quick else FULL
+        if rounds is not None:
+            scale = scale._replace(rounds=rounds, rival_rounds=rounds)
+        results = _measured(console, only, scale)
     if json_file is not None:
         json_file.parent.mkdir(parents=True, exist_ok=True)
         json_file.write_text(json.dumps(results, indent=1) + "\n")
@@ -86,7 +93,7 @@ def main(
 def _measured(console: Console, only: tuple[str, ...], scale: Scale) -> dict[str, Any]:
     """What the JSON file has, of a run that is shown as it goes."""
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))  # so that the servers are ended too
-    facts = described()
+    facts = described() | {"rounds": str(scale.rounds)}
     print_facts(console, facts)
     tables, broken = _run(console, [name for name in MEASURES if name in (only or MEASURES)], scale)
     return {

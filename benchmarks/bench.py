@@ -38,6 +38,11 @@ class Scale(NamedTuple):
         """Numbers of keys that grow up to `keys`."""
         return [size for size in smaller if size < self.keys] + [self.keys]
 
+    @property
+    def quick(self) -> bool:
+        """A smoke test."""
+        return self.seconds < 1
+
 
 FULL = Scale(5, 5, 1.5, 500, 2.0, 6.0, 21, 1_000_000, 1_000_000, 10_000)
 QUICK = Scale(2, 1, 0.2, 50, 0.5, 1.0, 3, 50_000, 20_000, 1_000)

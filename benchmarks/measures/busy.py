@@ -28,7 +28,7 @@ GOAL = {"p99.9": Goal(3.0, "3 times at most")}
 
 
 def measure(bench: Bench) -> Table:
-    quick = bench.scale.rounds < 5
+    quick = bench.scale.quick
     number, seconds = KEYS[quick], SECONDS[quick]
     table = Table(
         "busy", f"`set` from one process, beside other work, {number:,} keys", reference="quiet"

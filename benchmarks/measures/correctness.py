@@ -139,7 +139,7 @@ def measure(bench: Bench) -> Table:
         f"both clients wait {TIMEOUT:g} s for an answer; Redis has appendonly everysec and is "
         "started again at once when it was killed"
     )
-    times = TIMES[bench.scale.rounds < 5]
+    times = TIMES[bench.scale.quick]
     for trouble in ("stall", "kill"):
         for side, kind in ((REDIS, RedisSide), (UDSBUS, UdsbusSide)):
             directory = bench.directory / f"{trouble}-{side}"

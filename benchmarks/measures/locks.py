@@ -87,7 +87,7 @@ def measure_sessions(bench: Bench) -> Table:
     """Many clients that are there, and one that dies and leaves much behind."""
     table = Table("sessions", "Sessions, and what they leave", reference="without")
     (_, server) = bench.servers
-    many = SESSIONS if bench.scale.rounds == 5 else 500
+    many = 500 if bench.scale.quick else SESSIONS
     with udsbus.connect(server.address) as client:
         for _ in range(bench.scale.rounds):
             latencies = _sets(client, bench.scale.seconds)
@@ -105,7 +105,7 @@ def measure_sessions(bench: Bench) -> Table:
                 if one.session != client.session:
                     client.kick(one.session)
             _until(lambda: len(client.clients()) == 1)
-        divisor = 1 if bench.scale.rounds == 5 else 50
+        divisor = 50 if bench.scale.quick else 1
         keys, locks = LEFT_KEYS // divisor, LEFT_LOCKS // divisor
         for _ in range(bench.scale.rounds):
             slowest = _slowest_ping_while_dying(client, server.address, keys, locks)

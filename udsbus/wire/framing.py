@@ -18,6 +18,7 @@ from typing import Any, Final
 import msgpack
 
 from ..limits import FRAME_BYTES, KIB, LARGE_RECEIVE_BYTES, RECEIVE_BYTES
+from ..memory import keep_freed
 from ..terms import CloseReason
 from .large import HEAD_BYTES, end_of_large
 
@@ -105,6 +106,7 @@ class Decoder:
         end = end_of_large(data)
         if end <= len(data) or end > FRAME_BYTES:  # which is for the Unpacker to find out
             return False
+        keep_freed(max(end, LARGE_RECEIVE_BYTES))
         self._large = bytearray(data)
         self._least = end
         self.share = LARGE_RECEIVE_BYTES

@@ -14,6 +14,7 @@ from typing import Any, Final
 import msgpack
 
 from ..limits import LARGE_BYTES
+from ..memory import keep_freed
 
 _BIN_32: Final = 0xC6
 HEAD_BYTES: Final = 4096
@@ -44,6 +45,7 @@ def packed(pack: Callable[[Any], bytes], message: tuple[Any, ...]) -> bytes:
     """What `pack` makes of `message`, which holds a large value somewhere in its tuples."""
     parts: list[bytes] = []
     _gather(pack, message, parts)
+    keep_freed(sum(map(len, parts)))
     return b"".join(parts)
 
 

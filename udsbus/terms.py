@@ -1,7 +1,7 @@
 """The words that both sides use: kinds of change, policies, and why connections end.
 
-They stand apart from `messages` because a client needs them and no class of a command: those
-sixty take 6 ms to make, of the 50 that a whole `udsbus get` takes.
+They stand apart from `messages` because a client needs them and no class of a command: to
+make those sixty takes a good part of what a whole `udsbus get` takes.
 """
 
 from __future__ import annotations

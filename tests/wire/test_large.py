@@ -192,6 +192,45 @@ def there_and_back(client: udsbus.Client, size: int) -> None:
     assert [each.value for each in seen if isinstance(each, Change)] == [value, value[::-1]]
 
 
+HANDLED = {
+    "nothing": "pass",
+    "received": "Decoder().feed(frame[:100_000])",
+    "packed": "packed(msgpack.packb, (0, 1, 'set', ('key', value)))",
+}
+COUNT = """
+import msgpack, resource
+from udsbus.wire.framing import Decoder
+from udsbus.wire.large import packed
+
+value = bytes(1 << 20)
+frame = msgpack.packb([0, 1, "set", ["key", value]])
+{handled}
+
+def copies():
+    return [bytearray(value) for _ in range(4)]
+
+for number in range(20):
+    if number == 10:
+        before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+    copies()
+print(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
+"""
+
+
+@pytest.mark.skipif(
+    sys.platform != "linux" or platform.libc_ver()[0] != "glibc", reason="about glibc"
+)
+@pytest.mark.parametrize("handled", HANDLED)
+def test_who_has_handled_a_large_value_keeps_freed_memory(handled: str) -> None:
+    """A value of a MiB is 256 pages. Of ten times four copies few are new to the process."""
+    script = COUNT.format(handled=HANDLED[handled])
+    run = subprocess.run(
+        [sys.executable, "-c", script], capture_output=True, text=True, timeout=60, check=True
+    )
+    new = int(run.stdout)
+    assert new > 10 * 256 if handled == "nothing" else new < 256
+
+
 ASK = """
 import resource, sys, udsbus
 

@@ -15,10 +15,10 @@ from typing import Any
 import msgpack
 
 from ..errors import ProtocolError, RequestTimeout
-from ..limits import KEPT_BYTES, LARGE_BYTES, REPLY_SPIN_SECONDS
+from ..limits import KEPT_BYTES, REPLY_SPIN_SECONDS
 from ..spinning import Spinning
 from ..wire.framing import MSGID_MOST, NOTIFICATION, RESPONSE, Decoder
-from ..wire.large import packed
+from ..wire.large import is_large, packed
 from .connecting import receive_with_files
 from .forks import FORKS
 from .requests import Call, Many, cannot_be_sent, check_frame, error_from, read_batch
@@ -90,7 +90,7 @@ class Connection:
             self.msgid = expected = (self.msgid % MSGID_MOST) + 1
         try:
             params = call.params
-            if len(params) > 1 and type(params[1]) is bytes and len(params[1]) > LARGE_BYTES:
+            if len(params) > 1 and is_large(params[1]):
                 frame = packed(self._pack, (0, expected, call.method, params))
             else:
                 frame = self._pack((0, expected, call.method, params))

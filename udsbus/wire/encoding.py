@@ -8,10 +8,10 @@ from typing import Any
 import msgpack
 
 from ..errors import Error
-from ..limits import CHANGES_BYTES, LARGE_BYTES
+from ..limits import CHANGES_BYTES
 from ..messages import Change, Message
 from ..terms import CloseReason
-from .large import holds_large, packed
+from .large import holds_large, is_large, packed
 
 # One packer for the thread of the broker; a client has one for each connection.
 _pack = msgpack.Packer(autoreset=True).pack
@@ -34,16 +34,14 @@ def refusal(error: Error) -> tuple[tuple[int, str], dict[str, Any]]:
 
 
 def encode_result(msgid: int | None, result: Any) -> bytes:
-    if type(result) is bytes:
-        if len(result) > LARGE_BYTES:
-            return packed(_pack, (1, msgid, None, result))
-    elif type(result) is tuple and holds_large(result):
+    if is_large(result) or (type(result) is tuple and holds_large(result)):
         return packed(_pack, (1, msgid, None, result))
     return _pack((1, msgid, None, result))  # type: ignore[no-any-return]
 
 
-def _notification(method: str, params: tuple[Any, ...]) -> bytes:
-    if holds_large(params):
+def _notification(method: str, params: tuple[Any, ...], value: bytes | None) -> bytes:
+    """`value` is what may be large of `params`."""
+    if is_large(value):
         return packed(_pack, (2, method, params))
     return _pack((2, method, params))  # type: ignore[no-any-return]
 
@@ -52,8 +50,8 @@ def encode_change(change: Change, detail: bool = False) -> bytes:
     """The notification of a change; `detail`: with the value before and the session."""
     revision, kind, key, value, _, _, before, session = change
     if detail:
-        return _notification("change", (revision, kind, key, value, before, session))
-    return _notification("change", (revision, kind, key, value))
+        return _notification("change", (revision, kind, key, value, before, session), value)
+    return _notification("change", (revision, kind, key, value), value)
 
 
 def encode_part(change: Change, detail: bool = False) -> bytes:
@@ -88,7 +86,7 @@ def encode_some(revision: int, parts: list[bytes], more: bool) -> bytes:
 
 
 def encode_message(topic: str, message: bytes) -> bytes:
-    return _notification("message", (topic, message))
+    return _notification("message", (topic, message), message)
 
 
 def encode_behind(revision: int, left_out: int, dropped: int) -> bytes:
@@ -101,7 +99,8 @@ def encode_in_step(revision: int) -> bytes:
 
 def encode_detailed(message: Message) -> bytes:
     """The same for those who want to know more of it."""
-    return _notification("message", (message.topic, message.message, *message.about))
+    params = message.topic, message.message, *message.about
+    return _notification("message", params, message.message)
 
 
 def encode_ping(revision: int) -> bytes:

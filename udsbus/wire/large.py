@@ -36,9 +36,17 @@ def _bin_header(value: bytes) -> bytes:
     return b"\xc6" + len(value).to_bytes(4, "big")
 
 
-def holds_large(items: Any) -> bool:
+def is_large(item: Any) -> bool:
+    """Whether it is a large value."""
+    return type(item) is bytes and len(item) > LARGE_BYTES
+
+
+def holds_large(items: tuple[Any, ...]) -> bool:
     """Whether one of the items is a large value."""
-    return any(type(item) is bytes and len(item) > LARGE_BYTES for item in items)
+    for item in items:  # noqa: SIM110  (`any` takes twice as long)
+        if type(item) is bytes and len(item) > LARGE_BYTES:
+            return True
+    return False
 
 
 def packed(pack: Callable[[Any], bytes], message: tuple[Any, ...]) -> bytes:
@@ -50,7 +58,7 @@ def packed(pack: Callable[[Any], bytes], message: tuple[Any, ...]) -> bytes:
 
 
 def _gather(pack: Callable[[Any], bytes], item: Any, parts: list[bytes]) -> None:
-    if type(item) is bytes and len(item) > LARGE_BYTES:
+    if is_large(item):
         parts += _bin_header(item), item
     elif type(item) is tuple:
         parts.append(_pack_array(len(item)))

@@ -43,7 +43,7 @@ from ...limits import (
 )
 from ...paths import resolve_address
 from ...wire.framing import MSGID_MOST, RESPONSE
-from ...wire.large import holds_large, packed
+from ...wire.large import is_large, packed
 from ...wire.methods import ANSWERS_KEPT
 from ...wire.values import encode
 from .. import requests
@@ -286,7 +286,7 @@ class AsyncSession:
             head: bytes = self._pack((0, msgid, call.method))
             return b"\x94" + head[1:] + params
         try:
-            if holds_large(params):
+            if len(params) > 1 and is_large(params[1]):
                 frame: bytes = packed(self._pack, (0, msgid, call.method, params))
             else:
                 frame = self._pack((0, msgid, call.method, params))

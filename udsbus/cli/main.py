@@ -38,6 +38,8 @@ COMMANDS = {
     "locks": "locks",
     "lock": "locks",
     "queue": "queues",
+    "call": "services",
+    "services": "services",
     "ping": "about",
     "info": "about",
     "journal": "journal",

@@ -54,9 +54,7 @@ def call_command(
         if not equals or not key.isidentifier():
             raise click.UsageError(f"--with needs NAME=VALUE, not {each!r}")
         kwargs[key] = read_value(text, as_json=as_json, raw=raw)
-    show: Callable[[Any], None] = (
-        write_raw if print_raw else (lambda value: write_line(json_of(value)))
-    )
+    show = write_raw if print_raw else _write_json
     from ..client.sync import Client
     from ..services.asking import Stream
 

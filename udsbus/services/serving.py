@@ -90,6 +90,9 @@ class Served:
             raise
         self._begin(self._stay_offered, f"{service} offer")
 
+    def offered(self) -> None:
+        """Wait until others can call it, as they can at once."""
+
     def stop(self, grace: float = CALLS_GRACE) -> None:
         """Take no more calls, and end when those in hand are done, after `grace` seconds at most.
         May be called twice."""

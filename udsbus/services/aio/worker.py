@@ -200,7 +200,7 @@ class AsyncWorker:
             if inspect.isgenerator(result):
                 return await self._stream(line, call, function, _in_thread(result))
             return result_frame(call, function.name, result)
-        except Exception as error:
+        except (Exception, SystemExit) as error:  # which would end the event loop
             return failure_frame(call, error)
 
     async def _stream(

@@ -10,7 +10,7 @@ from __future__ import annotations
 import contextlib
 import os
 import socket
-import tempfile
+from hashlib import sha256
 from pathlib import Path
 
 from ..errors import AccessDenied
@@ -26,17 +26,12 @@ class Place:
     def __init__(self, address: str, slots: int) -> None:
         """Raises OSError, AccessDenied for a directory of somebody else."""
         self.name = os.urandom(8).hex()
-        self._own_directory: str | None = None
-        folder = Path(address + ".workers")
-        if len(os.fsencode(address)) + _LONGEST > SUN_PATH_BYTES:
-            folder = Path(tempfile.mkdtemp(prefix="udsbus-"))
-            self._own_directory = str(folder)
-        else:
-            folder.mkdir(mode=0o700, exist_ok=True)
-            owner = folder.stat().st_uid
-            if owner != os.getuid():
-                raise AccessDenied(f"{folder} belongs to uid {owner}, not to you ({os.getuid()})")
-            _sweep(folder)
+        folder = folder_of(address)
+        folder.mkdir(mode=0o700, exist_ok=True, parents=True)
+        owner = folder.stat().st_uid
+        if owner != os.getuid():
+            raise AccessDenied(f"{folder} belongs to uid {owner}, not to you ({os.getuid()})")
+        _sweep(folder)
         self.path = str(folder / self.name)
         """Without the ending."""
         self.slots = Slots(self.path + ".free", slots)
@@ -56,9 +51,14 @@ class Place:
         for ending in (".sock", ".free"):
             with contextlib.suppress(OSError):
                 os.unlink(self.path + ending)
-        if self._own_directory is not None:
-            with contextlib.suppress(OSError):
-                os.rmdir(self._own_directory)
+
+
+def folder_of(address: str) -> Path:
+    """Beside the socket; elsewhere if the kernel would find the paths too long."""
+    if len(os.fsencode(address)) + _LONGEST <= SUN_PATH_BYTES:
+        return Path(address + ".workers")
+    name = sha256(os.fsencode(address)).hexdigest()[:16]
+    return Path("/tmp", f"udsbus-{os.getuid()}", name + ".workers")
 
 
 def _sweep(folder: Path) -> None:

@@ -12,6 +12,7 @@ from signal import SIGINT, SIGTERM
 from typing import TYPE_CHECKING, Any
 
 from ..client import requests
+from ..client.followed import Change
 from ..errors import Error, InvalidRequest
 from ..limits import CALLS_AT_ONCE, CALLS_GRACE
 from ..patterns import WORKER_KEYS, check_writable
@@ -26,6 +27,8 @@ if TYPE_CHECKING:
 
 log = logging.getLogger("udsbus.services")
 
+WITHDRAW_SECONDS = 1.0
+"""For telling the broker that a worker leaves; a broker that is away learns it when that is back."""
 GONE = frozenset((DELETED, EXPIRED, RELEASED))
 
 
@@ -83,7 +86,9 @@ class Served:
         self._begin(self._run, service)
         try:
             self._offer()
-            self._watch = client.watch(f"{WORKER_KEYS}{service}/{self._place.name}")
+            # From its present state, so that it tells when a bus has forgotten that.
+            key = f"{WORKER_KEYS}{service}/{self._place.name}"
+            self._watch = client.watch(key, initial=True)
         except BaseException:
             self._leaving = True
             self._worker.stop(0.0)
@@ -97,7 +102,7 @@ class Served:
         """Take no more calls, and end when those in hand are done, after `grace` seconds at most.
         May be called twice."""
         self._leaving = True
-        with contextlib.suppress(Error):
+        with contextlib.suppress(Error), self._client.timeout_of(WITHDRAW_SECONDS):
             self._client._call(requests.withdraw(self.service, self._place.name))
         self._worker.stop(grace)
         self._watch.close()
@@ -125,7 +130,7 @@ class Served:
     def _stay_offered(self) -> None:
         """Offer again what is gone: with a broker that has forgotten, or a kick."""
         for change in self._watch:
-            if change.kind in GONE and not self._leaving:
+            if isinstance(change, Change) and change.kind in GONE and not self._leaving:
                 try:
                     self._offer()
                 except Error as error:

@@ -11,12 +11,13 @@ from typing import TYPE_CHECKING, Any
 import anyio
 
 from ...client import requests
+from ...client.followed import Change
 from ...errors import Error
 from ...limits import CALLS_GRACE
 from ...patterns import WORKER_KEYS
 from ..offered import Offered
 from ..place import Place
-from ..serving import GONE, about, check_options
+from ..serving import GONE, WITHDRAW_SECONDS, about, check_options
 from ..worker import COMING_SECONDS
 from .worker import AsyncWorker
 
@@ -54,7 +55,7 @@ class AsyncServed:
         """Take no more calls, and end when those in hand are done, after `grace` seconds at most.
         May be called twice."""
         self._leaving = True
-        with contextlib.suppress(Error):
+        with contextlib.suppress(Error), anyio.move_on_after(WITHDRAW_SECONDS):
             await self._client._call(requests.withdraw(self.service, self._place.name))
         self._worker.leave(grace)
         with anyio.move_on_after(grace + 2 * COMING_SECONDS):
@@ -83,11 +84,12 @@ class AsyncServed:
         except Error as error:
             log.error("%s is not offered: %s", self.service, error)
         self._offered.set()
-        async with self._client.watch(f"{WORKER_KEYS}{self.service}/{self._place.name}") as watch:
+        key = f"{WORKER_KEYS}{self.service}/{self._place.name}"
+        async with self._client.watch(key, initial=True) as watch:
             async for change in watch:
                 if self._leaving:
                     return
-                if change.kind in GONE:
+                if isinstance(change, Change) and change.kind in GONE:
                     try:
                         await self._offer()
                     except Error as error:

@@ -106,6 +106,7 @@ if TYPE_CHECKING:
     from .services.aio.serving import AsyncServed as AsyncServed
     from .services.asking import Stream
     from .services.calling import ServiceProxy
+    from .services.collection import Services
     from .services.current import CurrentCall, current_call
     from .services.listing import ServiceInfo, WorkerInfo
     from .services.serving import Served
@@ -187,6 +188,7 @@ _WHERE = {
     "Served": "services.serving",
     "ServiceInfo": "services.listing",
     "ServiceProxy": "services.calling",
+    "Services": "services.collection",
     "Stream": "services.asking",
 } | dict.fromkeys(
     (
@@ -277,6 +279,7 @@ __all__ = [
     "ServiceInfo",
     "ServiceProxy",
     "ServiceUnavailable",
+    "Services",
     "SharedDict",
     "SharedList",
     "SharedLock",

@@ -40,6 +40,7 @@ COMMANDS = {
     "queue": "queues",
     "call": "services",
     "services": "services",
+    "worker": "workers",
     "ping": "about",
     "info": "about",
     "journal": "journal",

@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 import inspect
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import Any, NamedTuple
 
 from ..errors import BadArguments, InvalidRequest, UnknownMethod
 
@@ -62,6 +62,13 @@ def _positional(signature: inspect.Signature | None) -> tuple[int, int]:
     return least, most
 
 
+class AnyMethod(NamedTuple):
+    """In the place of an object: whatever is called is passed on, by name."""
+
+    function: Callable[[str], Callable[..., Any]]
+    """From the name of a method to what is called."""
+
+
 class Offered:
     """The functions of a service, by the name of the method."""
 
@@ -71,6 +78,11 @@ class Offered:
         self.service = service
         if inspect.isclass(target):
             target = target()
+        self._all: Callable[[str], Callable[..., Any]] | None = None
+        if isinstance(target, AnyMethod):
+            self.functions: dict[str, Function] = {}
+            self._all = target.function
+            return
         if inspect.isroutine(target) or isinstance(target, functools.partial):
             self.functions = {ITSELF: Function(service, target)}
         else:
@@ -94,6 +106,8 @@ class Offered:
         try:
             return self.functions[method]
         except (KeyError, TypeError):
+            if self._all is not None and type(method) is str:
+                return Function(f"{self.service}/{method}", self._all(method))
             raise UnknownMethod(self._nothing_like(method)) from None
 
     def _nothing_like(self, method: Any) -> str:

@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 log = logging.getLogger("udsbus.services")
 
 WITHDRAW_SECONDS = 1.0
-"""For telling the broker that a worker leaves; a broker that is away learns it when that is back."""
+"""For telling the broker that a worker leaves. One that is away learns it by itself."""
 GONE = frozenset((DELETED, EXPIRED, RELEASED))
 
 
@@ -138,18 +138,21 @@ class Served:
 
 
 def serve_until_told(served: Sequence[Served], grace: float) -> None:
-    """Wait for SIGTERM or SIGINT, and stop them all."""
-    told = threading.Event()
+    """Wait for SIGTERM or SIGINT, and stop them all.
+
+    Raises InvalidRequest in a thread that signals do not reach.
+    """
+    ending = threading.Event()
 
     def tell(number: int, frame: object) -> None:
-        told.set()
+        ending.set()
 
     try:
         before = {number: signal.signal(number, tell) for number in (SIGTERM, SIGINT)}
     except ValueError:
         raise InvalidRequest("only the main thread of a program can wait for signals") from None
     try:
-        told.wait()
+        ending.wait()
         stopping = [threading.Thread(target=each.stop, args=(grace,)) for each in served]
         for thread in stopping:
             thread.start()

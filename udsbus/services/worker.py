@@ -26,7 +26,7 @@ from typing import Any, NamedTuple
 from ..client.forks import FORKS
 from ..errors import Error, LimitExceeded, UnsupportedValue
 from ..hub import READ, best_hub
-from ..limits import CALLS_GRACE, REPLY_SPIN_SECONDS
+from ..limits import REPLY_SPIN_SECONDS
 from ..peers import peer_credentials
 from ..spinning import Spinning
 from ..wire.framing import Decoder
@@ -125,8 +125,8 @@ class Line:
 class Watchers(NamedTuple):
     """Who wants to know how a worker gets on, besides those who call."""
 
-    done: Callable[[int], bool] = lambda calls: False
-    """Told after each call how many there have been; True: the worker is to leave."""
+    done: Callable[[], None] = lambda: None
+    """Told after each call."""
     beat: Callable[[float | None], None] = lambda since: None
     """Told now and then that it lives, with the time at which the oldest call in hand began; None:
     there is none."""
@@ -287,8 +287,7 @@ class Worker:
         if not good:
             self._drop(line)
         self.calls += 1
-        if self._done(self.calls):
-            self.leave(CALLS_GRACE)
+        self._done()
 
     # --- one call -----------------------------------------------------------------------------
 

@@ -18,7 +18,6 @@ import anyio.to_thread
 
 from ...client.aio.link import Link
 from ...errors import Error
-from ...limits import CALLS_GRACE
 from ...peers import peer_credentials
 from ..current import CurrentCall, current
 from ..failures import refusal
@@ -171,8 +170,7 @@ class AsyncWorker:
             if frame:
                 line.send(frame)
             self._changed.set()
-            if self._done(self.calls):
-                self.leave(CALLS_GRACE)
+            self._done()
 
     async def _called(self, line: Line, call: Called, until: float | None) -> bytes:
         """What to answer; b"": nothing any more."""

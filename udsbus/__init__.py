@@ -110,6 +110,7 @@ if TYPE_CHECKING:
     from .services.current import CurrentCall, current_call
     from .services.listing import ServiceInfo, WorkerInfo
     from .services.serving import Served
+    from .workers.answering import serve_stdio
 
 _WHERE = {
     "AsyncBarrier": "primitives.aio.events",
@@ -184,6 +185,7 @@ _WHERE = {
     "WorkerInfo": "services.listing",
     "connect": "client.opening",
     "current_call": "services.current",
+    "serve_stdio": "workers.answering",
     "CurrentCall": "services.current",
     "Served": "services.serving",
     "ServiceInfo": "services.listing",
@@ -297,6 +299,7 @@ __all__ = [
     "connect",
     "connect_async",
     "current_call",
+    "serve_stdio",
 ]
 
 

@@ -19,6 +19,7 @@ import threading
 import traceback
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
+from functools import partial
 from time import monotonic
 
 from ..client.sync import Client
@@ -127,7 +128,7 @@ def main() -> int:
 
     with Client(configuration.address, name=configuration.name) as client:
         for number, (name, target, retry, concurrency) in enumerate(declared):
-            watchers = Watchers(done, lambda since, number=number: beats.beat(number, since))
+            watchers = Watchers(done, partial(beats.beat, number))
             client._served.append(Served(client, name, target, retry, concurrency, watchers))
         threading.Thread(target=_end_with_pool, args=(control,), daemon=True).start()
         tell("ready")

@@ -39,6 +39,13 @@ class Work:
         yield from range(items)
         self.die()
 
+    def fork(self) -> int:
+        child = os.fork()
+        if not child:
+            time.sleep(60)
+            os._exit(0)
+        return child
+
     def sleep(self, seconds: float, begun: str = "") -> int:
         if begun:
             os.close(os.open(begun, os.O_CREAT))

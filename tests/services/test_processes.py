@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import contextlib
 import os
+import resource
 import signal
+import socket
 import subprocess
+import sys
 import threading
 from pathlib import Path
 
@@ -13,6 +16,7 @@ import pytest
 
 from tests.harness import BrokerProcess, running_broker, wait_until
 from udsbus import Client, RequestTimeout, ServiceUnavailable, WorkerLost
+from udsbus.client import requests
 from udsbus.services.place import Place, folder_of
 from udsbus.services.worker import IDLE_SECONDS
 
@@ -186,6 +190,56 @@ def test_after_a_fork_the_child_calls_over_connections_of_its_own(
     assert client.call("work/pid") == process.pid
 
 
+def test_a_forked_child_does_not_keep_its_parent_alive(client: Client, start: Start) -> None:
+    process = start("work")
+    child = client.call("work/fork")
+    try:
+        with pytest.raises(WorkerLost):
+            client.call("work/die")
+        process.wait(PATIENCE)
+        with pytest.raises(ServiceUnavailable):
+            client.call("work/pid", timeout=PATIENCE)
+    finally:
+        os.kill(child, signal.SIGKILL)
+
+
+def test_connections_that_the_worker_has_closed_are_made_again(
+    client: Client, start: Start
+) -> None:
+    process = start("work")
+    assert client.call("work/pid") == process.pid
+    (worker,) = client._calls._services["work"].workers
+    (conversation,) = worker.idle
+    conversation._socket.shutdown(socket.SHUT_RDWR)
+    assert client.call("work/pid") == process.pid
+    assert client._calls._services["work"].workers == [worker], "it is not taken for dead"
+
+
+@pytest.mark.parametrize("program", ["work", "work_async"])
+def test_a_worker_without_room_for_files_makes_some(
+    client: Client, start: Start, program: str
+) -> None:
+    process = start(program)
+    resource.prlimit(process.pid, resource.RLIMIT_NOFILE, (30, 30))
+    client.call("work/pid")
+    (worker,) = client._calls._services["work"].workers
+    with contextlib.ExitStack() as stack:
+        for _ in range(40):
+            idle = stack.enter_context(socket.socket(socket.AF_UNIX))
+            idle.connect(worker.path + ".sock")
+        with Client(client.address, timeout=PATIENCE) as other:
+            assert other.call("work/pid") == process.pid
+        assert client.call("work/pid") == process.pid
+
+
+def test_what_others_offer_that_is_no_worker_is_left_alone(client: Client, start: Start) -> None:
+    process = start("work")
+    for number, odd in enumerate((None, 1, {}, {"pid": 1, "path": 2}, {"pid": 1, "path": "/x"})):
+        client._call(requests.offer("work", f"odd{number}", odd))
+    assert client.call("work/pid") == process.pid
+    assert [worker.pid for worker in client.services("work")[0].workers] == [process.pid]
+
+
 def test_a_place_that_somebody_takes_and_never_uses_comes_back(
     client: Client, start: Start
 ) -> None:
@@ -234,8 +288,6 @@ def test_a_long_address_has_its_workers_elsewhere() -> None:
     ],
 )  # fmt: skip
 def test_a_worker_bears_rubbish(client: Client, start: Start, garbage: bytes) -> None:
-    import socket
-
     process = start("work")
     client.call("work/pid")
     (worker,) = client._calls._services["work"].workers
@@ -254,8 +306,6 @@ def test_many_processes_call_at_once(broker: BrokerProcess, client: Client, star
         "client = udsbus.connect(sys.argv[1])\n"
         "print(*[client.call('work/pid') for _ in range(300)])\n"
     )
-    import sys
-
     callers = [
         subprocess.Popen(
             [sys.executable, "-c", program, broker.address], stdout=subprocess.PIPE, text=True

@@ -22,6 +22,7 @@ from ..wire.values import decode
 from .failures import raised
 from .finding import Worker
 from .frames import LEAVING, call_frame, is_stream
+from .inherited import not_for_children
 
 if TYPE_CHECKING:
     from typing import Self
@@ -39,6 +40,10 @@ class NotTaken(Exception):
     """The worker has not begun with the call, and will not: another can have it."""
 
 
+class Leaving(NotTaken):
+    """And it takes no others."""
+
+
 class Lost(Exception):
     """The worker died, or left, with the call in hand."""
 
@@ -54,6 +59,7 @@ class Conversation:
             )
         except BrokerUnavailable as error:
             raise NotTaken(str(error)) from None
+        not_for_children(self._socket)
         self.worker = worker
         self.service = service
         self._decoder = Decoder()
@@ -80,7 +86,7 @@ class Conversation:
         if error is not None:
             if error[0] == LEAVING:
                 self.close()
-                raise NotTaken
+                raise Leaving
             self.worker.back(self)
             raise raised(error, result)
         if is_stream(result):

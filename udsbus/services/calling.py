@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from ..client.forks import FORKS
 from ..client.requests import check_timeout
 from ..errors import Error, ServiceUnavailable, WorkerLost
-from .asking import Conversation, Lost, NotTaken, begin
+from .asking import Conversation, Leaving, Lost, NotTaken, begin
 from .finding import Service, Worker, is_due, service_key, ways_to_read, workers_of
 from .frames import arguments
 from .waiting import Line
@@ -56,8 +56,7 @@ class Calls:
                 sleep(PAUSE_SECONDS)  # one that has died may be started again
                 continue
             try:
-                conversation = self._connected(worker, service.name, until)
-                return conversation.ask(self._client, method, payload, until, seconds)
+                return self._ask(worker, service.name, method, payload, until, seconds)
             except NotTaken:
                 service.forget(worker)
             except Lost:
@@ -68,6 +67,30 @@ class Calls:
                 log.warning(
                     "%s: worker %d died with the call in hand; another is asked", name, worker.pid
                 )
+
+    def _ask(
+        self,
+        worker: Worker[Conversation],
+        service: str,
+        method: str,
+        payload: bytes,
+        until: float,
+        seconds: float,
+    ) -> Any:
+        """Over a connection that is there, or another if the worker has closed that."""
+        while worker.idle:
+            try:
+                conversation = worker.idle.pop()
+            except IndexError:  # another thread was quicker
+                break
+            try:
+                return conversation.ask(self._client, method, payload, until, seconds)
+            except Leaving:
+                raise
+            except NotTaken:
+                continue
+        conversation = begin(self._client, worker, service, until - monotonic())
+        return conversation.ask(self._client, method, payload, until, seconds)
 
     def _find(self, name: str) -> tuple[Service[Conversation], str]:
         """The service that a call is to, with the workers that it has now, and the method.
@@ -119,15 +142,6 @@ class Calls:
         self._look(service)
         if not service.workers:
             raise service.nobody()
-
-    def _connected(self, worker: Worker[Conversation], service: str, until: float) -> Conversation:
-        """A connection over which nothing is under way."""
-        while worker.idle:
-            try:
-                return worker.idle.pop()
-            except IndexError:  # another thread was quicker
-                break
-        return begin(self._client, worker, service, until - monotonic())
 
     def _lost(
         self,

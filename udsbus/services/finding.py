@@ -85,7 +85,7 @@ class Service(Generic[C]):
             for name in known.keys() - told.keys():
                 self._drop(known.pop(name))
             for name in told.keys() - known.keys():
-                with contextlib.suppress(WorkerGone):
+                with contextlib.suppress(WorkerGone, KeyError, TypeError):  # or no worker of ours
                     worker = Worker[C](name, told[name])
                     self.hub.add(worker.free.fd, READ)
                     known[name] = worker

@@ -19,6 +19,8 @@ import fcntl
 import os
 import termios
 
+from .inherited import not_for_children
+
 
 class Slots:
     """The worker's end."""
@@ -28,6 +30,7 @@ class Slots:
         os.mkfifo(path, 0o600)
         # Opened for both, so that it is never at its end while the worker lives.
         self._fd = os.open(path, os.O_RDWR | os.O_NONBLOCK | os.O_CLOEXEC)
+        not_for_children(self)
         self._size = size
         self.closed = False
         """No more calls are to come."""
@@ -53,7 +56,9 @@ class Slots:
         return taken
 
     def close(self) -> None:
-        os.close(self._fd)
+        fd, self._fd = self._fd, -1
+        if fd >= 0:
+            os.close(fd)
 
 
 class WorkerGone(Exception):

@@ -49,7 +49,7 @@ def service_infos(
     services: dict[str, ServiceInfo] = {}
     for key, about in found:
         name = key.removeprefix(WORKER_KEYS).rpartition("/")[0]
-        if not matches(name):
+        if not matches(name) or not is_of_worker(about):
             continue
         info = services.get(name)
         if info is None:
@@ -60,6 +60,14 @@ def service_infos(
         pid, size = about["pid"], about["concurrency"]
         info.workers.append(WorkerInfo(pid, names.get(pid), size, _free(about["path"])))
     return [services[name] for name in sorted(services)]
+
+
+def is_of_worker(about: Any) -> bool:
+    """Whether it is what a worker tells of itself. Anybody can `offer` anything."""
+    kinds = {"pid": int, "path": str, "retry": int, "concurrency": int, "methods": dict}
+    return isinstance(about, dict) and all(
+        isinstance(about.get(name), kind) for name, kind in kinds.items()
+    )
 
 
 def _free(path: str) -> int | None:

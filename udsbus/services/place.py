@@ -13,9 +13,9 @@ import socket
 from hashlib import sha256
 from pathlib import Path
 
-from ..errors import AccessDenied
-from ..paths import SUN_PATH_BYTES
+from ..paths import SUN_PATH_BYTES, ensure_private_directory
 from .free import Slots, is_stale
+from .inherited import not_for_children
 
 _LONGEST = len(".workers/") + 16 + len(".sock")
 
@@ -27,15 +27,13 @@ class Place:
         """Raises OSError, AccessDenied for a directory of somebody else."""
         self.name = os.urandom(8).hex()
         folder = folder_of(address)
-        folder.mkdir(mode=0o700, exist_ok=True, parents=True)
-        owner = folder.stat().st_uid
-        if owner != os.getuid():
-            raise AccessDenied(f"{folder} belongs to uid {owner}, not to you ({os.getuid()})")
+        ensure_private_directory(str(folder))
         _sweep(folder)
         self.path = str(folder / self.name)
         """Without the ending."""
         self.slots = Slots(self.path + ".free", slots)
         self.socket = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+        not_for_children(self.socket)
         try:
             self.socket.bind(self.path + ".sock")
             self.socket.setblocking(False)

@@ -11,12 +11,14 @@ because nothing is free (free.py).
 from __future__ import annotations
 
 import contextlib
+import errno
 import inspect
 import logging
 import os
 import select
 import socket
 import threading
+import time
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -44,6 +46,7 @@ from .frames import (
     result_frame,
     stream_frame,
 )
+from .inherited import not_for_children
 from .offered import Function, Offered
 from .place import Place
 
@@ -56,6 +59,8 @@ BEAT_SECONDS = 1.0
 """How often a worker that has nothing to do shows that it lives."""
 COMING_SECONDS = 1.0
 """How long a worker that leaves waits for a call that somebody was about to send."""
+FULL_SECONDS = 0.01
+"""Pause when there is no room for another connection."""
 SEND_SECONDS = 30.0
 """Whoever called and takes nothing of the answer for so long has given up."""
 
@@ -64,6 +69,7 @@ class Line:
     """A connection of somebody who calls."""
 
     def __init__(self, sock: socket.socket) -> None:
+        not_for_children(sock)
         self.socket = sock
         self.fd = sock.fileno()
         self._decoder = Decoder()
@@ -71,6 +77,8 @@ class Line:
         """Calls that have come and are not begun. More than one is against the rules, but does no
         harm."""
         self.closed = False
+        self.busy = False
+        """A thread carries out its call."""
 
     def receive(self) -> bool:
         """Take what has come. False: the other side is gone, or sends rubbish."""
@@ -244,8 +252,12 @@ class Worker:
         while True:
             try:
                 sock, _ = self.place.socket.accept()
-            except OSError:
+            except BlockingIOError:
                 return
+            except OSError as error:
+                if error.errno not in (errno.EMFILE, errno.ENFILE) or not self._make_room():
+                    return
+                continue
             if peer_credentials(sock).uid not in (os.getuid(), 0):
                 sock.close()
                 continue
@@ -253,6 +265,17 @@ class Worker:
             line = Line(sock)
             self._lines[line.fd] = line
             self._hub.add(line.fd, READ)
+
+    def _make_room(self) -> bool:
+        """This process can open no more files: close the connection that has been there longest and
+        asks nothing. Who has it makes another when it wants to call."""
+        idle = next((line for line in self._lines.values() if not line.busy), None)
+        if idle is None:
+            time.sleep(FULL_SECONDS)  # it would be told at once that somebody waits
+            return False
+        log.warning("%s: too many open files; a connection is closed", self.offered.service)
+        self._drop(idle)
+        return True
 
     def _read(self, line: Line) -> None:
         alive = line.receive()
@@ -280,6 +303,7 @@ class Worker:
                 self._finish(line, self._carry_out(line, call))
             else:
                 self._hub.remove(line.fd)  # nobody reads it meanwhile
+                line.busy = True
                 self._pool.submit(self._carry_out_apart, line, call)
                 return
 
@@ -305,6 +329,7 @@ class Worker:
             os.read(self._woken, 4096)
         while self._finished:
             line = self._finished.popleft()
+            line.busy = False
             good = not line.closed
             if good:
                 self._hub.add(line.fd, READ)

@@ -16,10 +16,11 @@ from ...client.aio.link import Link, Start
 from ...client.connecting import open_at_once, open_socket
 from ...errors import BrokerUnavailable, RequestTimeout
 from ...wire.values import decode
-from ..asking import Lost, NotTaken
+from ..asking import Leaving, Lost, NotTaken
 from ..failures import raised
 from ..finding import Worker
 from ..frames import LEAVING, call_frame, is_stream
+from ..inherited import not_for_children
 
 if TYPE_CHECKING:
     from typing import Self
@@ -48,6 +49,7 @@ class AsyncConversation:
     def __init__(
         self, worker: Worker[AsyncConversation], service: str, sock: Any, start: Start
     ) -> None:
+        not_for_children(sock)
         self.worker = worker
         self.service = service
         self._loop = running_asyncio()
@@ -77,7 +79,7 @@ class AsyncConversation:
         if error is not None:
             if error[0] == LEAVING:
                 self.close()
-                raise NotTaken
+                raise Leaving
             self.worker.back(self)
             raise raised(error, result)
         if is_stream(result):

@@ -11,7 +11,7 @@ from anyio import sleep
 from ...client.forks import FORKS
 from ...client.requests import check_timeout
 from ...errors import Error, ServiceUnavailable, WorkerLost
-from ..asking import Lost, NotTaken
+from ..asking import Leaving, Lost, NotTaken
 from ..finding import Service, Worker, is_due, service_key, ways_to_read, workers_of
 from ..frames import arguments
 from .asking import AsyncConversation, begin
@@ -58,8 +58,7 @@ class AsyncCalls:
                 await sleep(PAUSE_SECONDS)  # one that has died may be started again
                 continue
             try:
-                conversation = await self._connected(worker, service.name, until)
-                return await conversation.ask(self._client, method, payload, until, seconds)
+                return await self._ask(worker, service.name, method, payload, until, seconds)
             except NotTaken:
                 service.forget(worker)
             except Lost:
@@ -72,6 +71,30 @@ class AsyncCalls:
                 log.warning(
                     "%s: worker %d died with the call in hand; another is asked", name, worker.pid
                 )
+
+    async def _ask(
+        self,
+        worker: Worker[AsyncConversation],
+        service: str,
+        method: str,
+        payload: bytes,
+        until: float,
+        seconds: float,
+    ) -> Any:
+        """Over a connection that is there, or another if the worker has closed that."""
+        while worker.idle:
+            try:
+                conversation = worker.idle.pop()
+            except IndexError:  # another thread was quicker
+                break
+            try:
+                return await conversation.ask(self._client, method, payload, until, seconds)
+            except Leaving:
+                raise
+            except NotTaken:
+                continue
+        conversation = await begin(self._client, worker, service, until - monotonic())
+        return await conversation.ask(self._client, method, payload, until, seconds)
 
     async def _find(self, name: str) -> tuple[Service[AsyncConversation], str]:
         """The service that a call is to, with the workers that it has now, and the method.
@@ -123,17 +146,6 @@ class AsyncCalls:
         await self._look(service)
         if not service.workers:
             raise service.nobody()
-
-    async def _connected(
-        self, worker: Worker[AsyncConversation], service: str, until: float
-    ) -> AsyncConversation:
-        """A connection over which nothing is under way."""
-        while worker.idle:
-            try:
-                return worker.idle.pop()
-            except IndexError:  # another thread was quicker
-                break
-        return await begin(self._client, worker, service, until - monotonic())
 
     async def _lost(
         self,

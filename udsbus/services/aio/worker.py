@@ -3,6 +3,7 @@ nobody waits for it any more. Those among them that are no coroutines run in thr
 
 from __future__ import annotations
 
+import errno
 import inspect
 import logging
 import os
@@ -32,9 +33,17 @@ from ..frames import (
     result_frame,
     stream_frame,
 )
+from ..inherited import not_for_children
 from ..offered import Function, Offered
 from ..place import Place
-from ..worker import BEAT_SECONDS, COMING_SECONDS, IDLE_SECONDS, NOBODY, Watchers
+from ..worker import (
+    BEAT_SECONDS,
+    COMING_SECONDS,
+    FULL_SECONDS,
+    IDLE_SECONDS,
+    NOBODY,
+    Watchers,
+)
 
 log = logging.getLogger("udsbus.services")
 
@@ -107,13 +116,27 @@ class AsyncWorker:
             while True:
                 try:
                     sock, _ = self.place.socket.accept()
-                except OSError:
+                except BlockingIOError:
                     break
+                except OSError as error:
+                    if error.errno not in (errno.EMFILE, errno.ENFILE) or not self._make_room():
+                        await anyio.sleep(FULL_SECONDS)
+                        break
+                    continue
+                not_for_children(sock)
                 if peer_credentials(sock).uid not in (os.getuid(), 0):
                     sock.close()
                     continue
                 sock.setblocking(False)
                 self._lines.add(Line(self, Link, sock))
+
+    def _make_room(self) -> bool:
+        """As in a `Worker`."""
+        idle = next((line for line in self._lines if line.scope is None), None)
+        if idle is not None:
+            log.warning("%s: too many open files; a connection is closed", self.offered.service)
+            idle.close()
+        return idle is not None
 
     async def _look_after(self) -> None:
         """Show that it lives, and put bytes back that somebody has taken for nothing."""

@@ -21,7 +21,7 @@ from udsbus.wire.framing import Decoder
 SERVE = """
 import logging, selectors, sys
 from udsbus.broker import Settings, run
-from udsbus.broker.hub import SelectorHub, best_hub
+from udsbus.hub import SelectorHub, best_hub
 logging.basicConfig(level=logging.INFO)
 address, backend, hub, durability, state, first, snapshot, lifeline = sys.argv[1:]
 hubs = {"best": best_hub, "selector": SelectorHub}

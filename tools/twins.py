@@ -21,6 +21,7 @@ ROOT = Path(__file__).parents[1]
 SOURCES = {
     "udsbus/client/aio": ("batches", "client", "holding", "methods"),
     "udsbus/primitives/aio": ("election", "events", "limiter", "locks", "queues"),
+    "udsbus/services/aio": ("calling",),
 }
 """Folder of the sources → its modules that have a twin, in the folder above."""
 NAMES = {"client": "sync"}

@@ -38,6 +38,7 @@ if TYPE_CHECKING:
     from .client.watching import CaughtUp
     from .errors import (
         AccessDenied,
+        BadArguments,
         BrokerUnavailable,
         Conflict,
         Deadlock,
@@ -51,11 +52,14 @@ if TYPE_CHECKING:
         MissingExtra,
         NotHeld,
         ProtocolError,
+        RemoteError,
         RequestTimeout,
         SchemaViolation,
+        ServiceUnavailable,
         StorageFailed,
         UnknownMethod,
         UnsupportedValue,
+        WorkerLost,
     )
     from .faults import Fault
     from .primitives.aio.counter import AsyncCounter as AsyncCounter
@@ -97,6 +101,16 @@ if TYPE_CHECKING:
     from .primitives.mapping import Mapping
     from .primitives.nested import SharedDict, SharedList, SharedSet
     from .primitives.queues import LifoQueue, PriorityQueue, Queue, Taken
+    from .services.aio.asking import AsyncStream as AsyncStream
+    from .services.aio.calling import AsyncServiceProxy as AsyncServiceProxy
+    from .services.aio.serving import AsyncServed as AsyncServed
+    from .services.asking import Stream
+    from .services.calling import ServiceProxy
+    from .services.collection import Services
+    from .services.current import CurrentCall, current_call
+    from .services.listing import ServiceInfo, WorkerInfo
+    from .services.serving import Served
+    from .workers.answering import serve_stdio
 
 _WHERE = {
     "AsyncBarrier": "primitives.aio.events",
@@ -118,7 +132,10 @@ _WHERE = {
     "AsyncRWLock": "primitives.aio.locks",
     "AsyncRateLimiter": "primitives.aio.limiter",
     "AsyncSemaphore": "primitives.aio.locks",
+    "AsyncServed": "services.aio.serving",
+    "AsyncServiceProxy": "services.aio.calling",
     "AsyncSharedLock": "primitives.aio.locks",
+    "AsyncStream": "services.aio.asking",
     "AsyncSubscription": "client.aio.following",
     "AsyncTaken": "primitives.aio.queues",
     "AsyncTransaction": "client.aio.batches",
@@ -165,10 +182,20 @@ _WHERE = {
     "Subscription": "client.following",
     "Transaction": "client.batches",
     "Watch": "client.following",
+    "WorkerInfo": "services.listing",
     "connect": "client.opening",
+    "current_call": "services.current",
+    "serve_stdio": "workers.answering",
+    "CurrentCall": "services.current",
+    "Served": "services.serving",
+    "ServiceInfo": "services.listing",
+    "ServiceProxy": "services.calling",
+    "Services": "services.collection",
+    "Stream": "services.asking",
 } | dict.fromkeys(
     (
         "AccessDenied",
+        "BadArguments",
         "BrokerUnavailable",
         "Conflict",
         "Deadlock",
@@ -182,11 +209,14 @@ _WHERE = {
         "MissingExtra",
         "NotHeld",
         "ProtocolError",
+        "RemoteError",
         "RequestTimeout",
         "SchemaViolation",
+        "ServiceUnavailable",
         "StorageFailed",
         "UnknownMethod",
         "UnsupportedValue",
+        "WorkerLost",
     ),
     "errors",
 )
@@ -196,6 +226,7 @@ need little of the client, and a program that imports udsbus may never use it.""
 # Without the async classes: `from udsbus import *` would bring an event loop with it.
 __all__ = [
     "AccessDenied",
+    "BadArguments",
     "Barrier",
     "Bound",
     "BoundedSemaphore",
@@ -208,6 +239,7 @@ __all__ = [
     "Condition",
     "Conflict",
     "Counter",
+    "CurrentCall",
     "Deadlock",
     "Election",
     "Entry",
@@ -240,23 +272,34 @@ __all__ = [
     "RLock",
     "RWLock",
     "RateLimiter",
+    "RemoteError",
     "RequestTimeout",
     "Result",
     "SchemaViolation",
     "Semaphore",
+    "Served",
+    "ServiceInfo",
+    "ServiceProxy",
+    "ServiceUnavailable",
+    "Services",
     "SharedDict",
     "SharedList",
     "SharedLock",
     "SharedSet",
     "StorageFailed",
+    "Stream",
     "Subscription",
     "Taken",
     "Transaction",
     "UnknownMethod",
     "UnsupportedValue",
     "Watch",
+    "WorkerInfo",
+    "WorkerLost",
     "connect",
     "connect_async",
+    "current_call",
+    "serve_stdio",
 ]
 
 

@@ -8,14 +8,18 @@
     ├── Deadlock               (also a RuntimeError)     to wait for a lock would be for ever
     ├── AccessDenied           (also a PermissionError)  not allowed, whoever asks nicely
     ├── InvalidRequest         (also a ValueError)       the request itself is wrong
-    │   ├── UnknownMethod      the broker has no such method
+    │   ├── UnknownMethod      the broker, or a service, has no such method
     │   ├── NotHeld            (also a RuntimeError)     a lock to be released is not held here
+    │   ├── BadArguments       (also a TypeError)        not what a function of a service takes
     │   ├── UnsupportedValue   (also a TypeError)        a value that cannot be sent or read
     │   └── SchemaViolation    a value that is not what the schema of its key says
     ├── LimitExceeded          a size or a count above its limit
     ├── MissedChanges          a subscriber fell out of the change log
     ├── StorageFailed          the broker cannot write its journal; nothing was changed
     ├── JournalDamaged         what a journal holds cannot be read; the broker does not start
+    ├── ServiceUnavailable     (also a ConnectionError)  nobody serves what is called
+    ├── WorkerLost             (also a ConnectionError)  a worker died with a call in hand
+    ├── RemoteError            what is called failed with an exception unknown here
     ├── MissingExtra           an optional package is not installed where it is needed
     ├── ProtocolError          the peer does not speak this protocol, or another version of it
     └── InternalError          a fault of the broker's own; please report it
@@ -60,7 +64,7 @@ class InvalidRequest(Error, ValueError):
 
 
 class UnknownMethod(InvalidRequest):
-    """The broker has no method of that name (an older broker, or a typing mistake)."""
+    """The broker, or a service, has no method of that name (an older one, or a typing mistake)."""
 
     number = 3
     word = "unknown_method"
@@ -169,6 +173,46 @@ class NotHeld(InvalidRequest, RuntimeError):
 
     number = 18
     word = "not_held"
+
+
+class ServiceUnavailable(Error, ConnectionError):
+    """Nobody serves what is called, now. `details`: `service`."""
+
+    number = 19
+    word = "service_unavailable"
+    fault = "state"
+
+
+class WorkerLost(Error, ConnectionError):
+    """The worker that had taken a call died before it answered, and so did those that had it after
+    it. Whether the call was carried out is unknown. `details`: `service`, `worker` (the pid of the
+    last), `attempts`, `dead_letters` (the name of the queue that has the call now; None: none)."""
+
+    number = 20
+    word = "worker_lost"
+    fault = "state"
+
+
+class RemoteError(Error):
+    """What was called failed, and its exception is of no class that this process knows. Else that
+    is raised, with a RemoteError as its cause. `details`: `type` (module and name of the class),
+    `traceback` (of the worker, as text)."""
+
+    number = 21
+    word = "remote_error"
+    fault = "caller"
+
+    def __str__(self) -> str:
+        traceback = self.details.get("traceback")
+        message = super().__str__()
+        return f"{message}\n\n{traceback}" if traceback else message
+
+
+class BadArguments(InvalidRequest, TypeError):
+    """The arguments of a call are not what the function takes; it was not called."""
+
+    number = 22
+    word = "bad_arguments"
 
 
 class MissingExtra(Error):

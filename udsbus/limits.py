@@ -284,3 +284,9 @@ SUBSCRIPTION_BACKLOG: Final = 65_536
 """Messages a subscription holds; then the oldest are dropped, and counted."""
 START_SECONDS: Final = 10.0
 """How long a broker that we start has until it must answer."""
+
+# --- calls ------------------------------------------------------------------------------------
+CALLS_AT_ONCE: Final = 1_024
+"""What one worker may carry out at once, at most: each is a byte in a pipe, which holds 4,096."""
+CALLS_GRACE: Final = 10.0
+"""Seconds that calls in hand have when a worker is to end, unless it is told otherwise."""

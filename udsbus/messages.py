@@ -266,6 +266,18 @@ class Goodbye(NamedTuple):
     pass
 
 
+class Offer(NamedTuple):
+    service: str
+    worker: str
+    about: bytes
+    """What those who call it have to know, encoded."""
+
+
+class Withdraw(NamedTuple):
+    service: str
+    worker: str
+
+
 class Kick(NamedTuple):
     client: str
     """Its session."""
@@ -284,7 +296,7 @@ EngineCommand = (
     Get | GetEntry | Exists | GetMany | Set | SetMany | Delete | Increment | Expire | Persist
     | Ttl | Keys | Items | Count | Transaction | SetSchema | Acquire | Release | AddPermits
     | Waiting | Put | Take | Done | GiveBack | Join | Queued | Watch | Unwatch | Subscribe
-    | Unsubscribe | Publish | Unretain
+    | Unsubscribe | Publish | Unretain | Offer | Withdraw
 )  # fmt: skip
 Command = (
     EngineCommand | Batch | Hello | Received | Cancel | Pong | Goodbye | Kick | Ping | Info | Read
@@ -292,7 +304,7 @@ Command = (
 )  # fmt: skip
 WRITES: Final = (
     Set, SetMany, Delete, Increment, Expire, Persist, Transaction, SetSchema, Acquire, Release,
-    AddPermits, Put, Take, Done, GiveBack, Publish, Unretain, Kick,
+    AddPermits, Put, Take, Done, GiveBack, Publish, Unretain, Offer, Withdraw, Kick,
 )  # fmt: skip
 """Those that change what is kept; `Publish` does if it is to be retained."""
 

@@ -32,6 +32,11 @@ IN_HAND_KEYS = "$sys/in_hand/"
 SLOW_KEYS = "$sys/slow/"
 """Below this, the connections that are behind: `SESSION.CONNECTION`."""
 
+SERVICE_KEYS = "$sys/services/"
+"""Below this, each service, with a number that is another whenever a worker has come or left."""
+WORKER_KEYS = "$sys/workers/"
+"""Below this, those that serve: `SERVICE/WORKER`."""
+
 
 def shown(name: str) -> str:
     """In an error message: never all of a long one."""

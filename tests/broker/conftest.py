@@ -4,7 +4,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from udsbus.broker.hub import SelectorHub, best_hub
+from udsbus.hub import SelectorHub, best_hub
 
 from .stepped import SteppedBroker, stepped_broker
 

@@ -14,13 +14,13 @@ from udsbus import messages as m
 from udsbus.broker import telling
 from udsbus.broker import turn as turn_module
 from udsbus.broker.connection import Connection
-from udsbus.broker.hub import Hub
 from udsbus.broker.lanes import Lanes
 from udsbus.broker.listener import Listener
 from udsbus.broker.statistics import Statistics
 from udsbus.broker.turn import Turn
 from udsbus.broker.versionpage import VersionedReads, version_page
 from udsbus.engine import Engine
+from udsbus.hub import Hub
 from udsbus.journal import Journal, MemoryJournal
 from udsbus.terms import CloseReason
 from udsbus.wire import values

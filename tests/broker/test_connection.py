@@ -7,7 +7,7 @@ from collections.abc import Iterator
 import pytest
 
 from udsbus.broker.connection import Connection
-from udsbus.broker.hub import READ, WRITE
+from udsbus.hub import READ, WRITE
 from udsbus.limits import MIB, OUTPUT_PAUSE_BYTES, RECEIVE_BYTES
 from udsbus.peers import Peer, peer_credentials
 from udsbus.terms import CloseReason

@@ -12,7 +12,7 @@ import msgpack
 import pytest
 
 from udsbus import messages as m
-from udsbus.broker.hub import best_hub
+from udsbus.hub import best_hub
 from udsbus.limits import OUTPUT_SOFT_SECONDS
 from udsbus.patterns import SLOW_KEYS
 from udsbus.terms import CloseReason

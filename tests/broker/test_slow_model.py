@@ -16,8 +16,8 @@ from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 
 from udsbus import messages as m
-from udsbus.broker.hub import best_hub
 from udsbus.engine.changelog import ChangeLog
+from udsbus.hub import best_hub
 from udsbus.terms import GONE
 
 from .slow import FailingJournal, Reader, tighten

@@ -19,7 +19,6 @@ import pytest
 from tests.client.support import in_child
 from tests.harness import RawClient
 from udsbus.broker import versionpage
-from udsbus.broker.hub import best_hub
 from udsbus.broker.versionpage import (
     FIRST,
     NOWHERE,
@@ -32,6 +31,7 @@ from udsbus.broker.versionpage import (
     word_of,
 )
 from udsbus.errors import StorageFailed
+from udsbus.hub import best_hub
 from udsbus.limits import VERSION_RECORDS
 from udsbus.messages import Answered, Effect, Read
 from udsbus.records import RECORD_BYTES, ROOM, read_record, write_record

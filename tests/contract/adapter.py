@@ -75,6 +75,8 @@ class Adapted:
 
     def __getattr__(self, name: str) -> Any:
         found = inspect.getattr_static(self._twin, name, None)
+        if found is None and hasattr(self._twin, "__getattr__"):  # of a proxy, whose methods wait
+            return partial(self._awaited, getattr(self._of, name))
         is_property = isinstance(found, property)
         waits = inspect.iscoroutinefunction(found.fget if isinstance(found, property) else found)
         if is_property and waits:
@@ -103,6 +105,10 @@ class Adapted:
         if twin is None and isinstance(value, contextlib.AbstractContextManager):
             twin = contextlib.AbstractAsyncContextManager
         return value if twin is None else Adapted(value, twin, self._threads)
+
+    def __call__(self, *args: Any, **options: Any) -> Any:
+        self._check_is_there("__call__")
+        return self._awaited(self._of, *args, **options)
 
     async def __aenter__(self) -> Any:
         self._check_is_there("__aenter__")

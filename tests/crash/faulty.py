@@ -18,7 +18,7 @@ from typing import Any
 
 from udsbus.broker import Inherited, Settings, pair, run
 from udsbus.broker import connection as connection_module
-from udsbus.broker.hub import EpollHub
+from udsbus.hub import EpollHub
 from udsbus.journal import FileJournal
 
 POINTS = ("read", "journal", "expose", "deliver", "amid the deliveries", "amid a record")

@@ -6,12 +6,12 @@ import socket
 from collections.abc import Callable
 from typing import Any
 
+from ..hub import READ, WRITE, Hub
 from ..limits import OUTPUT_PAUSE_BYTES, OUTPUT_SOFT_BYTES
 from ..peers import Peer
 from ..terms import CloseReason
 from ..wire.framing import Decoder
 from .behind import Behind
-from .hub import READ, WRITE, Hub
 from .lanes import Lane
 
 SEND_BYTES = 256 * 1024

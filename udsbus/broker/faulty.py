@@ -15,12 +15,12 @@ from time import sleep
 from typing import Any
 
 from ..faults import SECONDS_MOST, Fault, Step
+from ..hub import Hub
 from ..journal import Journal
 from ..messages import Answered, Change, Command, Effect, Message
 from ..patterns import SCHEMA_KEYS, matcher
 from .answering import Handler
 from .connection import Connection
-from .hub import Hub
 
 log = logging.getLogger("udsbus.broker")
 

@@ -23,6 +23,7 @@ import msgpack
 from .. import messages as m
 from ..errors import Error, LimitExceeded, ProtocolError, UnsupportedValue
 from ..faults import Fault
+from ..hub import Hub, best_hub
 from ..journal import Durability, FileJournal, Journal, MemoryJournal
 from ..journal.folding import KEEP_USUAL, Retention
 from ..limits import (
@@ -40,7 +41,6 @@ from ..version import PROTOCOL_VERSION, __version__
 from . import turn as turn_module
 from .durability import JournalCare, fold_beside, open_state
 from .faulty import Faults
-from .hub import Hub, best_hub
 from .listener import Listener
 from .pair import Guard, Inherited, StandBy, backoff
 from .replica import Replica

@@ -29,12 +29,12 @@ import msgpack
 from ..engine import Engine
 from ..engine.waiting import NOBODY
 from ..errors import Conflict, InvalidRequest, UnsupportedValue
+from ..hub import READ, Hub
 from ..limits import GRACE_SECONDS, RELEASES_PER_TURN
 from ..patterns import CLIENT_KEYS
 from ..peers import Peer, Process, process_descriptor, process_of
 from ..terms import CloseReason
 from ..wire.values import decode
-from .hub import READ, Hub
 from .slowkeys import SlowKeys
 
 log = logging.getLogger("udsbus.broker")

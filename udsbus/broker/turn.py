@@ -26,6 +26,7 @@ import anyio.lowlevel
 from ..engine import Engine
 from ..engine.waiting import NOBODY
 from ..errors import Error, InvalidRequest, StorageFailed
+from ..hub import HANGUP, READ, WRITE, Hub
 from ..journal import Journal
 from ..limits import (
     ACCEPTS_PER_TURN,
@@ -63,7 +64,6 @@ from ..wire.methods import ANSWERS_KEPT
 from .answering import Answering, Handler
 from .connection import Connection
 from .heartbeats import Heartbeats
-from .hub import HANGUP, READ, WRITE, Hub
 from .lanes import Answers, Lanes
 from .listener import Listener
 from .sessions import Sessions

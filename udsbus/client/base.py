@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING, Any, Literal, TypeVar, overload
 
 from ..errors import InvalidRequest
-from ..limits import HEARTBEAT_SECONDS, REQUEST_TIMEOUT
+from ..limits import CALLS_GRACE, HEARTBEAT_SECONDS, REQUEST_TIMEOUT
 from ..patterns import check_name, check_pattern
 from . import unpickling
 from .binding import MISSING
@@ -30,6 +30,9 @@ from .watching import CaughtUp, WatchCore
 
 if TYPE_CHECKING:
     from typing import Self
+
+    from ..services.calling import Calls
+    from ..services.serving import Served
 
 Function = Callable[[Change], object]
 T = TypeVar("T")
@@ -65,6 +68,8 @@ class Base(Methods):
         self._callbacks = Callbacks(self._events)
         self.holdings = Holdings(self)
         """The locks that are held; for `udsbus.primitives`."""
+        self._served: list[Served] = []
+        self._calling: Calls | None = None
         self._begin()
         told.add(self)
         self.origin = self._session
@@ -252,9 +257,22 @@ class Base(Methods):
         self._stay()
         return function
 
+    def serve(self, *, grace: float = CALLS_GRACE) -> None:
+        """Serve what `service` has declared until SIGTERM or Ctrl-C comes; then take no more calls,
+        finish those in hand within `grace` seconds, and return. For the main thread, which has
+        nothing else to do."""
+        from ..services.serving import serve_until_told
+
+        serve_until_told(self._served, grace)
+
     def close(self) -> None:
         """Close every connection and end every watch. May be called twice, and in a callback."""
+        served, self._served = self._served, []
+        for each in served:  # while others can be told of it
+            each.stop(self.timeout)
         closed, self._closed = self._closed, True
+        if self._calling is not None:
+            self._calling.close()
         self._events.close()  # before the goodbye: nobody shall come back after it
         if not closed:
             self._say_goodbye()
@@ -277,6 +295,9 @@ class Base(Methods):
         return f"<udsbus.Client {self.address} ({state})>"
 
     # --- inside -----------------------------------------------------------------------------
+
+    def _own_offers(self) -> None:
+        """All that this client serves is offered already."""
 
     def _stay(self) -> None:
         super()._stay()
@@ -352,6 +373,7 @@ class Base(Methods):
     def after_fork_in_child(self) -> None:
         """Leave the parent's connections alone; our own are made when needed."""
         self._forget_parent()
+        self._served, self._calling = [], None
         self.holdings.forget()
         self._events.after_fork()
         if self._callbacks.after_fork():

@@ -523,6 +523,14 @@ def cancel(msgid: int) -> Call[bool]:
     return Call("cancel", (msgid,), as_is)
 
 
+def offer(service: str, worker: str, about: Any) -> Call[int]:
+    return Call("offer", (service, worker, encode(about)), as_is)
+
+
+def withdraw(service: str, worker: str) -> Call[bool]:
+    return Call("withdraw", (service, worker), as_is)
+
+
 def pong(revision: int) -> Call[None]:
     return Call("pong", (revision,), as_is)
 

@@ -47,6 +47,7 @@ from .queues import Queues
 from .registrations import Registrations
 from .rules import Codec, check_reply, check_revision, check_value, incremented
 from .schemas import Compile, Schemas, cannot_compile
+from .services import Services
 from .transactions import plan
 from .waiting import WaitingList
 from .wants import Want
@@ -83,6 +84,7 @@ class Engine:
         self.locks = Locks(self, codec, self.waiting)
         self._held = self.locks.tokens
         self.queues = Queues(self, codec, self.waiting)
+        self.services = Services(self, codec)
         self.registrations = Registrations(self.to_undo)
         self.watches = self.registrations.watches
         self.subscriptions = self.registrations.subscriptions
@@ -125,6 +127,7 @@ class Engine:
             m.Unwatch: self._unwatch,
             **self.locks.handlers,
             **self.queues.handlers,
+            **self.services.handlers,
             **self.publishing.handlers,
         }
         """What carries out each command: called with (origin, now, *command). A caller that has

@@ -314,6 +314,8 @@ _FENCE = Parameter(
 )
 _LOCK = Parameter("lock", _text, "name of the lock")
 _QUEUE = Parameter("queue", _text, "name of the queue")
+_SERVICE = Parameter("service", _text, "name of the service")
+_WORKER = Parameter("worker", _text, "name of the worker")
 _WAIT = Parameter("timeout", _optional_wait, "seconds to wait at most; 0: not at all")
 _CLAIM = Parameter("claim", _integer, "a number that this session gives to no other attempt")
 _IF_REVISION = Parameter(
@@ -370,6 +372,20 @@ _ROWS = (
         "goodbye", m.Goodbye,
         "End this session now: what belongs to it goes, and its other connections end.",
         "bool: there was one", reads=True,
+    ),
+    Method(
+        "offer", m.Offer,
+        "Say that a worker serves, until it is withdrawn or this session ends. Whoever calls the "
+        "service finds it by the keys below `$sys/services/` and `$sys/workers/`.",
+        "the revision",
+        (
+            _SERVICE, _WORKER,
+            Parameter("about", _value, "what those who call it have to know: see Calls"),
+        ),
+    ),
+    Method(
+        "withdraw", m.Withdraw, "Say that it serves no longer.", "bool: it did",
+        (_SERVICE, _WORKER),
     ),
     Method(
         "kick", m.Kick, "End another client's session.", "bool: there was one",

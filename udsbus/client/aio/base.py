@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, Literal, TypeVar, overload
 import anyio
 
 from ...errors import Error, InvalidRequest, RequestTimeout
-from ...limits import HEARTBEAT_SECONDS, REQUEST_TIMEOUT
+from ...limits import CALLS_GRACE, HEARTBEAT_SECONDS, REQUEST_TIMEOUT
 from ...patterns import check_name, check_pattern
 from .. import requests
 from ..binding import MISSING
@@ -32,6 +32,9 @@ from .methods import AsyncMethods
 
 if TYPE_CHECKING:
     from typing import Self
+
+    from ...services.aio.calling import AsyncCalls
+    from ...services.aio.serving import AsyncServed
 
 log = logging.getLogger("udsbus.client")
 
@@ -58,6 +61,8 @@ class AsyncBase(AsyncConnected, AsyncMethods):
         cache: bool = True,
     ) -> None:
         super().__init__(address, name, timeout, autostart, metadata, heartbeat, cache)
+        self._served: list[AsyncServed] = []
+        self._calling: AsyncCalls | None = None
         self.holdings = AsyncHoldings(self)
         """The locks that are held; for `udsbus.primitives`."""
         self._followers: dict[int, weakref.ref[AsyncFollower[Any, Any]]] = {}
@@ -450,12 +455,34 @@ class AsyncBase(AsyncConnected, AsyncMethods):
         finally:  # which may be cancelled, see `_undisturbed`
             await self._end_tasks(error)
 
+    async def serve(self, *, grace: float = CALLS_GRACE) -> None:
+        """Serve what `service` has declared until SIGTERM or Ctrl-C comes; then take no more calls,
+        finish those in hand within `grace` seconds, and return. For the main thread."""
+        from ...services.aio.serving import serve_until_told
+
+        await serve_until_told(self._served, grace)
+
     async def close(self) -> None:
         """Close the connection and end every watch. May be called twice, and by a task of its own;
         the end of the `async with` block does it."""
         if self._closed or not self._thread:
             self._closed = True
             return
+        served, self._served = self._served, []
+        try:
+            for each in served:  # while others can be told of it
+                await each.stop(self.timeout)
+        finally:  # which may be cancelled
+            await self._close()
+
+    async def _own_offers(self) -> None:
+        """Wait until all that this client serves is offered."""
+        for each in self._served:
+            await each.offered()
+
+    async def _close(self) -> None:
+        if self._calling is not None:
+            self._calling.close()
         for follower in self._following():
             self._leave(follower)
         try:

@@ -7,9 +7,12 @@ how a client begins, follows and ends (`base.py`), and here what builds on all o
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, TypeVar, overload
 
+from ...patterns import check_name
 from .. import requests
+from ..binding import MISSING
+from ..forks import FORKS
 from ..locks import LockHolder, LockInfo, Waiting, deadlocks, holders_page, lock_infos
 from .base import AsyncBase
 
@@ -27,6 +30,11 @@ if TYPE_CHECKING:
     )
     from ...primitives.aio.mapping import AsyncMapping as SharedMapping
     from ...primitives.aio.queues import AsyncLifoQueue, AsyncPriorityQueue, AsyncQueue
+    from ...services.aio.calling import AsyncCalls, AsyncServiceProxy
+    from ...services.aio.serving import AsyncServed
+    from ...services.listing import ServiceInfo
+
+T = TypeVar("T")
 
 
 class AsyncClient(AsyncBase):
@@ -175,3 +183,83 @@ class AsyncClient(AsyncBase):
         from ...primitives.aio.mapping import AsyncMapping
 
         return AsyncMapping(self, name)
+
+    # --- calls ------------------------------------------------------------------------------
+
+    @overload
+    def service(
+        self, name: str, *, retry: int = ..., concurrency: int = ...
+    ) -> Callable[[T], T]: ...
+    @overload
+    def service(
+        self, name: str, target: object, *, retry: int = ..., concurrency: int = ...
+    ) -> AsyncServed: ...
+    def service(
+        self, name: str, target: Any = MISSING, *, retry: int = 0, concurrency: int = 1
+    ) -> AsyncServed | Callable[[T], T]:
+        """Let others call a function, the public methods of an object, or those of one object of a
+        class; a decorator. From now on, beside what this process does otherwise.
+
+            @client.service("calc")
+            class Calc:
+                def add(self, a, b):
+                    return a + b
+
+        Any number of processes may serve the same name: a call goes to one that is free. `retry`:
+        how many others may be given a call whose worker has died, one after the other; without it
+        such a call fails, since nobody knows how far it came. `concurrency`: calls at once, of this
+        process. Coroutine functions are cancelled when nobody waits for them any more; what a
+        generator yields is sent as it comes. docs/services.md says more. With `target` it returns
+        what is served, to `stop` it.
+        """
+        from ...services.aio.serving import AsyncServed
+
+        def serve(target: Any) -> AsyncServed:
+            served = AsyncServed(self, name, target, retry, concurrency)
+            self._served.append(served)
+            return served
+
+        if target is not MISSING:
+            return serve(target)
+
+        def decorate(target: Any) -> Any:
+            serve(target)
+            return target
+
+        return decorate
+
+    async def call(
+        self, name: str, /, *args: Any, timeout: float | None = None, **kwargs: Any
+    ) -> Any:
+        """The result of a function that some process serves: `call("calc/add", 2, 3)`.
+
+        Of a generator it is an iterator. `timeout`: seconds, also for waiting until a worker is
+        free; by default as for any request. Raises what the function raises, if it is of a class
+        that this process knows, else RemoteError; BadArguments, UnknownMethod; ServiceUnavailable,
+        at once, when nobody serves it; WorkerLost when the worker died meanwhile, and it may not be
+        tried again; RequestTimeout.
+        """
+        return await self._calls.call(name, args, kwargs, timeout)
+
+    def service_proxy(self, name: str, *, timeout: float | None = None) -> AsyncServiceProxy:
+        """A service as an object: `service_proxy("calc").add(2, 3)`."""
+        from ...services.aio.calling import AsyncServiceProxy
+
+        check_name(name, "service")
+        return AsyncServiceProxy(self, name, timeout)
+
+    async def services(self, pattern: str = "**") -> list[ServiceInfo]:
+        """The services whose names match, in order of names, with their workers."""
+        from ...services.listing import pattern_of_workers, service_infos
+
+        found = await self.items(pattern_of_workers(pattern))
+        return service_infos(pattern, found, await self.clients())
+
+    @property
+    def _calls(self) -> AsyncCalls:
+        calls = self._calling
+        if calls is None or calls.forks != len(FORKS):
+            from ...services.aio.calling import AsyncCalls
+
+            self._calling = calls = AsyncCalls(self)
+        return calls

@@ -60,6 +60,8 @@ class Link:
         """Descriptors that have come with the answer to `hello`."""
         self._recv: Callable[[int], bytes] = partial(receive_with_files, sock, self._files)
         self._start: Start | None = None
+        self._paused = False
+        self._resumed = anyio.Event()
 
     def start(self, start: Start) -> None:
         """Read from now on; `start` starts a task, if it takes one."""
@@ -82,6 +84,21 @@ class Link:
         else:
             return self._send(frame)
         return True
+
+    def pause(self) -> None:
+        """Read nothing more until `resume`: what is sent waits in the socket."""
+        if not self._paused and not self.closed:
+            self._paused = True
+            self._resumed = anyio.Event()
+            if self._loop is not None:
+                self._loop.remove_reader(self._socket.fileno())
+
+    def resume(self) -> None:
+        if self._paused and not self.closed:
+            self._paused = False
+            self._resumed.set()
+            if self._loop is not None:
+                self._loop.add_reader(self._socket.fileno(), self._read)
 
     def take_files(self) -> list[int]:
         """The descriptors of files that have come; they are the caller's to close, and no more
@@ -115,6 +132,8 @@ class Link:
             os.close(descriptor)
         self._output.clear()
         self._drained.set()
+        self._resumed.set()
+        self._paused = False
 
     # --- out --------------------------------------------------------------------------------
 
@@ -201,6 +220,9 @@ class Link:
 
     async def _keep_reading(self) -> None:
         while not self.closed:
+            if self._paused:
+                await self._resumed.wait()
+                continue
             try:
                 await anyio.wait_readable(self._socket)
             except (anyio.ClosedResourceError, ValueError):  # closed

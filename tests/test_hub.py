@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator
 
 import pytest
 
-from udsbus.broker.hub import HANGUP, READ, WRITE, EpollHub, Hub, SelectorHub, best_hub
+from udsbus.hub import HANGUP, READ, WRITE, EpollHub, Hub, SelectorHub, best_hub
 
 
 @pytest.fixture(params=[EpollHub, SelectorHub])

@@ -1,0 +1,320 @@
+"""Workers that are killed, stopped, forked and come back: with real processes."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import resource
+import signal
+import socket
+import subprocess
+import sys
+import threading
+from pathlib import Path
+
+import pytest
+
+from tests.harness import BrokerProcess, running_broker, wait_until
+from udsbus import Client, RequestTimeout, ServiceUnavailable, WorkerLost
+from udsbus.client import requests
+from udsbus.services.place import Place, folder_of
+from udsbus.services.worker import IDLE_SECONDS
+
+from .conftest import PATIENCE, Start
+
+
+@pytest.mark.parametrize("program", ["work", "work_async"])
+def test_a_call_whose_worker_is_killed_fails(client: Client, start: Start, program: str) -> None:
+    process = start(program)
+    with pytest.raises(WorkerLost, match="nobody knows whether it was carried out") as lost:
+        client.call("work/die")
+    assert lost.value.details == {
+        "service": "work", "worker": process.pid, "attempts": 1, "dead_letters": None,
+    }  # fmt: skip
+    assert process.wait(PATIENCE) == -signal.SIGKILL
+    with pytest.raises(ServiceUnavailable, match="have all ended"):
+        client.call("work/pid")
+    other = start(program)
+    assert client.call("work/pid") == other.pid
+
+
+def test_a_call_is_tried_again_as_often_as_the_service_says(
+    client: Client, start: Start, tmp_path: Path
+) -> None:
+    processes = [start("work", 1) for _ in range(3)]
+    survivor = client.call("work/die_once", str(tmp_path / "marker"))
+    assert survivor in [process.pid for process in processes]
+    wait_until(lambda: any(each.poll() is not None for each in processes), "one to be dead")
+    assert sum(process.poll() is not None for process in processes) == 1
+    with pytest.raises(WorkerLost, match=r"and so had 1 before it.*dead-letters/work") as lost:
+        client.call("work/die")
+    assert lost.value.details["attempts"] == 2
+    letter = client.queue(lost.value.details["dead_letters"]).get(timeout=PATIENCE)
+    assert letter["call"] == "work/die"
+    assert (letter["args"], letter["kwargs"], letter["attempts"]) == ([], {}, 2)
+    for process in processes:
+        assert process.wait(PATIENCE) == -signal.SIGKILL
+
+
+def test_a_call_to_be_tried_again_waits_for_a_worker_that_is_started_again(
+    client: Client, start: Start, tmp_path: Path
+) -> None:
+    process = start("work", 1)
+    found: list[int] = []
+    calling = threading.Thread(
+        target=lambda: found.append(client.call("work/die_once", str(tmp_path / "marker")))
+    )
+    calling.start()
+    assert process.wait(PATIENCE) == -signal.SIGKILL
+    other = start("work", 1)
+    calling.join(PATIENCE)
+    assert found == [other.pid]
+
+
+def test_a_stream_whose_worker_is_killed(client: Client, start: Start) -> None:
+    start("work", 5)
+    found = []
+    with pytest.raises(WorkerLost, match="before its stream was at its end"):
+        for item in client.call("work/die_after", 3):
+            found.append(item)
+    assert found == [0, 1, 2], "what has come is not made again by another"
+
+
+def test_a_stopped_worker_is_a_time_out(client: Client, start: Start) -> None:
+    process = start("work")
+    assert client.call("work/pid") == process.pid
+    process.send_signal(signal.SIGSTOP)
+    os.waitpid(process.pid, os.WUNTRACED)
+    with pytest.raises(RequestTimeout):
+        client.call("work/pid", timeout=0.3)
+    process.send_signal(signal.SIGCONT)
+    assert client.call("work/pid") == process.pid
+
+
+def test_sigterm_lets_it_finish(client: Client, start: Start, tmp_path: Path) -> None:
+    process = start("work")
+    begun = tmp_path / "begun"
+    found: list[int] = []
+    calling = threading.Thread(
+        target=lambda: found.append(client.call("work/sleep", 0.5, str(begun)))
+    )
+    calling.start()
+    wait_until(begun.exists, "the call to begin")
+    process.terminate()
+    calling.join(PATIENCE)
+    assert found == [process.pid]
+    assert process.wait(PATIENCE) == 0
+    assert process.stdout is not None
+    assert process.stdout.read() == "ended\n"
+    with pytest.raises(ServiceUnavailable):
+        client.call("work/pid")
+
+
+def test_no_call_is_dropped_when_workers_come_and_go(client: Client, start: Start) -> None:
+    """Each worker is told to end while calls go on, and another is started before."""
+    start("work")
+    stop = threading.Event()
+    failed: list[Exception] = []
+    done = [0, 0, 0]
+
+    def call(number: int) -> None:
+        while not stop.is_set():
+            try:
+                client.call("work/echo", number)
+                done[number] += 1
+            except Exception as error:
+                failed.append(error)
+                return
+
+    threads = [threading.Thread(target=call, args=(number,)) for number in range(3)]
+    for thread in threads:
+        thread.start()
+    before = start("work")
+    for _ in range(5):
+        other = start("work")
+        before.terminate()
+        assert before.wait(PATIENCE) == 0
+        before = other
+    stop.set()
+    for thread in threads:
+        thread.join(PATIENCE)
+    assert failed == []
+    assert min(done) > 10
+
+
+def test_calls_go_on_while_the_broker_is_away(tmp_path: Path) -> None:
+    address = tmp_path / "bus.sock"
+    with contextlib.ExitStack() as stack:
+        broker = stack.enter_context(running_broker(address))
+        serving = stack.enter_context(Client(address, timeout=PATIENCE))
+        client = stack.enter_context(Client(address, timeout=PATIENCE))
+        serving.service("echo", lambda value: value)
+        assert client.call("echo", 1) == 1
+        broker.kill()
+        stack.enter_context(running_broker(address))
+        # It knows nothing of what was before: the worker has to say again that it serves.
+        wait_until(lambda: client.services("echo"), "the service to be offered again")
+        assert client.call("echo", 2) == 2
+
+
+def test_a_client_that_serves_is_closed_while_the_broker_is_away(tmp_path: Path) -> None:
+    with running_broker(tmp_path / "bus.sock") as broker:
+        client = Client(broker.address, timeout=60 * PATIENCE)
+        service = client.service("echo", lambda value: value)
+        assert client.call("echo", 1) == 1
+        broker.kill()
+        closing = threading.Thread(target=client.close)
+        closing.start()
+        closing.join(PATIENCE)
+        assert not closing.is_alive()
+        assert service.ended.is_set()
+
+
+def test_after_a_fork_the_child_calls_over_connections_of_its_own(
+    client: Client, start: Start
+) -> None:
+    process = start("work", 0, 2)
+    assert client.call("work/pid") == process.pid
+    reading, writing = os.pipe()
+    child = os.fork()
+    if not child:
+        try:
+            os.write(writing, str(client.call("work/echo", "from the child")).encode())
+        finally:
+            os._exit(0)
+    os.close(writing)
+    assert client.call("work/echo", "from the parent") == "from the parent"
+    with os.fdopen(reading) as answer:
+        assert answer.read() == "from the child"
+    os.waitpid(child, 0)
+    assert client.call("work/pid") == process.pid
+
+
+def test_a_forked_child_does_not_keep_its_parent_alive(client: Client, start: Start) -> None:
+    process = start("work")
+    child = client.call("work/fork")
+    try:
+        with pytest.raises(WorkerLost):
+            client.call("work/die")
+        process.wait(PATIENCE)
+        with pytest.raises(ServiceUnavailable):
+            client.call("work/pid", timeout=PATIENCE)
+    finally:
+        os.kill(child, signal.SIGKILL)
+
+
+def test_connections_that_the_worker_has_closed_are_made_again(
+    client: Client, start: Start
+) -> None:
+    process = start("work")
+    assert client.call("work/pid") == process.pid
+    (worker,) = client._calls._services["work"].workers
+    (conversation,) = worker.idle
+    conversation._socket.shutdown(socket.SHUT_RDWR)
+    assert client.call("work/pid") == process.pid
+    assert client._calls._services["work"].workers == [worker], "it is not taken for dead"
+
+
+@pytest.mark.parametrize("program", ["work", "work_async"])
+def test_a_worker_without_room_for_files_makes_some(
+    client: Client, start: Start, program: str
+) -> None:
+    process = start(program)
+    resource.prlimit(process.pid, resource.RLIMIT_NOFILE, (30, 30))
+    client.call("work/pid")
+    (worker,) = client._calls._services["work"].workers
+    with contextlib.ExitStack() as stack:
+        for _ in range(40):
+            idle = stack.enter_context(socket.socket(socket.AF_UNIX))
+            idle.connect(worker.path + ".sock")
+        with Client(client.address, timeout=PATIENCE) as other:
+            assert other.call("work/pid") == process.pid
+        assert client.call("work/pid") == process.pid
+
+
+def test_what_others_offer_that_is_no_worker_is_left_alone(client: Client, start: Start) -> None:
+    process = start("work")
+    for number, odd in enumerate((None, 1, {}, {"pid": 1, "path": 2}, {"pid": 1, "path": "/x"})):
+        client._call(requests.offer("work", f"odd{number}", odd))
+    assert client.call("work/pid") == process.pid
+    assert [worker.pid for worker in client.services("work")[0].workers] == [process.pid]
+
+
+def test_a_place_that_somebody_takes_and_never_uses_comes_back(
+    client: Client, start: Start
+) -> None:
+    start("work")
+    client.call("work/pid")
+    (service,) = client._calls._services["work"].workers
+    assert service.free.take(), "as a caller that dies now"
+    with pytest.raises(RequestTimeout, match="is busy"):
+        client.call("work/pid", timeout=IDLE_SECONDS / 4)
+    assert client.call("work/pid")
+
+
+def test_what_killed_workers_leave_is_removed(client: Client, start: Start) -> None:
+    folder = folder_of(client.address)
+    with pytest.raises(WorkerLost):
+        start("work")
+        client.call("work/die")
+    left = set(folder.iterdir())
+    assert len(left) == 2
+    alive = start("work")
+    assert not left & set(folder.iterdir())
+    assert client.call("work/pid") == alive.pid
+    alive.terminate()
+    assert alive.wait(PATIENCE) == 0
+    assert list(folder.iterdir()) == []
+    assert folder.stat().st_mode & 0o777 == 0o700
+
+
+def test_a_long_address_has_its_workers_elsewhere() -> None:
+    address = "/tmp/" + "a" * 90
+    place = Place(address, 1)
+    folder = Path(place.path).parent
+    assert not place.path.startswith(address)
+    assert len(place.path + ".sock") < 104
+    assert folder.stat().st_mode & 0o777 == 0o700
+    assert folder_of(address + "b") != folder, "each bus has its own"
+    place.close()
+    assert list(folder.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    "garbage",
+    [
+        b"\xc1", b"\x93\x02\x01\x90", b"GET / HTTP/1.1\r\n\r\n",
+        b"\x94\x00\x01\xa4call\x93\x01\x02\x03", b"\x94\x00\x01\xa3get\x91\xa1a",
+    ],
+)  # fmt: skip
+def test_a_worker_bears_rubbish(client: Client, start: Start, garbage: bytes) -> None:
+    process = start("work")
+    client.call("work/pid")
+    (worker,) = client._calls._services["work"].workers
+    with socket.socket(socket.AF_UNIX) as stranger:
+        stranger.settimeout(PATIENCE)
+        stranger.connect(worker.path + ".sock")
+        stranger.send(garbage)
+        assert stranger.recv(100) == b"", "the connection is closed"
+    assert client.call("work/pid") == process.pid
+
+
+def test_many_processes_call_at_once(broker: BrokerProcess, client: Client, start: Start) -> None:
+    workers = {start("work").pid for _ in range(2)}
+    program = (
+        "import sys, udsbus\n"
+        "client = udsbus.connect(sys.argv[1])\n"
+        "print(*[client.call('work/pid') for _ in range(300)])\n"
+    )
+    callers = [
+        subprocess.Popen(
+            [sys.executable, "-c", program, broker.address], stdout=subprocess.PIPE, text=True
+        )
+        for _ in range(4)
+    ]
+    for caller in callers:
+        output, _ = caller.communicate(timeout=60)
+        assert caller.returncode == 0
+        pids = [int(pid) for pid in output.split()]
+        assert len(pids) == 300
+        assert set(pids) == workers

@@ -1,0 +1,221 @@
+"""The way of a call: find the workers, take one that is free, ask it, and what to do if it dies."""
+
+from __future__ import annotations
+
+import logging
+from time import monotonic
+from typing import TYPE_CHECKING, Any
+
+from anyio import sleep
+
+from ...client.forks import FORKS
+from ...client.requests import check_timeout
+from ...errors import Error, ServiceUnavailable, WorkerLost
+from ..asking import Leaving, Lost, NotTaken
+from ..finding import Service, Worker, is_due, service_key, ways_to_read, workers_of
+from ..frames import arguments
+from .asking import AsyncConversation, begin
+from .waiting import AsyncLine
+
+if TYPE_CHECKING:
+    from ...client.aio.client import AsyncClient
+
+log = logging.getLogger("udsbus.services")
+
+DEAD_LETTERS = "dead-letters/"
+"""The queues of calls that no worker survived, each with the name of its service."""
+
+
+PAUSE_SECONDS = 0.02
+
+
+class AsyncCalls:
+    """The calls of one client."""
+
+    def __init__(self, client: AsyncClient) -> None:
+        self._client = client
+        self._services: dict[str, Service[AsyncConversation]] = {}
+        self._meant: dict[str, tuple[Service[AsyncConversation], str]] = {}
+        """Name of a call → the service and the method."""
+        self._lines: dict[str, AsyncLine] = {}
+        self.forks = len(FORKS)
+
+    async def call(
+        self, name: str, args: tuple[Any, ...], kwargs: dict[str, Any], timeout: float | None
+    ) -> Any:
+        seconds = self._client._patience if timeout is None else timeout
+        check_timeout(seconds)
+        payload = arguments(name, args, kwargs)
+        until = monotonic() + seconds
+        attempts = 0
+        while True:
+            try:
+                service, method = await self._find(name)
+                worker = service.take() or await self._wait_for(service, until, seconds)
+            except ServiceUnavailable:
+                if not attempts or monotonic() + PAUSE_SECONDS > until:
+                    raise
+                await sleep(PAUSE_SECONDS)  # one that has died may be started again
+                continue
+            try:
+                return await self._ask(worker, service.name, method, payload, until, seconds)
+            except NotTaken:
+                service.forget(worker)
+            except Lost:
+                service.forget(worker)
+                attempts += 1
+                if attempts > worker.retry:
+                    raise await self._lost(
+                        name, args, kwargs, service.name, worker, attempts
+                    ) from None
+                log.warning(
+                    "%s: worker %d died with the call in hand; another is asked", name, worker.pid
+                )
+
+    async def _ask(
+        self,
+        worker: Worker[AsyncConversation],
+        service: str,
+        method: str,
+        payload: bytes,
+        until: float,
+        seconds: float,
+    ) -> Any:
+        """Over a connection that is there, or another if the worker has closed that."""
+        while worker.idle:
+            try:
+                conversation = worker.idle.pop()
+            except IndexError:  # another thread was quicker
+                break
+            try:
+                return await conversation.ask(self._client, method, payload, until, seconds)
+            except Leaving:
+                raise
+            except NotTaken:
+                continue
+        conversation = await begin(self._client, worker, service, until - monotonic())
+        return await conversation.ask(self._client, method, payload, until, seconds)
+
+    async def _find(self, name: str) -> tuple[Service[AsyncConversation], str]:
+        """The service that a call is to, with the workers that it has now, and the method.
+
+        Raises ServiceUnavailable when there is none.
+        """
+        meant = self._meant.get(name)
+        if meant is not None and await self._look(meant[0]):
+            return meant
+        await self._client._own_offers()
+        for service_name, method in ways_to_read(name):
+            service = self._services.setdefault(service_name, Service(service_name))
+            if await self._look(service):
+                self._meant[name] = service, method
+                return service, method
+        raise service.nobody()
+
+    async def _look(self, service: Service[AsyncConversation]) -> bool:
+        """Know the workers that a service has now. False: there never were any."""
+        client = self._client
+        if is_due(service, client._cache.active):
+            number = await client.get(service_key(service.name))
+            service.looked = monotonic()
+            if number is None:
+                return False
+            if number != service.number:
+                service.renew(number, await client.items(workers_of(service.name)))
+        return True
+
+    async def _wait_for(
+        self, service: Service[AsyncConversation], until: float, seconds: float
+    ) -> Worker[AsyncConversation]:
+        """A worker, as soon as one is free. Raises ServiceUnavailable if none is left, and
+        RequestTimeout."""
+        if not service.workers:
+            await self._look_again(service)
+        line = self._lines.get(service.name)
+        if line is None:
+            line = self._lines[service.name] = AsyncLine(service)
+        while True:
+            worker = await line.wait(until, seconds)
+            if worker is not None:
+                return worker
+            await self._look_again(service)
+
+    async def _look_again(self, service: Service[AsyncConversation]) -> None:
+        """Nobody tells when a worker has died."""
+        service.number = service.number if service.workers else False
+        await self._look(service)
+        if not service.workers:
+            raise service.nobody()
+
+    async def _lost(
+        self,
+        name: str,
+        args: tuple[Any, ...],
+        kwargs: dict[str, Any],
+        service: str,
+        worker: Worker[AsyncConversation],
+        attempts: int,
+    ) -> Error:
+        """Nobody has answered, and nobody else is asked."""
+        queue = None
+        if worker.retry:
+            queue = DEAD_LETTERS + service
+            letter = {
+                "call": name, "args": list(args), "kwargs": kwargs, "attempts": attempts,
+                "last_worker": worker.pid,
+            }  # fmt: skip
+            try:
+                await self._client.queue(queue).put(letter)
+            except Error as error:
+                log.error("%s: the call could not be put into the queue %s: %s", name, queue, error)
+                queue = None
+        return _worker_lost(service, name, worker.pid, attempts, queue)
+
+    def close(self) -> None:
+        services, self._services, self._meant = self._services, {}, {}
+        for service in services.values():
+            service.close()
+
+
+def _worker_lost(service: str, name: str, pid: int, attempts: int, queue: str | None) -> WorkerLost:
+    many = "" if attempts == 1 else f", and so had {attempts - 1} before it"
+    kept = "" if queue is None else f"; the call is in the queue {queue!r}"
+    return WorkerLost(
+        f"{name}: the worker (pid {pid}) died with the call in hand{many}; nobody knows whether it "
+        f"was carried out{kept}",
+        service=service, worker=pid, attempts=attempts, dead_letters=queue,
+    )  # fmt: skip
+
+
+def lost_midway(service: str, worker: Worker[Any]) -> WorkerLost:
+    """For a stream, of which a part has come."""
+    return WorkerLost(
+        f"{service}: the worker (pid {worker.pid}) died before its stream was at its end",
+        service=service, worker=worker.pid, attempts=1, dead_letters=None,
+    )  # fmt: skip
+
+
+class AsyncServiceProxy:
+    """A service as an object: `await proxy.add(2, 3)` is `await client.call("calc/add", 2, 3)`."""
+
+    def __init__(self, client: AsyncClient, service: str, timeout: float | None) -> None:
+        self._client = client
+        self._service = service
+        self._timeout = timeout
+
+    def __getattr__(self, method: str) -> Any:
+        if method.startswith("_"):
+            raise AttributeError(method)
+
+        async def call(*args: Any, **kwargs: Any) -> Any:
+            name = f"{self._service}/{method}"
+            return await self._client.call(name, *args, timeout=self._timeout, **kwargs)
+
+        return call
+
+    async def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        """For a service that is one function."""
+        return await self._client.call(self._service, *args, timeout=self._timeout, **kwargs)
+
+    def __repr__(self) -> str:
+        return f"<udsbus.AsyncServiceProxy {self._service!r} on {self._client.address}>"

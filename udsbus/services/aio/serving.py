@@ -1,0 +1,106 @@
+"""What an async client serves: a worker for each service, and its place on the bus."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+from collections.abc import Sequence
+from signal import SIGINT, SIGTERM
+from typing import TYPE_CHECKING, Any
+
+import anyio
+
+from ...client import requests
+from ...client.followed import Change
+from ...errors import Error
+from ...limits import CALLS_GRACE
+from ...patterns import WORKER_KEYS
+from ..offered import Offered
+from ..place import Place
+from ..serving import GONE, WITHDRAW_SECONDS, about, check_options
+from ..worker import COMING_SECONDS
+from .worker import AsyncWorker
+
+if TYPE_CHECKING:
+    from ...client.aio.client import AsyncClient
+
+log = logging.getLogger("udsbus.services")
+
+
+class AsyncServed:
+    """A service that this process serves, until `stop`, or the end of its client."""
+
+    def __init__(
+        self, client: AsyncClient, service: str, target: Any, retry: int, concurrency: int
+    ) -> None:
+        check_options(service, retry, concurrency)
+        client._check_usable()
+        self.service = service
+        self._client = client
+        offered = Offered(service, target)
+        self._place = Place(client.address, concurrency)
+        self._about = about(offered, self._place, retry, concurrency)
+        self._leaving = False
+        self._offered = anyio.Event()
+        self.ended = anyio.Event()
+        self._worker = AsyncWorker(offered, self._place, concurrency)
+        client._start(self._run)
+        client._start(self._stay_offered)
+
+    async def offered(self) -> None:
+        """Wait until others can call it."""
+        await self._offered.wait()
+
+    async def stop(self, grace: float = CALLS_GRACE) -> None:
+        """Take no more calls, and end when those in hand are done, after `grace` seconds at most.
+        May be called twice."""
+        self._leaving = True
+        with contextlib.suppress(Error), anyio.move_on_after(WITHDRAW_SECONDS):
+            await self._client._call(requests.withdraw(self.service, self._place.name))
+        self._worker.leave(grace)
+        with anyio.move_on_after(grace + 2 * COMING_SECONDS):
+            await self.ended.wait()
+
+    def __repr__(self) -> str:
+        state = "leaving" if self._leaving else "serving"
+        return f"<udsbus.AsyncServed {self.service!r} on {self._client.address} ({state})>"
+
+    # --- in tasks of its own ------------------------------------------------------------------
+
+    async def _run(self) -> None:
+        try:
+            await self._worker.run()
+        finally:
+            self.ended.set()
+
+    async def _offer(self) -> None:
+        self._client._stay()  # it is to be known that this process lives
+        await self._client._call(requests.offer(self.service, self._place.name, self._about))
+
+    async def _stay_offered(self) -> None:
+        """Offer it, and again when that is gone: with a broker that has forgotten, or a kick."""
+        try:
+            await self._offer()
+        except Error as error:
+            log.error("%s is not offered: %s", self.service, error)
+        self._offered.set()
+        key = f"{WORKER_KEYS}{self.service}/{self._place.name}"
+        async with self._client.watch(key, initial=True) as watch:
+            async for change in watch:
+                if self._leaving:
+                    return
+                if isinstance(change, Change) and change.kind in GONE:
+                    try:
+                        await self._offer()
+                    except Error as error:
+                        log.warning("%s is not offered: %s", self.service, error)
+
+
+async def serve_until_told(served: Sequence[AsyncServed], grace: float) -> None:
+    """Wait for SIGTERM or SIGINT, and stop them all."""
+    with anyio.open_signal_receiver(SIGTERM, SIGINT) as signals:
+        async for _ in signals:
+            break
+        async with anyio.create_task_group() as stopping:
+            for each in served:
+                stopping.start_soon(each.stop, grace)

@@ -1,0 +1,302 @@
+"""The process that serves, for coroutine functions: each call is a task, and is cancelled when
+nobody waits for it any more. Those among them that are no coroutines run in threads."""
+
+from __future__ import annotations
+
+import errno
+import inspect
+import logging
+import os
+from collections.abc import AsyncIterator, Callable, Coroutine, Iterator
+from functools import partial
+from time import monotonic
+from typing import Any
+
+import anyio
+import anyio.abc
+import anyio.lowlevel
+import anyio.to_thread
+
+from ...client.aio.link import Link
+from ...errors import Error
+from ...peers import peer_credentials
+from ..current import CurrentCall, current
+from ..failures import refusal
+from ..frames import (
+    Called,
+    called,
+    end_frame,
+    failure_frame,
+    item_frame,
+    leaving_frame,
+    refusal_frame,
+    result_frame,
+    stream_frame,
+)
+from ..inherited import not_for_children
+from ..offered import Function, Offered
+from ..place import Place
+from ..worker import (
+    BEAT_SECONDS,
+    COMING_SECONDS,
+    FULL_SECONDS,
+    IDLE_SECONDS,
+    NOBODY,
+    Watchers,
+)
+
+log = logging.getLogger("udsbus.services")
+
+
+class AsyncWorker:
+    """Serves one service, in the task that calls `run`."""
+
+    def __init__(
+        self,
+        offered: Offered,
+        place: Place,
+        size: int,
+        watchers: Watchers = NOBODY,
+    ) -> None:
+        """As for a `Worker`."""
+        self.offered = offered
+        self.place = place
+        self.calls = 0
+        self._size = size
+        self._done, self._beat = watchers
+        self._slots = place.slots
+        self._lines: set[Line] = set()
+        self._began: dict[int, float] = {}
+        """When each call in hand began."""
+        self._leaving = False
+        self._until = self._coming_until = 0.0
+        self._coming = 0
+        self._tasks: anyio.abc.TaskGroup
+        self._changed = anyio.Event()
+
+    async def run(self) -> None:
+        """Serve until it has left. Cancelled, it leaves at once."""
+        try:
+            async with anyio.create_task_group() as self._tasks:
+                self._slots.give(self._size, 0)
+                self._tasks.start_soon(self._accept)
+                self._tasks.start_soon(self._look_after)
+                await self._leave_in_time()
+                self._tasks.cancel_scope.cancel()
+        finally:
+            for line in list(self._lines):
+                line.close()
+            self.place.close()
+
+    def leave(self, grace: float) -> None:
+        """Take no more calls, finish those in hand within `grace` seconds, and end `run`."""
+        if not self._leaving:
+            self._leaving = True
+            self._coming = self._size - len(self._began) - self._slots.take_all()
+            now = monotonic()
+            self._until, self._coming_until = now + grace, now + COMING_SECONDS
+            self._changed.set()
+
+    async def _leave_in_time(self) -> None:
+        while not self._leaving:
+            await self._changed.wait()
+            self._changed = anyio.Event()
+        while True:
+            now = monotonic()
+            coming = self._coming > 0 and now < self._coming_until
+            if not coming and (not self._began or now >= self._until):
+                return
+            self._changed = anyio.Event()
+            with anyio.move_on_after(0.02):
+                await self._changed.wait()
+
+    async def _accept(self) -> None:
+        while True:
+            await anyio.wait_readable(self.place.socket)
+            while True:
+                try:
+                    sock, _ = self.place.socket.accept()
+                except BlockingIOError:
+                    break
+                except OSError as error:
+                    if error.errno not in (errno.EMFILE, errno.ENFILE) or not self._make_room():
+                        await anyio.sleep(FULL_SECONDS)
+                        break
+                    continue
+                not_for_children(sock)
+                if peer_credentials(sock).uid not in (os.getuid(), 0):
+                    sock.close()
+                    continue
+                sock.setblocking(False)
+                self._lines.add(Line(self, Link, sock))
+
+    def _make_room(self) -> bool:
+        """As in a `Worker`."""
+        idle = next((line for line in self._lines if line.scope is None), None)
+        if idle is not None:
+            log.warning("%s: too many open files; a connection is closed", self.offered.service)
+            idle.close()
+        return idle is not None
+
+    async def _look_after(self) -> None:
+        """Show that it lives, and put bytes back that somebody has taken for nothing."""
+        idle = 0.0
+        beaten = 0.0
+        while True:
+            await anyio.sleep(IDLE_SECONDS)
+            now = monotonic()
+            if now - beaten >= BEAT_SECONDS:
+                beaten = now
+                self._beat(min(self._began.values(), default=None))
+            idle = 0.0 if self._began else idle + IDLE_SECONDS
+            if idle > 2 * IDLE_SECONDS and not self._leaving and self._slots.free() < self._size:
+                self._slots.give(self._size, 0)
+
+    # --- called by the lines ------------------------------------------------------------------
+
+    def begin(self, line: Line, message: list[Any]) -> None:
+        """A message has come."""
+        call = called(message)
+        if call is None:
+            log.warning("a connection is closed: %.100r is no call", message)
+            line.close()
+        elif self._leaving and self._coming <= 0:
+            line.send(leaving_frame(call.msgid))
+        else:
+            self._coming -= self._leaving
+            number = self.calls + len(self._began)
+            while number in self._began:
+                number += 1
+            self._began[number] = monotonic()
+            self._tasks.start_soon(self._carry_out, line, call, number)
+
+    def forget(self, line: Line) -> None:
+        self._lines.discard(line)
+
+    # --- one call -----------------------------------------------------------------------------
+
+    async def _carry_out(self, line: Line, call: Called, number: int) -> None:
+        seconds = None if call.seconds is None else max(0.0, call.seconds)
+        until = None if seconds is None else self._began[number] + seconds
+        frame = b""
+        try:
+            with anyio.CancelScope() as scope:
+                line.scope = scope
+                if line.closed:
+                    return
+                frame = await self._called(line, call, until)
+        finally:
+            line.scope = None
+            del self._began[number]
+            self.calls += 1
+            self._slots.give(1, len(self._began))
+            if frame:
+                line.send(frame)
+            self._changed.set()
+            self._done()
+
+    async def _called(self, line: Line, call: Called, until: float | None) -> bytes:
+        """What to answer; b"": nothing any more."""
+        try:
+            function = self.offered.find(call.method)
+            args, kwargs = call.arguments()
+            function.check(args, kwargs)
+        except Error as error:
+            return refusal_frame(call, refusal(error))
+        current.set(CurrentCall(function.name, until, lambda: line.closed))
+        seconds = None if until is None else max(0.0, until - monotonic())
+        try:
+            with anyio.move_on_after(seconds) as scope:
+                if not function.is_async:
+                    made = partial(function.function, *args, **kwargs)
+                    result = await anyio.to_thread.run_sync(made, abandon_on_cancel=True)
+                else:
+                    result = function.function(*args, **kwargs)
+                    if inspect.isawaitable(result):
+                        result = await result
+            if scope.cancelled_caught:
+                return b""  # whoever called has given up
+            if inspect.isasyncgen(result):
+                return await self._stream(line, call, function, result)
+            if inspect.isgenerator(result):
+                return await self._stream(line, call, function, _in_thread(result))
+            return result_frame(call, function.name, result)
+        except (Exception, SystemExit) as error:  # which would end the event loop
+            return failure_frame(call, error)
+
+    async def _stream(
+        self, line: Line, call: Called, function: Function, items: AsyncIterator[Any]
+    ) -> bytes:
+        line.send(stream_frame(call))
+        try:
+            async for item in items:
+                line.send(item_frame(function.name, item))
+                await line.room()
+                if line.closed:
+                    return b""
+        except Exception as error:
+            return end_frame(error)
+        finally:
+            close = getattr(items, "aclose", None)
+            if close is not None:
+                with anyio.CancelScope(shield=True):
+                    await close()
+        return end_frame()
+
+
+_END = object()
+
+
+async def _in_thread(items: Iterator[Any]) -> AsyncIterator[Any]:
+    try:
+        while (item := await anyio.to_thread.run_sync(next, items, _END)) is not _END:
+            yield item
+    finally:
+        close = getattr(items, "close", None)
+        if close is not None:
+            close()
+
+
+class Line:
+    """A connection of somebody who calls."""
+
+    def __init__(self, worker: AsyncWorker, link: type[Link], sock: Any) -> None:
+        self._worker = worker
+        self.scope: anyio.CancelScope | None = None
+        """Of the call in hand."""
+        self._link = link(sock, self._received, self._ended)
+        self._link.take_files()  # none are expected
+        self._link.start(self._start)
+
+    @property
+    def closed(self) -> bool:
+        return self._link.closed
+
+    def send(self, frame: bytes) -> None:
+        if not self._link.closed:
+            self._link.send(frame, True)
+
+    async def room(self) -> None:
+        """Until what is sent has been taken, but for a little."""
+        await anyio.lowlevel.checkpoint()
+        await self._link.room()
+
+    def close(self) -> None:
+        self._link.close()
+        self._over()
+
+    def _start(self, function: Callable[[], Coroutine[Any, Any, None]]) -> None:
+        self._worker._tasks.start_soon(function)
+
+    def _received(self, messages: list[Any]) -> None:
+        for message in messages:
+            self._worker.begin(self, message)
+
+    def _ended(self, why: str) -> None:
+        self._over()
+
+    def _over(self) -> None:
+        """Nobody waits for the call in hand any more."""
+        self._worker.forget(self)
+        if self.scope is not None:
+            self.scope.cancel()

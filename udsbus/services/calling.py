@@ -1,0 +1,217 @@
+# Made from udsbus/services/aio/calling.py by tools/twins.py. Change that one.
+"""The way of a call: find the workers, take one that is free, ask it, and what to do if it dies."""
+
+from __future__ import annotations
+
+import logging
+from time import monotonic, sleep
+from typing import TYPE_CHECKING, Any
+
+from ..client.forks import FORKS
+from ..client.requests import check_timeout
+from ..errors import Error, ServiceUnavailable, WorkerLost
+from .asking import Conversation, Leaving, Lost, NotTaken, begin
+from .finding import Service, Worker, is_due, service_key, ways_to_read, workers_of
+from .frames import arguments
+from .waiting import Line
+
+if TYPE_CHECKING:
+    from ..client.sync import Client
+
+log = logging.getLogger("udsbus.services")
+
+DEAD_LETTERS = "dead-letters/"
+"""The queues of calls that no worker survived, each with the name of its service."""
+
+
+PAUSE_SECONDS = 0.02
+
+
+class Calls:
+    """The calls of one client."""
+
+    def __init__(self, client: Client) -> None:
+        self._client = client
+        self._services: dict[str, Service[Conversation]] = {}
+        self._meant: dict[str, tuple[Service[Conversation], str]] = {}
+        """Name of a call → the service and the method."""
+        self._lines: dict[str, Line] = {}
+        self.forks = len(FORKS)
+
+    def call(
+        self, name: str, args: tuple[Any, ...], kwargs: dict[str, Any], timeout: float | None
+    ) -> Any:
+        seconds = self._client._patience if timeout is None else timeout
+        check_timeout(seconds)
+        payload = arguments(name, args, kwargs)
+        until = monotonic() + seconds
+        attempts = 0
+        while True:
+            try:
+                service, method = self._find(name)
+                worker = service.take() or self._wait_for(service, until, seconds)
+            except ServiceUnavailable:
+                if not attempts or monotonic() + PAUSE_SECONDS > until:
+                    raise
+                sleep(PAUSE_SECONDS)  # one that has died may be started again
+                continue
+            try:
+                return self._ask(worker, service.name, method, payload, until, seconds)
+            except NotTaken:
+                service.forget(worker)
+            except Lost:
+                service.forget(worker)
+                attempts += 1
+                if attempts > worker.retry:
+                    raise self._lost(name, args, kwargs, service.name, worker, attempts) from None
+                log.warning(
+                    "%s: worker %d died with the call in hand; another is asked", name, worker.pid
+                )
+
+    def _ask(
+        self,
+        worker: Worker[Conversation],
+        service: str,
+        method: str,
+        payload: bytes,
+        until: float,
+        seconds: float,
+    ) -> Any:
+        """Over a connection that is there, or another if the worker has closed that."""
+        while worker.idle:
+            try:
+                conversation = worker.idle.pop()
+            except IndexError:  # another thread was quicker
+                break
+            try:
+                return conversation.ask(self._client, method, payload, until, seconds)
+            except Leaving:
+                raise
+            except NotTaken:
+                continue
+        conversation = begin(self._client, worker, service, until - monotonic())
+        return conversation.ask(self._client, method, payload, until, seconds)
+
+    def _find(self, name: str) -> tuple[Service[Conversation], str]:
+        """The service that a call is to, with the workers that it has now, and the method.
+
+        Raises ServiceUnavailable when there is none.
+        """
+        meant = self._meant.get(name)
+        if meant is not None and self._look(meant[0]):
+            return meant
+        self._client._own_offers()
+        for service_name, method in ways_to_read(name):
+            service = self._services.setdefault(service_name, Service(service_name))
+            if self._look(service):
+                self._meant[name] = service, method
+                return service, method
+        raise service.nobody()
+
+    def _look(self, service: Service[Conversation]) -> bool:
+        """Know the workers that a service has now. False: there never were any."""
+        client = self._client
+        if is_due(service, client._cache.active):
+            number = client.get(service_key(service.name))
+            service.looked = monotonic()
+            if number is None:
+                return False
+            if number != service.number:
+                service.renew(number, client.items(workers_of(service.name)))
+        return True
+
+    def _wait_for(
+        self, service: Service[Conversation], until: float, seconds: float
+    ) -> Worker[Conversation]:
+        """A worker, as soon as one is free. Raises ServiceUnavailable if none is left, and
+        RequestTimeout."""
+        if not service.workers:
+            self._look_again(service)
+        line = self._lines.get(service.name)
+        if line is None:
+            line = self._lines[service.name] = Line(service)
+        while True:
+            worker = line.wait(until, seconds)
+            if worker is not None:
+                return worker
+            self._look_again(service)
+
+    def _look_again(self, service: Service[Conversation]) -> None:
+        """Nobody tells when a worker has died."""
+        service.number = service.number if service.workers else False
+        self._look(service)
+        if not service.workers:
+            raise service.nobody()
+
+    def _lost(
+        self,
+        name: str,
+        args: tuple[Any, ...],
+        kwargs: dict[str, Any],
+        service: str,
+        worker: Worker[Conversation],
+        attempts: int,
+    ) -> Error:
+        """Nobody has answered, and nobody else is asked."""
+        queue = None
+        if worker.retry:
+            queue = DEAD_LETTERS + service
+            letter = {
+                "call": name, "args": list(args), "kwargs": kwargs, "attempts": attempts,
+                "last_worker": worker.pid,
+            }  # fmt: skip
+            try:
+                self._client.queue(queue).put(letter)
+            except Error as error:
+                log.error("%s: the call could not be put into the queue %s: %s", name, queue, error)
+                queue = None
+        return _worker_lost(service, name, worker.pid, attempts, queue)
+
+    def close(self) -> None:
+        services, self._services, self._meant = self._services, {}, {}
+        for service in services.values():
+            service.close()
+
+
+def _worker_lost(service: str, name: str, pid: int, attempts: int, queue: str | None) -> WorkerLost:
+    many = "" if attempts == 1 else f", and so had {attempts - 1} before it"
+    kept = "" if queue is None else f"; the call is in the queue {queue!r}"
+    return WorkerLost(
+        f"{name}: the worker (pid {pid}) died with the call in hand{many}; nobody knows whether it "
+        f"was carried out{kept}",
+        service=service, worker=pid, attempts=attempts, dead_letters=queue,
+    )  # fmt: skip
+
+
+def lost_midway(service: str, worker: Worker[Any]) -> WorkerLost:
+    """For a stream, of which a part has come."""
+    return WorkerLost(
+        f"{service}: the worker (pid {worker.pid}) died before its stream was at its end",
+        service=service, worker=worker.pid, attempts=1, dead_letters=None,
+    )  # fmt: skip
+
+
+class ServiceProxy:
+    """A service as an object: `proxy.add(2, 3)` is `client.call("calc/add", 2, 3)`."""
+
+    def __init__(self, client: Client, service: str, timeout: float | None) -> None:
+        self._client = client
+        self._service = service
+        self._timeout = timeout
+
+    def __getattr__(self, method: str) -> Any:
+        if method.startswith("_"):
+            raise AttributeError(method)
+
+        def call(*args: Any, **kwargs: Any) -> Any:
+            name = f"{self._service}/{method}"
+            return self._client.call(name, *args, timeout=self._timeout, **kwargs)
+
+        return call
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        """For a service that is one function."""
+        return self._client.call(self._service, *args, timeout=self._timeout, **kwargs)
+
+    def __repr__(self) -> str:
+        return f"<udsbus.ServiceProxy {self._service!r} on {self._client.address}>"

@@ -1,0 +1,112 @@
+"""Exceptions on their way from a worker to whoever called it.
+
+They travel as the name of their class, their arguments, and the traceback as text. The class is
+looked for among the built-in ones and in the modules that the caller has imported already: nothing
+is imported because somebody else says so, and nothing is unpickled.
+"""
+
+from __future__ import annotations
+
+import builtins
+import os
+import sys
+import traceback
+from types import TracebackType
+from typing import Any
+
+from ..client.requests import error_from
+from ..errors import Error, RemoteError, UnsupportedValue
+from ..wire.values import decode, encode
+
+TRACEBACK_LINES = 60
+"""Of a longer one, the beginning and the end."""
+
+_HERE = os.path.dirname(__file__) + os.sep
+
+Refusal = tuple[tuple[int, str], dict[str, Any]]
+"""What stands in a response: [number, message], and the details."""
+
+
+def refusal(error: Error) -> Refusal:
+    """That a call was not carried out."""
+    return (error.number, str(error)), {"error": error.word, **error.details}
+
+
+def failure(error: BaseException) -> Refusal:
+    """That what was called has raised."""
+    cls = type(error)
+    try:
+        arguments = encode(list(error.args))
+    except UnsupportedValue:
+        arguments = None
+    lines = traceback.format_exception(cls, error, _below(error.__traceback__))
+    text = "".join(lines).rstrip().split("\n")
+    if len(text) > TRACEBACK_LINES:
+        half = TRACEBACK_LINES // 2
+        text = [*text[:half], f"  … {len(text) - 2 * half} lines …", *text[-half:]]
+    try:
+        message = str(error)
+    except Exception:  # of a class that somebody has written
+        message = ""
+    name = f"{cls.__module__}.{cls.__qualname__}"
+    shown = f"{name.removeprefix('builtins.')}: {message}".removesuffix(": ")
+    details = {
+        "error": RemoteError.word, "type": name, "arguments": arguments,
+        "traceback": "\n".join(text),
+    }  # fmt: skip
+    return (RemoteError.number, shown), details
+
+
+def _below(found: TracebackType | None) -> TracebackType | None:
+    """Without the worker's own frames, which are on top."""
+    while found is not None and found.tb_frame.f_code.co_filename.startswith(_HERE):
+        found = found.tb_next
+    return found
+
+
+def raised(error: Any, details: Any) -> BaseException:
+    """The exception for a response that refuses."""
+    found = error_from(error, details)
+    if not isinstance(found, RemoteError):
+        return found
+    arguments = found.details.pop("arguments", None)
+    cls = _shared(found.details.get("type"))
+    if cls is None:
+        return found
+    try:
+        args = decode(arguments) if arguments is not None else [Exception.__str__(found)]
+        made = _made(cls, args)
+    except Exception:  # of a constructor that somebody has written
+        return found
+    made.__cause__ = found
+    return made
+
+
+def _made(cls: type[Exception], args: list[Any]) -> Exception:
+    try:
+        made = cls(*args)
+        if list(made.args) == args:
+            return made
+    except Exception:  # it takes others than it keeps
+        pass
+    made = cls.__new__(cls, *args)
+    made.args = tuple(args)
+    return made
+
+
+def _shared(name: Any) -> type[Exception] | None:
+    """The class of this name, if this process has it."""
+    if type(name) is not str:
+        return None
+    parts = name.split(".")
+    for end in range(len(parts) - 1, 0, -1):
+        module = ".".join(parts[:end])
+        found: Any = builtins if module == "builtins" else sys.modules.get(module)
+        if found is None or module == "__main__":  # which is another module there
+            continue
+        for part in parts[end:]:
+            found = getattr(found, part, None)
+        if isinstance(found, type) and issubclass(found, Exception):
+            return found
+        return None
+    return None

@@ -1,0 +1,177 @@
+"""Which workers a client knows, and which of them takes a call. For both clients."""
+
+from __future__ import annotations
+
+import contextlib
+import itertools
+import os
+import threading
+from collections import deque
+from collections.abc import Iterable
+from time import monotonic
+from typing import Any, Generic, Protocol, TypeVar
+
+from ..errors import BrokerUnavailable, InvalidRequest, ServiceUnavailable
+from ..hub import READ, best_hub
+from ..patterns import SERVICE_KEYS, WORKER_KEYS, check_name
+from .free import Taker, WorkerGone
+from .offered import ITSELF
+
+LOOK_SECONDS = 0.1
+"""How long a client that cannot read from memory takes it for granted that the same workers are
+there."""
+IDLE_CONNECTIONS = 64
+"""Kept of each worker; those beyond are closed after their call."""
+
+
+class Closable(Protocol):
+    def close(self) -> None: ...
+
+
+C = TypeVar("C", bound=Closable)
+
+
+class Worker(Generic[C]):
+    """One worker, as those see it who call."""
+
+    def __init__(self, name: str, about: dict[str, Any]) -> None:
+        """`about` is what it tells of itself. Raises WorkerGone, and OSError."""
+        self.name = name
+        self.pid: int = about["pid"]
+        self.path: str = about["path"]
+        self.retry: int = about["retry"]
+        """How many others may be given a call that this one had when it died."""
+        self.free = Taker(self.path + ".free")
+        self.idle: deque[C] = deque()
+        """Connections over which nothing is under way."""
+        self.gone = False
+
+    def back(self, connection: C) -> None:
+        """A connection is not needed any more."""
+        if self.gone or len(self.idle) >= IDLE_CONNECTIONS:
+            connection.close()
+        else:
+            self.idle.append(connection)
+
+    def forget(self) -> None:
+        """Nobody calls it any more."""
+        self.gone = True
+        self.free.close()
+        while self.idle:
+            with contextlib.suppress(IndexError):  # another thread was quicker
+                self.idle.pop().close()
+
+
+class Service(Generic[C]):
+    """The workers of one service."""
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+        self.number: Any = None
+        """What the key of the service said when the workers were asked for."""
+        self.looked = 0.0
+        """When it was read last."""
+        self.workers: list[Worker[C]] = []
+        self.hub = best_hub()
+        """Ready when one of the workers may be free, or has gone."""
+        self._turn = itertools.count(os.getpid())  # not all begin with the same one
+        self._changing = threading.Lock()
+
+    def renew(self, number: Any, found: Iterable[tuple[str, Any]]) -> None:
+        """These are the workers, as (key, about)."""
+        with self._changing:
+            told = {key.rpartition("/")[2]: about for key, about in found}
+            known = {worker.name: worker for worker in self.workers}
+            for name in known.keys() - told.keys():
+                self._drop(known.pop(name))
+            for name in told.keys() - known.keys():
+                with contextlib.suppress(WorkerGone, KeyError, TypeError):  # or no worker of ours
+                    worker = Worker[C](name, told[name])
+                    self.hub.add(worker.free.fd, READ)
+                    known[name] = worker
+            self.workers = [known[name] for name in sorted(known)]
+            self.number = number
+
+    def take(self) -> Worker[C] | None:
+        """A worker that is free, whose turn it is; None: all are busy, or there are none. It
+        expects a call now."""
+        workers = self.workers
+        count = len(workers)
+        if not count:
+            return None
+        first = next(self._turn)
+        for offset in range(count):
+            worker = workers[(first + offset) % count]
+            try:
+                if worker.free.take():
+                    return worker
+            except (WorkerGone, OSError):
+                self.forget(worker)
+        return None
+
+    def forget(self, worker: Worker[C]) -> None:
+        """It has gone."""
+        with self._changing:
+            if worker in self.workers:
+                self.workers = [other for other in self.workers if other is not worker]
+                self._drop(worker)
+
+    def _drop(self, worker: Worker[C]) -> None:
+        with contextlib.suppress(OSError):
+            self.hub.remove(worker.free.fd)
+        worker.forget()
+
+    def close(self) -> None:
+        with self._changing:
+            for worker in self.workers:
+                worker.forget()
+            self.workers = []
+            self.hub.close()
+
+    # --- what the errors say ------------------------------------------------------------------
+
+    def nobody(self) -> ServiceUnavailable:
+        """That there are no workers."""
+        why = (
+            "its workers have all ended"
+            if self.number is not None
+            else "no worker has ever offered it on this bus"
+        )
+        return ServiceUnavailable(
+            f"nobody serves {self.name!r}: {why}; `udsbus services` lists what is served",
+            service=self.name,
+        )
+
+    def all_busy(self, seconds: float) -> str:
+        count = len(self.workers)
+        who = "its worker is" if count == 1 else f"all {count} workers are"
+        return f"{self.name}: {who} busy, and none became free within {seconds:.3g} s"
+
+
+def service_key(service: str) -> str:
+    return SERVICE_KEYS + service
+
+
+def workers_of(service: str) -> str:
+    """The pattern of the keys of its workers."""
+    return f"{WORKER_KEYS}{service}/*"
+
+
+def ways_to_read(name: str) -> list[tuple[str, str]]:
+    """The service and the method that the name of a call may mean."""
+    if type(name) is not str or not name:
+        raise InvalidRequest(f"a call is to 'SERVICE/METHOD' or 'SERVICE', not {name!r}")
+    check_name(name, "service")
+    service, _, method = name.rpartition("/")
+    return [(name, ITSELF), (service, method)] if service else [(name, ITSELF)]
+
+
+def is_due(service: Service[Any], reads_from_memory: bool) -> bool:
+    """Whether the key of the service should be read again."""
+    if reads_from_memory or not service.workers:
+        return True
+    return monotonic() - service.looked > LOOK_SECONDS
+
+
+def cannot_connect(service: str, error: OSError) -> BrokerUnavailable:
+    return BrokerUnavailable(f"{service}: cannot connect to a worker: {error.strerror or error}")

@@ -1,0 +1,118 @@
+"""How a worker says that it is free: with a byte in a named pipe for each call that it could take.
+
+Whoever wants to call takes a byte out, which the kernel gives to one of them only, and then sends
+the call. A worker without a byte in its pipe is busy and is passed over; all may wait for one with
+`poll`. When the worker is dead, the pipe is at its end. So calls are spread over workers by the
+kernel, and nobody need be asked. A lock in shared memory would need an atomic instruction, which
+Python has not; an eventfd is Linux's only, and has no name to open it by.
+
+A byte may be lost, with a process that has taken it and dies before it calls. The worker finds that
+out when it has been idle for a while, and puts another in.
+"""
+
+from __future__ import annotations
+
+import array
+import contextlib
+import errno
+import fcntl
+import os
+import termios
+
+from .inherited import not_for_children
+
+
+class Slots:
+    """The worker's end."""
+
+    def __init__(self, path: str, size: int) -> None:
+        """`size`: calls at once, at most. Makes the pipe; nothing is free yet."""
+        os.mkfifo(path, 0o600)
+        # Opened for both, so that it is never at its end while the worker lives.
+        self._fd = os.open(path, os.O_RDWR | os.O_NONBLOCK | os.O_CLOEXEC)
+        not_for_children(self)
+        self._size = size
+        self.closed = False
+        """No more calls are to come."""
+
+    def free(self) -> int:
+        """How many calls could be taken now."""
+        return _waiting(self._fd)
+
+    def give(self, count: int, in_hand: int) -> None:
+        """So many more can be taken, while `in_hand` are carried out."""
+        if not self.closed:
+            count = min(count, self._size - in_hand - self.free())
+            if count > 0:
+                os.write(self._fd, b"." * count)
+
+    def take_all(self) -> int:
+        """Let nobody take one any more. Returns how many nobody has taken."""
+        self.closed = True
+        taken = 0
+        with contextlib.suppress(BlockingIOError):
+            while data := os.read(self._fd, self._size):
+                taken += len(data)
+        return taken
+
+    def close(self) -> None:
+        fd, self._fd = self._fd, -1
+        if fd >= 0:
+            os.close(fd)
+
+
+class WorkerGone(Exception):
+    """Nobody has the other end."""
+
+
+class Taker:
+    """The end of whoever calls."""
+
+    __slots__ = ("fd",)
+
+    def __init__(self, path: str) -> None:
+        """Raises WorkerGone; OSError if this process may not open it, or no more files."""
+        self.fd = -1
+        try:
+            self.fd = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+        except FileNotFoundError:
+            raise WorkerGone from None
+
+    def take(self) -> bool:
+        """Whether a call may be sent. Raises WorkerGone."""
+        try:
+            taken = os.read(self.fd, 1)
+        except BlockingIOError:
+            return False
+        if not taken:
+            raise WorkerGone
+        return True
+
+    def waiting(self) -> int:
+        """How many calls the worker could take now."""
+        return _waiting(self.fd)
+
+    def close(self) -> None:
+        fd, self.fd = self.fd, -1
+        if fd >= 0:
+            with contextlib.suppress(OSError):
+                os.close(fd)
+
+    def __del__(self) -> None:
+        self.close()
+
+
+def _waiting(fd: int) -> int:
+    count = array.array("i", [0])
+    fcntl.ioctl(fd, termios.FIONREAD, count)
+    return count[0]
+
+
+def is_stale(path: str) -> bool:
+    """Whether the pipe is of a worker that is dead."""
+    try:
+        fd = os.open(path, os.O_WRONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+    except OSError as error:
+        return error.errno == errno.ENXIO  # nobody has it open for reading
+    os.close(fd)
+    return False

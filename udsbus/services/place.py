@@ -1,0 +1,68 @@
+"""Where a worker listens: a socket and a pipe beside the broker's socket, in a directory of their
+own, and with names that nobody had before.
+
+    ADDRESS.workers/NAME.sock    calls come here
+    ADDRESS.workers/NAME.free    a byte for each call that it could take (free.py)
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import socket
+from hashlib import sha256
+from pathlib import Path
+
+from ..paths import SUN_PATH_BYTES, ensure_private_directory
+from .free import Slots, is_stale
+from .inherited import not_for_children
+
+_LONGEST = len(".workers/") + 16 + len(".sock")
+
+
+class Place:
+    """Owns the files, and what is open of them."""
+
+    def __init__(self, address: str, slots: int) -> None:
+        """Raises OSError, AccessDenied for a directory of somebody else."""
+        self.name = os.urandom(8).hex()
+        folder = folder_of(address)
+        ensure_private_directory(str(folder))
+        _sweep(folder)
+        self.path = str(folder / self.name)
+        """Without the ending."""
+        self.slots = Slots(self.path + ".free", slots)
+        self.socket = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+        not_for_children(self.socket)
+        try:
+            self.socket.bind(self.path + ".sock")
+            self.socket.setblocking(False)
+            self.socket.listen(socket.SOMAXCONN)
+        except BaseException:
+            self.close()
+            raise
+
+    def close(self) -> None:
+        """Remove all of it."""
+        self.socket.close()
+        self.slots.close()
+        for ending in (".sock", ".free"):
+            with contextlib.suppress(OSError):
+                os.unlink(self.path + ending)
+
+
+def folder_of(address: str) -> Path:
+    """Beside the socket; elsewhere if the kernel would find the paths too long."""
+    if len(os.fsencode(address)) + _LONGEST <= SUN_PATH_BYTES:
+        return Path(address + ".workers")
+    name = sha256(os.fsencode(address)).hexdigest()[:16]
+    return Path("/tmp", f"udsbus-{os.getuid()}", name + ".workers")
+
+
+def _sweep(folder: Path) -> None:
+    """Remove what workers have left that were killed. The pipe is made first and removed last, and
+    its worker has it open in between; so a socket without a pipe is nobody's either."""
+    for pipe in folder.glob("*.free"):
+        if is_stale(str(pipe)):
+            for path in (pipe.with_suffix(".sock"), pipe):
+                path.unlink(missing_ok=True)

@@ -1,0 +1,163 @@
+"""What a sync client serves: a worker for each service, and its place on the bus."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import os
+import signal
+import threading
+from collections.abc import Callable, Sequence
+from signal import SIGINT, SIGTERM
+from typing import TYPE_CHECKING, Any
+
+from ..client import requests
+from ..client.followed import Change
+from ..errors import Error, InvalidRequest
+from ..limits import CALLS_AT_ONCE, CALLS_GRACE
+from ..patterns import WORKER_KEYS, check_writable
+from ..terms import DELETED, EXPIRED, RELEASED
+from .offered import Offered
+from .place import Place
+from .worker import COMING_SECONDS, NOBODY, Watchers, Worker
+
+if TYPE_CHECKING:
+    from ..client.sync import Client
+    from .aio.inloop import InLoop
+
+log = logging.getLogger("udsbus.services")
+
+WITHDRAW_SECONDS = 1.0
+"""For telling the broker that a worker leaves. One that is away learns it by itself."""
+GONE = frozenset((DELETED, EXPIRED, RELEASED))
+
+
+def about(offered: Offered, place: Place, retry: int, size: int) -> dict[str, Any]:
+    """What those who call a worker have to know of it."""
+    return {
+        "pid": os.getpid(), "path": place.path, "retry": retry, "concurrency": size,
+        "methods": offered.described(),
+    }  # fmt: skip
+
+
+def check_options(service: str, retry: int, concurrency: int) -> None:
+    """Raise InvalidRequest for those that make no sense."""
+    check_writable(service, "service")
+    if type(retry) is not int or retry < 0:
+        raise InvalidRequest(f"retry is how often a call may be tried again, 0 or more: {retry!r}")
+    if type(concurrency) is not int or not 1 <= concurrency <= CALLS_AT_ONCE:
+        raise InvalidRequest(
+            f"concurrency is how many calls are carried out at once, 1 to {CALLS_AT_ONCE}, "
+            f"not {concurrency!r}"
+        )
+
+
+class Served:
+    """A service that this process serves, until `stop`."""
+
+    def __init__(
+        self,
+        client: Client,
+        service: str,
+        target: Any,
+        retry: int,
+        concurrency: int,
+        watchers: Watchers = NOBODY,
+    ) -> None:
+        check_options(service, retry, concurrency)
+        self.service = service
+        self._client = client
+        offered = Offered(service, target)
+        self._place = Place(client.address, concurrency)
+        self._about = about(offered, self._place, retry, concurrency)
+        self._leaving = False
+        self.ended = threading.Event()
+        """It serves no longer."""
+        self._worker: Worker | InLoop
+        if offered.is_async:
+            from .aio.inloop import InLoop
+
+            self._worker = InLoop(offered, self._place, concurrency, watchers)
+        else:
+            cache_of = client  # each connection to a broker brings another cache
+            self._worker = Worker(
+                offered, self._place, concurrency, lambda: cache_of._cache.words, watchers
+            )
+        self._begin(self._run, service)
+        try:
+            self._offer()
+            # From its present state, so that it tells when a bus has forgotten that.
+            key = f"{WORKER_KEYS}{service}/{self._place.name}"
+            self._watch = client.watch(key, initial=True)
+        except BaseException:
+            self._leaving = True
+            self._worker.stop(0.0)
+            raise
+        self._begin(self._stay_offered, f"{service} offer")
+
+    def offered(self) -> None:
+        """Wait until others can call it, as they can at once."""
+
+    def stop(self, grace: float = CALLS_GRACE) -> None:
+        """Take no more calls, and end when those in hand are done, after `grace` seconds at most.
+        May be called twice."""
+        self._leaving = True
+        with contextlib.suppress(Error), self._client.timeout_of(WITHDRAW_SECONDS):
+            self._client._call(requests.withdraw(self.service, self._place.name))
+        self._worker.stop(grace)
+        self._watch.close()
+        self.ended.wait(grace + 2 * COMING_SECONDS)
+
+    def __repr__(self) -> str:
+        state = "leaving" if self._leaving else "serving"
+        return f"<udsbus.Served {self.service!r} on {self._client.address} ({state})>"
+
+    # --- in threads of its own ----------------------------------------------------------------
+
+    def _begin(self, run: Callable[[], None], name: str) -> None:
+        threading.Thread(target=run, name=f"udsbus {name}", daemon=True).start()
+
+    def _run(self) -> None:
+        try:
+            self._worker.run()
+        finally:
+            self.ended.set()
+
+    def _offer(self) -> None:
+        self._client._stay()  # it is to be known that this process lives
+        self._client._call(requests.offer(self.service, self._place.name, self._about))
+
+    def _stay_offered(self) -> None:
+        """Offer again what is gone: with a broker that has forgotten, or a kick."""
+        for change in self._watch:
+            if isinstance(change, Change) and change.kind in GONE and not self._leaving:
+                try:
+                    self._offer()
+                except Error as error:
+                    log.warning("%s is not offered: %s", self.service, error)
+
+
+def serve_until_told(served: Sequence[Served], grace: float) -> None:
+    """Wait for SIGTERM or SIGINT, and stop them all.
+
+    Raises InvalidRequest in a thread that signals do not reach.
+    """
+    ending = threading.Event()
+
+    def tell(number: int, frame: object) -> None:
+        ending.set()
+
+    try:
+        before = {number: signal.signal(number, tell) for number in (SIGTERM, SIGINT)}
+    except ValueError:
+        raise InvalidRequest("only the main thread of a program can wait for signals") from None
+    try:
+        ending.wait()
+        stopping = [threading.Thread(target=each.stop, args=(grace,)) for each in served]
+        for thread in stopping:
+            thread.start()
+        for thread in stopping:
+            thread.join()
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)

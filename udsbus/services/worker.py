@@ -1,0 +1,416 @@
+"""The process that serves, for functions that are no coroutines: one loop over its connections.
+
+    wait → receive → call → send
+
+With one call at a time, which is the rule, the function is called in the thread of the loop: what
+waits for a thread to be woken takes longer than the rest of a call. With more at a time each has a
+thread of its own. While a function runs in the loop, nothing is read; nobody sends anything either,
+because nothing is free (free.py).
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import inspect
+import logging
+import os
+import select
+import socket
+import threading
+import time
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from time import monotonic
+from typing import Any, NamedTuple
+
+from ..client.forks import FORKS
+from ..errors import Error, LimitExceeded, UnsupportedValue
+from ..hub import READ, best_hub
+from ..limits import REPLY_SPIN_SECONDS
+from ..peers import peer_credentials
+from ..spinning import Spinning
+from ..wire.framing import Decoder
+from .asking import ADVICE
+from .current import CurrentCall, current
+from .failures import refusal
+from .frames import (
+    Called,
+    called,
+    end_frame,
+    failure_frame,
+    item_frame,
+    leaving_frame,
+    refusal_frame,
+    result_frame,
+    stream_frame,
+)
+from .inherited import not_for_children
+from .offered import Function, Offered
+from .place import Place
+
+log = logging.getLogger("udsbus.services")
+
+IDLE_SECONDS = 0.1
+"""After so long without anything to do, a byte of the pipe that is missing was lost with whoever
+took it."""
+BEAT_SECONDS = 1.0
+"""How often a worker that has nothing to do shows that it lives."""
+COMING_SECONDS = 1.0
+"""How long a worker that leaves waits for a call that somebody was about to send."""
+FULL_SECONDS = 0.01
+"""Pause when there is no room for another connection."""
+SEND_SECONDS = 30.0
+"""Whoever called and takes nothing of the answer for so long has given up."""
+
+
+class Line:
+    """A connection of somebody who calls."""
+
+    def __init__(self, sock: socket.socket) -> None:
+        not_for_children(sock)
+        self.socket = sock
+        self.fd = sock.fileno()
+        self._decoder = Decoder()
+        self.waiting: deque[list[Any]] = deque()
+        """Calls that have come and are not begun. More than one is against the rules, but does no
+        harm."""
+        self.closed = False
+        self.busy = False
+        """A thread carries out its call."""
+
+    def receive(self) -> bool:
+        """Take what has come. False: the other side is gone, or sends rubbish."""
+        try:
+            data = self.socket.recv(self._decoder.share)
+        except (BlockingIOError, InterruptedError):
+            return True
+        except OSError:
+            return False
+        if not data:
+            return False
+        self.waiting += self._decoder.feed(data)
+        if self._decoder.cause is not None:
+            log.warning("a connection is closed: %s", self._decoder.cause)
+            return False
+        return True
+
+    def given_up(self) -> bool:
+        """Whether the other side has closed the connection; for the thread that serves it."""
+        if self.closed:
+            return True
+        try:
+            return not self.socket.recv(1, socket.MSG_PEEK)
+        except (BlockingIOError, InterruptedError):
+            return False
+        except OSError:
+            return True
+
+    def send(self, frame: bytes) -> bool:
+        """Wait until all of it is sent. False: nobody takes it."""
+        rest = memoryview(frame)
+        while True:
+            try:
+                rest = rest[self.socket.send(rest) :]
+            except (BlockingIOError, InterruptedError):
+                pass
+            except OSError:
+                return False
+            if not rest:
+                return True
+            poll = select.poll()
+            poll.register(self.fd, select.POLLOUT)
+            if not poll.poll(SEND_SECONDS * 1000) or self.given_up():
+                return False
+
+    def close(self) -> None:
+        if not self.closed:
+            self.closed = True
+            self.socket.close()
+
+
+class Watchers(NamedTuple):
+    """Who wants to know how a worker gets on, besides those who call."""
+
+    done: Callable[[], None] = lambda: None
+    """Told after each call."""
+    beat: Callable[[float | None], None] = lambda since: None
+    """Told now and then that it lives, with the time at which the oldest call in hand began; None:
+    there is none."""
+
+
+NOBODY = Watchers()
+
+
+class Worker:
+    """Serves one service. `run` is for one thread, `stop` for any."""
+
+    def __init__(
+        self,
+        offered: Offered,
+        place: Place,
+        size: int,
+        words: Callable[[], Sequence[int]],
+        watchers: Watchers = NOBODY,
+    ) -> None:
+        """`size`: calls at once. `words` are of the version page, which says whether to poll."""
+        self.offered = offered
+        self.place = place
+        self.calls = 0
+        """How many there have been."""
+        self._size = size
+        self._words = words
+        self._done, self._beat = watchers
+        self._slots = place.slots
+        self._lines: dict[int, Line] = {}
+        self._in_hand = 0
+        self._counting = threading.Lock()
+        self._spinning = Spinning(REPLY_SPIN_SECONDS)
+        self._hub = best_hub()
+        self._hub.add(place.socket.fileno(), READ)
+        self._woken, self._wake = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
+        self._hub.add(self._woken, READ)
+        self._finished: deque[Line] = deque()
+        """Lines whose call a thread has finished."""
+        self._pool = None if size == 1 else ThreadPoolExecutor(size, "udsbus-service")
+        self._leaving = False
+        self._coming = 0
+        """Calls that somebody may have been about to send when it began to leave."""
+        self._coming_until = 0.0
+        self._until: float | None = None
+        """When it leaves, whatever is in hand."""
+        self._stop: float | None = None
+        self._forks = len(FORKS)
+        self.ended = threading.Event()
+
+    def run(self) -> None:
+        """Serve until it has left."""
+        try:
+            self._slots.give(self._size, 0)
+            while not self._has_left():
+                self._turn()
+        finally:
+            self._close()
+            self.ended.set()
+
+    def stop(self, grace: float) -> None:
+        """Take no more calls, finish those in hand within `grace` seconds, and end `run`."""
+        self._stop = monotonic() + grace
+        if not self.ended.is_set():
+            with contextlib.suppress(OSError):
+                os.write(self._wake, b".")
+
+    def leave(self, grace: float) -> None:
+        """The same, for the thread of the loop."""
+        if self._leaving:
+            return
+        now = monotonic()
+        with self._counting:
+            self._leaving = True
+            self._coming = self._size - self._in_hand - self._slots.take_all()
+        self._until = now + grace
+        self._coming_until = now + COMING_SECONDS
+
+    # --- one turn -----------------------------------------------------------------------------
+
+    def _turn(self) -> None:
+        ready = self._hub.poll(0)
+        if not ready and self._words()[ADVICE]:
+            ready = self._spinning.spin(self._hub.poll)
+        if not ready:
+            self._beat(None)
+            ready = self._hub.poll(self._patience())
+            if not ready and not self._leaving and not self._in_hand:
+                self._slots.give(self._size, 0)
+        for fd, _ in ready:
+            line = self._lines.get(fd)
+            if line is not None:
+                self._read(line)
+            elif fd == self._woken:
+                self._look()
+            else:
+                self._accept()
+        if self._stop is not None:
+            self.leave(max(0.0, self._stop - monotonic()))
+            self._stop = None
+
+    def _patience(self) -> float:
+        if self._leaving:
+            return 0.02
+        return IDLE_SECONDS if self._slots.free() + self._in_hand < self._size else BEAT_SECONDS
+
+    def _has_left(self) -> bool:
+        if not self._leaving:
+            return False
+        now = monotonic()
+        if self._in_hand and now < (self._until or now):
+            return False
+        return self._coming <= 0 or now > self._coming_until
+
+    def _accept(self) -> None:
+        while True:
+            try:
+                sock, _ = self.place.socket.accept()
+            except BlockingIOError:
+                return
+            except OSError as error:
+                if error.errno not in (errno.EMFILE, errno.ENFILE) or not self._make_room():
+                    return
+                continue
+            if peer_credentials(sock).uid not in (os.getuid(), 0):
+                sock.close()
+                continue
+            sock.setblocking(False)
+            line = Line(sock)
+            self._lines[line.fd] = line
+            self._hub.add(line.fd, READ)
+
+    def _make_room(self) -> bool:
+        """This process can open no more files: close the connection that has been there longest and
+        asks nothing. Who has it makes another when it wants to call."""
+        idle = next((line for line in self._lines.values() if not line.busy), None)
+        if idle is None:
+            time.sleep(FULL_SECONDS)  # it would be told at once that somebody waits
+            return False
+        log.warning("%s: too many open files; a connection is closed", self.offered.service)
+        self._drop(idle)
+        return True
+
+    def _read(self, line: Line) -> None:
+        alive = line.receive()
+        if line.waiting:
+            self._next(line)
+        elif not alive:
+            self._drop(line)
+
+    def _next(self, line: Line) -> None:
+        """Begin with what waits on a line."""
+        while line.waiting and not line.closed:
+            message = line.waiting.popleft()
+            call = called(message)
+            if call is None:
+                log.warning("a connection is closed: %.100r is no call", message)
+                self._drop(line)
+                return
+            if self._leaving and self._coming <= 0:
+                line.send(leaving_frame(call.msgid))
+                continue
+            with self._counting:
+                self._coming -= self._leaving
+                self._in_hand += 1
+            if self._pool is None:
+                self._finish(line, self._carry_out(line, call))
+            else:
+                self._hub.remove(line.fd)  # nobody reads it meanwhile
+                line.busy = True
+                self._pool.submit(self._carry_out_apart, line, call)
+                return
+
+    def _finish(self, line: Line, good: bool) -> None:
+        if not good:
+            self._drop(line)
+        self.calls += 1
+        self._done()
+
+    # --- one call -----------------------------------------------------------------------------
+
+    def _carry_out_apart(self, line: Line, call: Called) -> None:
+        """In a thread."""
+        if not self._carry_out(line, call):
+            line.closed = True  # the loop closes it: another could get its number meanwhile
+        self._finished.append(line)
+        with contextlib.suppress(OSError):
+            os.write(self._wake, b".")
+
+    def _look(self) -> None:
+        """What other threads have told."""
+        with contextlib.suppress(BlockingIOError):
+            os.read(self._woken, 4096)
+        while self._finished:
+            line = self._finished.popleft()
+            line.busy = False
+            good = not line.closed
+            if good:
+                self._hub.add(line.fd, READ)
+            else:
+                line.closed = False
+            self._finish(line, good)
+            if line.waiting and good:
+                self._next(line)
+
+    def _carry_out(self, line: Line, call: Called) -> bool:
+        """Call the function and send what comes of it. False: the line is of no use any more."""
+        began = monotonic()
+        self._beat(began)
+        until = None if call.seconds is None else began + call.seconds
+        frame: bytes
+        try:
+            function = self.offered.find(call.method)
+            args, kwargs = call.arguments()
+            function.check(args, kwargs)
+        except Error as error:
+            frame = refusal_frame(call, refusal(error))
+        else:
+            token = current.set(CurrentCall(function.name, until, line.given_up))
+            try:
+                result = function.function(*args, **kwargs)
+                if inspect.isgenerator(result):
+                    return self._stream(line, call, function, result)
+                frame = result_frame(call, function.name, result)
+            except BaseException as error:
+                if not isinstance(error, Exception):
+                    log.exception("%s raised %r", function.name, error)
+                frame = failure_frame(call, error)
+            finally:
+                current.reset(token)
+        self._free_again()
+        return line.send(frame)
+
+    def _free_again(self) -> None:
+        """One call is done. Before its answer is sent: whoever gets it may call again at once."""
+        with self._counting:
+            self._in_hand -= 1
+            self._slots.give(1, self._in_hand)
+
+    def _stream(self, line: Line, call: Called, function: Function, items: Iterator[Any]) -> bool:
+        taken = line.send(stream_frame(call))
+        error: BaseException | None = None
+        try:
+            while taken and not line.given_up():
+                try:
+                    frame = item_frame(function.name, next(items))
+                except StopIteration:
+                    break
+                taken = line.send(frame)
+                self._beat(monotonic())
+            else:
+                taken = False
+        except (UnsupportedValue, LimitExceeded, Exception) as failed:
+            error = failed
+        finally:
+            close = getattr(items, "close", None)
+            if close is not None:
+                with contextlib.suppress(Exception):
+                    close()
+            self._free_again()
+        return taken and line.send(end_frame(error))
+
+    # --- ends ---------------------------------------------------------------------------------
+
+    def _drop(self, line: Line) -> None:
+        if self._lines.pop(line.fd, None) is not None and not line.closed:
+            with contextlib.suppress(OSError, KeyError):
+                self._hub.remove(line.fd)
+        line.close()
+
+    def _close(self) -> None:
+        if self._forks == len(FORKS):  # else these are the parent's
+            self.place.close()
+        for line in list(self._lines.values()):
+            line.close()
+        if self._pool is not None:
+            self._pool.shutdown(wait=False, cancel_futures=True)
+        self._hub.close()
+        os.close(self._woken)
+        os.close(self._wake)

@@ -1,0 +1,45 @@
+"""From a name like `module:app` to what is served."""
+
+from __future__ import annotations
+
+import importlib
+import inspect
+import sys
+from typing import Any
+
+from ..errors import InvalidRequest
+from ..services.collection import Declared, Services
+
+
+def load(app: str, service: str | None, retry: int, concurrency: int) -> list[Declared]:
+    """What `app` names: a `Services`, or a function, class or object, which is served as `service`
+    (by default its own name).
+
+    Raises InvalidRequest for a name that leads nowhere; and whatever the module raises.
+    """
+    module_name, _, attribute = app.partition(":")
+    if not module_name:
+        raise InvalidRequest(f"{app!r} names no module; it is MODULE:NAME")
+    if "" not in sys.path:
+        sys.path.insert(0, "")
+    try:
+        found: Any = importlib.import_module(module_name)
+    except ModuleNotFoundError as error:
+        if error.name is None or not (module_name + ".").startswith(error.name + "."):
+            raise
+        raise InvalidRequest(
+            f"{app!r}: there is no module {module_name} (looked for from the present directory on)"
+        ) from None
+    for part in (attribute or "app").split("."):
+        try:
+            found = getattr(found, part)
+        except AttributeError:
+            raise InvalidRequest(f"{app!r}: {module_name} has no {attribute or 'app'}") from None
+    if isinstance(found, Services):
+        if not found.declared:
+            raise InvalidRequest(f"{app!r} declares no service")
+        return found.declared
+    name = service or getattr(found, "__name__", None) or type(found).__name__.lower()
+    if inspect.isclass(found) and service is None:
+        name = name.lower()
+    return [Declared(name, found, retry, concurrency)]

@@ -1,0 +1,74 @@
+"""What workers print, line by line, each with a label; or each in a file of its own."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import sys
+from pathlib import Path
+from typing import BinaryIO
+
+LINE_BYTES = 64 * 1024
+"""A longer line is broken."""
+
+
+class Log:
+    """Of one place in the pool. Owns the reading end of the pipe of its process, one at a time."""
+
+    def __init__(self, label: str, directory: Path | None) -> None:
+        """Raises OSError when a file cannot be written."""
+        self.label = label
+        self._file: BinaryIO | None = None
+        if directory is not None:
+            directory.mkdir(parents=True, exist_ok=True)
+            self._file = open(directory / f"{label}.log", "ab", buffering=0)  # noqa: SIM115
+
+    def write(self, pid: int, data: bytes) -> None:
+        """Whole lines, without a newline at the end."""
+        for line in data.split(b"\n"):
+            if self._file is not None:
+                self._write(self._file.fileno(), line + b"\n")
+            elif sys.stderr is not None:
+                sys.stderr.flush()
+                self._write(sys.stderr.fileno(), f"[{self.label} {pid}] ".encode() + line + b"\n")
+
+    def _write(self, descriptor: int, line: bytes) -> None:
+        with contextlib.suppress(OSError):  # there is nobody to tell
+            os.write(descriptor, line)
+
+    def close(self) -> None:
+        if self._file is not None:
+            self._file.close()
+
+
+class Lines:
+    """The pipe of one process."""
+
+    def __init__(self, descriptor: int, log: Log, pid: int) -> None:
+        os.set_blocking(descriptor, False)
+        self.fd = descriptor
+        self._log = log
+        self._pid = pid
+        self._begun = b""
+
+    def read(self) -> bool:
+        """Pass on what has come. False: that was the end."""
+        while True:
+            try:
+                data = os.read(self.fd, LINE_BYTES)
+            except BlockingIOError:
+                return True
+            except OSError:
+                data = b""
+            whole, newline, rest = (self._begun + data).rpartition(b"\n")
+            if newline:
+                self._log.write(self._pid, whole)
+            self._begun = rest
+            if (not data or len(rest) > LINE_BYTES) and rest:
+                self._log.write(self._pid, rest)
+                self._begun = b""
+            if not data:
+                return False
+
+    def close(self) -> None:
+        os.close(self.fd)

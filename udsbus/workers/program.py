@@ -1,0 +1,161 @@
+"""What runs in a process of the pool: `python -m udsbus.workers.program CONFIGURATION`.
+
+It tells the pool over a socket, in lines: `ready`, and `renew REASON` when another should take its
+place; it goes on until that is there. When the pool is dead, that socket is at its end, and the
+worker ends too.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import logging
+import os
+import random
+import signal
+import socket
+import sys
+import threading
+import traceback
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from functools import partial
+from time import monotonic
+
+from ..client.sync import Client
+from ..errors import Error
+from ..services.collection import Declared
+from ..services.serving import Served, serve_until_told
+from ..services.worker import Watchers
+from .beats import Beats
+
+NOT_LOADED = 78
+"""The exit code when there is nothing to serve (EX_CONFIG of sysexits.h)."""
+MEMORY_SECONDS = 0.25
+"""So often at most a worker looks how much memory it uses."""
+
+
+@dataclass(frozen=True, slots=True)
+class Configuration:
+    """What the pool tells its workers."""
+
+    address: str
+    name: str
+    """Of the client."""
+    app: str | None
+    """`module:app`; None: a command is asked over its stdin."""
+    command: list[str]
+    format: str
+    """How the command is spoken to: `json` or `msgpack`."""
+    service: str | None
+    retry: int
+    concurrency: int
+    max_calls: int | None
+    max_bytes: int | None
+    grace: float
+    control: int = -1
+    """The descriptor of the socket to the pool."""
+    beats: int = -1
+    """The descriptor of its beats."""
+
+    def packed(self, control: int, beats: int) -> str:
+        return json.dumps({**asdict(self), "control": control, "beats": beats})
+
+
+class Limits:
+    """After how much another worker is to begin afresh in the place of this one."""
+
+    def __init__(self, configuration: Configuration, pids: Callable[[], list[int]]) -> None:
+        """`pids`: of the processes whose memory counts."""
+        self._pids = pids
+        most = configuration.max_calls
+        # Not all of a pool at once.
+        self._calls = None if most is None else max(1, round(most * random.uniform(0.9, 1.1)))
+        self._bytes = configuration.max_bytes
+        self._done = 0
+        self._looked = 0.0
+
+    def reached(self) -> str | None:
+        """Called after each call: why that is so now; None: it is not."""
+        self._done += 1
+        if self._calls is not None and self._done >= self._calls:
+            return f"it has carried out {self._done} calls"
+        if self._bytes is not None and monotonic() - self._looked > MEMORY_SECONDS:
+            self._looked = monotonic()
+            used = sum(map(resident_bytes, self._pids()))
+            if used > self._bytes:
+                return f"it uses {used / 2**20:.0f} MiB of memory"
+        return None
+
+
+def resident_bytes(pid: int) -> int:
+    """Memory of a process. Where the system does not say, the most that this one ever had."""
+    try:
+        with open(f"/proc/{pid}/statm", "rb") as file:
+            return int(file.read().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+    except OSError:
+        import resource
+
+        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss if pid == os.getpid() else 0
+
+
+def main() -> int:
+    logging.basicConfig(format="%(levelname)s %(name)s: %(message)s")
+    configuration = Configuration(**json.loads(sys.argv[1]))
+    control = socket.socket(fileno=configuration.control)
+    beats = Beats(configuration.beats)
+    pids = [os.getpid()]
+    try:
+        declared = _declared(configuration, pids)
+    except Error as error:
+        print(f"udsbus worker: {error}", file=sys.stderr)
+        return NOT_LOADED
+    except Exception:
+        traceback.print_exc()
+        return NOT_LOADED
+    told: list[str] = []
+    limits = Limits(configuration, lambda: pids)
+
+    def tell(line: str) -> None:
+        with contextlib.suppress(OSError):  # the pool is dead, and so shall we be
+            control.send(line.encode() + b"\n")
+
+    def done() -> None:
+        why = None if told else limits.reached()
+        if why is not None:
+            told.append(why)
+            tell(f"renew {why}")
+
+    with Client(configuration.address, name=configuration.name) as client:
+        for number, (name, target, retry, concurrency) in enumerate(declared):
+            watchers = Watchers(done, partial(beats.beat, number))
+            client._served.append(Served(client, name, target, retry, concurrency, watchers))
+        threading.Thread(target=_end_with_pool, args=(control,), daemon=True).start()
+        tell("ready")
+        serve_until_told(client._served, configuration.grace)
+    return 0
+
+
+def _declared(configuration: Configuration, pids: list[int]) -> list[Declared]:
+    if configuration.app is not None:
+        from .loading import load
+
+        return load(
+            configuration.app, configuration.service, configuration.retry,
+            configuration.concurrency,
+        )  # fmt: skip
+    from .stdio import Program
+
+    program = Program(configuration.command, configuration.format, pids.append)
+    assert configuration.service is not None
+    return [Declared(configuration.service, program.offered(), configuration.retry, 1)]
+
+
+def _end_with_pool(control: socket.socket) -> None:
+    while control.recv(100):
+        pass
+    os.kill(os.getpid(), signal.SIGTERM)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -10,7 +10,7 @@ import textwrap
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from udsbus.config.differences import same
@@ -124,6 +124,10 @@ SCALARS = (
 )  # fmt: skip
 
 
+patient = settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])
+"""A machine that has much else to do is no fault."""
+
+
 def values(scalars: st.SearchStrategy[Any]) -> st.SearchStrategy[dict[str, Any]]:
     inner = st.recursive(
         scalars, lambda each: st.lists(each, max_size=4) | st.dictionaries(TEXTS, each, max_size=4)
@@ -131,16 +135,19 @@ def values(scalars: st.SearchStrategy[Any]) -> st.SearchStrategy[dict[str, Any]]
     return st.dictionaries(TEXTS, inner, max_size=5)
 
 
+@patient
 @given(values(SCALARS))
 def test_toml_comes_back_as_it_was(value: dict[str, Any]) -> None:
     assert same(reading(written(value, FORMATS["toml"], "k"), "toml"), value)
 
 
+@patient
 @given(values(SCALARS | st.none() | st.binary() | st.tuples(st.integers()) | st.uuids()))
 def test_json_comes_back_as_it_was(value: dict[str, Any]) -> None:
     assert same(reading(written(value, FORMATS["json"], "k"), "json"), value)
 
 
+@patient
 @given(values(SCALARS | st.none() | st.binary()))
 def test_yaml_comes_back_as_it_was_or_is_refused(value: dict[str, Any]) -> None:
     try:
@@ -150,6 +157,7 @@ def test_yaml_comes_back_as_it_was_or_is_refused(value: dict[str, Any]) -> None:
     assert same(reading(data, "yaml"), value)
 
 
+@patient
 @given(st.dictionaries(st.from_regex(r"[A-Za-z_]\w{0,8}", fullmatch=True), TEXTS | st.none()))
 def test_an_env_comes_back_as_it_was_or_is_refused(value: dict[str, Any]) -> None:
     try:

@@ -15,8 +15,8 @@ import udsbus
 from udsbus.cli.completing import SHELLS
 from udsbus.cli.main import COMMANDS
 from udsbus.cli.main import udsbus as group
-from udsbus.cli.notation import tag_of
 from udsbus.cli.outcomes import MEANINGS
+from udsbus.wire.notation import tag_of
 from udsbus.wire.values import EXTENSIONS
 
 from .support import Command

@@ -36,13 +36,13 @@ LOSSES = {
 the reader is slow, so they are told of only when they have doubled."""
 
 
-def _client(seconds: float | None) -> Client:
+def client_that_tells(seconds: float | None, name: str = "udsbus command") -> Client:
     """A client of the bus that the command's options name, whose log is for people to read."""
     log = logging.getLogger("udsbus.client")
     log.addHandler(_Complaints())
     log.propagate = False
     timeout = min(seconds or REQUEST_TIMEOUT, REQUEST_TIMEOUT)
-    return Client(address(), name="udsbus command", timeout=timeout)
+    return Client(address(), name=name, timeout=timeout)
 
 
 class _Complaints(logging.Handler):
@@ -66,7 +66,7 @@ def follow(
     told: dict[str, int] = {}
     came = 0
     try:
-        source = start(_client(seconds))
+        source = start(client_that_tells(seconds))
         until = None if seconds is None else monotonic() + seconds
         unread = _end_with_reader(source)
         if verbose:
@@ -105,7 +105,7 @@ def wait_for(
 ) -> tuple[int, Change | None]:
     """Wait until `is_it` says so of the newest change of a key, None while it is not there. Returns
     the exit code and that change."""
-    client = _client(seconds)
+    client = client_that_tells(seconds)
     until = None if seconds is None else monotonic() + seconds
     with client.watch(key, initial=True) as watch:
         entry = client.entry(key)

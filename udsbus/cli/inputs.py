@@ -8,7 +8,7 @@ from typing import Any
 
 import click
 
-from .notation import NotationError, NotJSON, from_json
+from ..wire.notation import NotationError, NotJSON, from_json
 
 STDIN = "-"
 

@@ -30,6 +30,7 @@ COMMANDS = {
     "diff": "past",
     "rollback": "past",
     "snapshot": "past",
+    "config": "config",
     "schema": "schemas",
     "publish": "messages",
     "subscribe": "messages",

@@ -13,7 +13,7 @@ import os
 import sys
 from typing import Any, TextIO
 
-from .notation import to_json
+from ..wire.notation import to_json
 
 
 def is_terminal(stream: TextIO | None) -> bool:

@@ -14,8 +14,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from udsbus.cli.notation import NotationError, NotJSON, from_json, tag_of, to_json
 from udsbus.errors import UnsupportedValue
+from udsbus.wire.notation import NotationError, NotJSON, from_json, tag_of, to_json
 from udsbus.wire.values import EXTENSIONS, decode, encode
 
 UTC = datetime.UTC

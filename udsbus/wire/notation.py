@@ -23,7 +23,7 @@ from collections.abc import Callable
 from typing import Any, NamedTuple, NoReturn
 
 from ..errors import UnsupportedValue
-from ..wire.values import EXTENSIONS, Extension, extension_of
+from .values import EXTENSIONS, Extension, extension_of
 
 
 class NotationError(ValueError):

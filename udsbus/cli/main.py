@@ -37,6 +37,7 @@ COMMANDS = {
     "kick": "clients",
     "locks": "locks",
     "lock": "locks",
+    "run": "run",
     "queue": "queues",
     "ping": "about",
     "info": "about",

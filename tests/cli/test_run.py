@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import select
 import shlex
 import signal
 import sys
@@ -23,9 +24,14 @@ PYTHON = sys.executable
 SHOW = 'echo "started ${V-none}"; exec sleep 60'
 WATCH = ("run", "--watch", "c/*", "--debounce", "0.05", "--env")
 """Changes are reacted to soon; `c/v` is V."""
+SLOW = """
+trap 'echo asked' TERM
+echo started $V
+while :; do sleep 0.02; test -e end && exit 4; done
+"""
 COPY = """
 trap 'echo "stopped $UDSBUS_COPY $V"; exit 0' TERM
-test "$V" = bad && exit 5
+case "$V" in bad|bad$UDSBUS_COPY) exit 5; esac
 echo "started $UDSBUS_COPY $V $$"
 while :; do sleep 0.02; done
 """
@@ -232,6 +238,46 @@ def test_the_old_is_gone_before_the_new_begins(command: Command, client: udsbus.
             assert not any(map(is_gone, pids))
 
 
+def test_all_of_its_group_is_asked_to_end(command: Command, client: udsbus.Client) -> None:
+    script = "(trap 'echo inner; exit' TERM; while :; do sleep 0.02; done) & echo outer; wait"
+    with command.running(*WATCH, "--", "sh", "-c", script) as running:
+        assert running.line() == "outer"
+        client.set("c/v", 1)
+        assert running.line() == "inner"
+        assert running.line() == "outer"
+
+
+def test_who_is_about_to_end_is_not_restarted(
+    command: Command, client: udsbus.Client, tmp_path: Path
+) -> None:
+    script = f"cd {tmp_path}; {SLOW}"
+    with command.running(*WATCH, "--grace", "0.1", "--", "sh", "-c", script) as running:
+        assert running.line() == "started"
+        running.process.terminate()
+        assert running.line() == "asked"
+        client.set("c/v", 1)
+        assert not select.select([running.process.stdout], [], [], 0.7)[0], "a restart takes 0.2 s"
+        (tmp_path / "end").touch()
+        assert running.end() == 4
+        assert running.rest() == ""
+
+
+def test_the_others_are_asked_to_end_once(
+    command: Command, client: udsbus.Client, tmp_path: Path
+) -> None:
+    quick = "trap 'exit 9' TERM; echo started; while :; do sleep 0.02; done"
+    script = f"cd {tmp_path}; test $UDSBUS_COPY = 0 && {{ {quick}; }}; {SLOW}"
+    args = ("--copies", "2", "--", "sh", "-c", script)
+    with command.running(*WATCH, *args) as running:
+        assert [running.line() for _ in range(2)] == ["started"] * 2
+        running.process.terminate()
+        assert running.line() == "asked"
+        wait_until(lambda: len(children(running.process.pid)) == 1, "the first to end")
+        (tmp_path / "end").touch()
+        assert running.end() == 9
+        assert running.rest() == ""
+
+
 def test_what_changes_while_the_old_one_ends(
     command: Command, client: udsbus.Client, tmp_path: Path
 ) -> None:
@@ -315,10 +361,14 @@ def test_a_new_copy_that_ends_at_once_stops_that(command: Command, client: udsbu
         assert running.line() == "stopped 0 a"
         running.told(r"copy 0 ended within 0.5 s of its restart \(exit code 5\): it stays down")
         assert not is_gone(pids["1"])
-        client.set("c/v", "c")
-        assert running.line().startswith("started 0 c ")
+        client.set("c/v", "bad1")
+        assert running.line().startswith("started 0 bad1 ")
         assert running.line() == "stopped 1 a"
-        assert running.line().startswith("started 1 c ")
+        running.told("copy 1 ended within 0.5 s of its restart")
+        client.set("c/v", "c")
+        assert running.line().startswith("started 1 c "), "the one that is down comes first"
+        assert running.line() == "stopped 0 bad1"
+        assert running.line().startswith("started 0 c ")
 
 
 def test_the_end_of_one_is_the_end_of_all(command: Command, client: udsbus.Client) -> None:
@@ -394,9 +444,15 @@ def test_a_hook_ends_with_the_command(command: Command, client: udsbus.Client) -
     with command.running(*WATCH, *args) as running:
         assert running.line() == "started none"
         client.set("c/v", 1)
-        pid = int(running.line())
-        assert running.signal(signal.SIGTERM) == 128 + signal.SIGTERM
-        assert is_gone(pid)
+        hook = int(running.line())
+        (command_pid,) = children(running.process.pid) - {hook}
+        os.kill(command_pid, signal.SIGUSR1)
+        assert running.end() == 128 + signal.SIGUSR1
+        assert is_gone(hook)
+
+
+def children(pid: int) -> set[int]:
+    return set(map(int, Path(f"/proc/{pid}/task/{pid}/children").read_text().split()))
 
 
 def test_only_files(command: Command, client: udsbus.Client, tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 import threading
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -61,7 +62,10 @@ def test_what_is_there_and_what_comes(client: udsbus.Client) -> None:
 
 
 def test_it_is_at_one_revision(client: udsbus.Client) -> None:
-    """Whenever it is looked at: both are written together, always."""
+    """Whenever it is looked at: both are written together, always. Threads take turns as often as
+    they can, so that it is looked at in the midst of everything."""
+    interval = sys.getswitchinterval()
+    sys.setswitchinterval(1e-6)
     client.set_many({"a/n": 0, "b/n": 0})
     stop = threading.Event()
 
@@ -83,6 +87,7 @@ def test_it_is_at_one_revision(client: udsbus.Client) -> None:
                 a, b = now(follows)
             follows.close()
     finally:
+        sys.setswitchinterval(interval)
         stop.set()
         writer.join()
 

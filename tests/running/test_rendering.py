@@ -49,7 +49,7 @@ def test_a_file_is_new_or_replaced_or_left(tmp_path: Path) -> None:
     before = file.stat()
     assert stat.S_IMODE(before.st_mode) == 0o600
     assert not put(file, b"a")
-    assert file.stat() == before
+    assert (file.stat().st_ino, file.stat().st_mtime_ns) == (before.st_ino, before.st_mtime_ns)
     file.chmod(0o640)
     with file.open("rb") as reader:
         assert put(file, b"b")

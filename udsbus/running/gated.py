@@ -30,7 +30,7 @@ class Gated:
 
     def __init__(self, command: Sequence[str]) -> None:
         waits, self._gate = os.pipe()
-        self._failure, fails = os.pipe()
+        self._error, fails = os.pipe()
         self._awake, self._wakes = os.pipe()
         os.set_blocking(self._wakes, False)
         self._command = command[0]
@@ -70,7 +70,7 @@ class Gated:
             with contextlib.suppress(BrokenPipeError):  # somebody has killed it already
                 os.write(self._gate, "\0".join(f"{k}={v}" for k, v in environ.items()).encode())
             os.close(self._gate)
-            error = os.read(self._failure, 1)
+            error = os.read(self._error, 1)
             self._supervise()
         finally:
             signal.set_wakeup_fd(woken)

@@ -256,6 +256,7 @@ def test_who_is_about_to_end_is_not_restarted(
         running.process.terminate()
         assert running.line() == "asked"
         client.set("c/v", 1)
+        assert running.process.stdout is not None
         assert not select.select([running.process.stdout], [], [], 0.7)[0], "a restart takes 0.2 s"
         (tmp_path / "end").touch()
         assert running.end() == 4

@@ -5,20 +5,19 @@ from __future__ import annotations
 import contextlib
 import json
 import logging
-import os
-import shutil
 import sys
 from typing import TYPE_CHECKING
 
 import click
 
 from ..errors import Error, LockLost
+from ..running.gated import STOP_SECONDS, Gated
+from ..running.programs import why_not
 from ..terms import GONE
 from .options import TIMEOUT, Command, Name, Text, address, socket_option, timeout
 from .options import timeout_option as request_timeout_option
 from .outcomes import ABSENT, DONE, REFUSED, TIMED_OUT
 from .output import complain, shown, write_line
-from .running import NOT_EXECUTABLE, NOT_FOUND, STOP_SECONDS, Gated
 
 if TYPE_CHECKING:
     from ..client.followed import Change
@@ -124,9 +123,11 @@ def lock_command(
     on. COMMAND finds the fencing token in UDSBUS_LOCK_TOKEN. Should the lock be lost, because
     somebody has kicked this client, say, COMMAND is stopped, and the exit code is 3.
     """
-    code = _why_not(command[0])
-    if code is not None:
-        return code
+    refusal = why_not(command[0])
+    if refusal is not None:
+        complain(refusal[1])
+        return refusal[0]
+    code: int | None = None
     gated = Gated(command)
     try:
         from ..client.sync import Client
@@ -148,6 +149,8 @@ def lock_command(
         gated.give_up()
     else:
         code = gated.let_go({"UDSBUS_LOCK_TOKEN": str(lock.token), "UDSBUS_SOCKET": client.address})
+        if gated.failure is not None:
+            complain(gated.failure)
     lost = gated.stopped  # before the release, which takes it away too
     with contextlib.suppress(Error):
         lock.release()  # at once, also if it lingers
@@ -156,17 +159,6 @@ def lock_command(
         complain(f"{shown(name)} was lost while the command ran, which has been stopped")
         return REFUSED
     return code
-
-
-def _why_not(program: str) -> int | None:
-    """The exit code if a program cannot be run, when it has been said why."""
-    if shutil.which(program) is not None:
-        return None
-    if os.path.exists(program):
-        complain(f"{program}: this cannot be run: it is a directory, or not executable")
-        return NOT_EXECUTABLE
-    complain(f"{program}: there is no such command")
-    return NOT_FOUND
 
 
 def _hold(client: Client, lock: Lock, wait: float | None, gated: Gated) -> bool:

@@ -38,6 +38,7 @@ COMMANDS = {
     "kick": "clients",
     "locks": "locks",
     "lock": "locks",
+    "run": "run",
     "queue": "queues",
     "call": "services",
     "services": "services",

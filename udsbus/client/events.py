@@ -279,6 +279,10 @@ class Events:
                 if self._output or self._failure is not None:
                     self.look()
 
+    def standstill(self) -> contextlib.AbstractContextManager[object]:
+        """Within it nothing is read or routed: what has come has come to all who follow."""
+        return self._reading
+
     def close(self) -> None:
         """End the thread and wake whoever waits. May be called in a callback."""
         with self._lock:

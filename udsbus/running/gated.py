@@ -3,25 +3,17 @@
 from __future__ import annotations
 
 import contextlib
-import ctypes
-import errno
 import os
 import select
 import signal
 from collections.abc import Sequence
 from time import monotonic
 
-from .output import complain
+from .launching import NOT_EXECUTABLE, become, die_with_parent
+from .programs import OF_TERMINALS, PASSED_ON, exit_code, has_terminal
 
-PASSED_ON = ("SIGHUP", "SIGTERM", "SIGUSR1", "SIGUSR2")
-OF_TERMINALS = ("SIGINT", "SIGQUIT", "SIGWINCH")
-"""A terminal sends these to the command too."""
-NOT_FOUND = 127
-NOT_EXECUTABLE = 126
 STOP_SECONDS = 3.0
 """How long a command has to end after SIGTERM, before SIGKILL."""
-SET_PARENT_DEATH_SIGNAL = 1
-"""Of prctl."""
 
 
 class Gated:
@@ -38,12 +30,14 @@ class Gated:
 
     def __init__(self, command: Sequence[str]) -> None:
         waits, self._gate = os.pipe()
-        self._failure, fails = os.pipe()
+        self._error, fails = os.pipe()
         self._awake, self._wakes = os.pipe()
         os.set_blocking(self._wakes, False)
         self._command = command[0]
-        self._has_group = not _has_terminal()
+        self._has_group = not has_terminal()
         self._ended: int | None = None
+        self.failure: str | None = None
+        """Why it could not be run."""
         self.stopped = False
         """Somebody has asked for its end."""
         parent = os.getpid()
@@ -76,7 +70,7 @@ class Gated:
             with contextlib.suppress(BrokenPipeError):  # somebody has killed it already
                 os.write(self._gate, "\0".join(f"{k}={v}" for k, v in environ.items()).encode())
             os.close(self._gate)
-            error = os.read(self._failure, 1)
+            error = os.read(self._error, 1)
             self._supervise()
         finally:
             signal.set_wakeup_fd(woken)
@@ -84,10 +78,8 @@ class Gated:
                 signal.signal(number, handler)
         assert self._ended is not None
         if error:
-            complain(f"{self._command}: {os.strerror(error[0])}")
-        if self._ended == -signal.SIGINT:
-            raise KeyboardInterrupt
-        return self._ended if self._ended >= 0 else 128 - self._ended
+            self.failure = f"{self._command}: {os.strerror(error[0])}"
+        return exit_code(self._ended)
 
     def give_up(self) -> None:
         """Never let it run."""
@@ -133,23 +125,12 @@ class Gated:
         return pid != 0
 
 
-def _has_terminal() -> bool:
-    """Whether this process belongs to a terminal."""
-    try:
-        os.close(os.open("/dev/tty", os.O_RDWR | os.O_NOCTTY))
-    except OSError:
-        return False
-    return True
-
-
 def _run(command: Sequence[str], parent: int, own_group: bool, waits: int, fails: int) -> None:
     """In the child: wait to be let in, and become the command."""
-    code = NOT_EXECUTABLE
     try:
         if own_group:
             os.setpgid(0, 0)
-        with contextlib.suppress(OSError, AttributeError):
-            ctypes.CDLL(None).prctl(SET_PARENT_DEATH_SIGNAL, signal.SIGKILL)
+        die_with_parent()
         if signal.getsignal(signal.SIGINT) != signal.SIG_IGN:
             signal.signal(signal.SIGINT, signal.SIG_DFL)
         told = os.read(waits, 65_536)
@@ -158,17 +139,6 @@ def _run(command: Sequence[str], parent: int, own_group: bool, waits: int, fails
         for variable in told.decode().split("\0"):
             name, _, value = variable.partition("=")
             os.environ[name] = value
-        for number in (signal.SIGPIPE, signal.SIGXFSZ):  # which Python ignores
-            signal.signal(number, signal.SIG_DFL)
-        try:
-            os.execvp(command[0], list(command))
-        except OSError as error:
-            if error.errno != errno.ENOEXEC:
-                raise
-            os.execv("/bin/sh", ["sh", *command])  # a script that does not say what runs it
-    except OSError as error:
-        if isinstance(error, FileNotFoundError):
-            code = NOT_FOUND
-        os.write(fails, bytes([min(error.errno or 255, 255)]))
+        become(command, fails)
     finally:
-        os._exit(code)
+        os._exit(NOT_EXECUTABLE)

@@ -5,8 +5,8 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
-
 from udsbus.cli.notation import to_json
+
 from udsbus.running.naming import (
     VARIABLE_BYTES,
     Held,

@@ -28,8 +28,9 @@ class Tasks:
     def calculate(self, text: str) -> int:
         logging.info("asked for %r", text)
         try:
-            left, operation, right = text.split()
-            return OPERATIONS[operation](int(left), int(right))
+            left, sign, right = text.split()
+            operation = OPERATIONS[sign]
+            return operation(int(left), int(right))
         except (ValueError, KeyError):
             raise ValueError(f"not a sum: {text!r}") from None
 

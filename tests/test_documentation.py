@@ -9,13 +9,15 @@ import re
 import uuid
 from collections.abc import Callable
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import msgpack
 import pytest
 
+import udsbus
 from udsbus.errors import ERRORS
 from udsbus.limits import LIMITS
+from udsbus.services.frames import leaving_frame
 from udsbus.terms import KINDS, POLICIES, CloseReason
 from udsbus.version import PROTOCOL_VERSION
 from udsbus.wire.encoding import encode_behind, encode_in_step
@@ -163,7 +165,7 @@ def test_names_in_the_text_are_those_that_exist(page: str) -> None:
     known = {
         *METHODS, *LIMITS, *(row.name for row in rows), *(reason.value for reason in CloseReason),
         *(cls.word for cls in ERRORS.values()), "change_log",
-        *NOTIFICATIONS, *POLICIES, "fell_behind", "left_out",
+        *NOTIFICATIONS, *POLICIES, "fell_behind", "left_out", "dead_letters",
     }  # fmt: skip
     assert set(re.findall(r"`([a-z]+(?:_[a-z]+)+)`", (DOCS / page).read_text())) <= known
 
@@ -221,22 +223,28 @@ def test_the_bound_of_extension_types_within_one_another() -> None:
 # --- the examples ---------------------------------------------------------------------------
 
 
-def examples(section: Section) -> list[list[Step]]:
-    return [parse(block) for block in re.findall(r"```exchange\n(.*?)```", section.text, re.S)]
+def examples(section: Section, kind: str = "exchange") -> list[list[Step]]:
+    return [parse(block) for block in re.findall(rf"```{kind}\n(.*?)```", section.text, re.S)]
 
 
 WITH_EXAMPLES = [section for section in sections("protocol.md") if examples(section)]
+CALLS = [each for section in sections("protocol.md") for each in examples(section, "call")]
+"""With a worker, not with the broker."""
 STEPS = [step for section in WITH_EXAMPLES for example in examples(section) for step in example]
 
 
 @pytest.mark.parametrize("section", WITH_EXAMPLES, ids=lambda section: section.title)
 def test_forms_and_bytes_are_the_same(section: Section) -> None:
     for example in examples(section):
-        for step in example:
-            if step.form:
-                assert step.bytes == encoded(evaluate(step.form)), f"the bytes of {step.form}"
-            else:
-                assert step.bytes == "end" or step.to_broker
+        check_bytes(example)
+
+
+def check_bytes(example: list[Step]) -> None:
+    for step in example:
+        if step.form:
+            assert step.bytes == encoded(evaluate(step.form)), f"the bytes of {step.form}"
+        else:
+            assert step.bytes == "end" or step.to_broker
 
 
 @pytest.mark.parametrize("section", WITH_EXAMPLES, ids=lambda section: section.title)
@@ -245,6 +253,24 @@ def test_examples_happen_as_they_are_written(section: Section, broker: BrokerPro
         with Conversation(broker.address) as conversation:
             conversation.hold(example)
             conversation.expect_no_more()
+
+
+def test_calls_happen_as_they_are_written(broker: BrokerProcess) -> None:
+    page = (DOCS / "protocol.md").read_text()
+    (shown,) = re.findall(r"```python\n(class Calc.*?)```", page, re.S)
+    names: dict[str, Any] = {}
+    exec(shown, names)
+    assert len(CALLS) == 4
+    with udsbus.connect(broker.address) as client:
+        client.service("calc", names["Calc"])
+        assert client.get("$sys/services/calc") < client.revision()
+        ((_, about),) = client.items("$sys/workers/calc/*")
+        rows = table("protocol.md", "Calls", "field")
+        assert sorted(unquoted(row[0]) for row in rows) == sorted(about)
+        for example in CALLS:
+            check_bytes(example)
+            with Conversation(about["path"] + ".sock") as conversation:
+                conversation.hold(example)
 
 
 BYTES = [
@@ -258,7 +284,10 @@ BYTES = [
 
 @pytest.mark.parametrize("step", BYTES, ids=lambda step: step.form)
 def test_the_bytes_of_what_cannot_be_met_here(step: Step) -> None:
-    _, name, params = evaluate(step.form)
+    kind, name, params = evaluate(step.form)[:3]
+    if kind == 1:
+        assert leaving_frame(name) == to_bytes(step.bytes)
+        return
     encoders: dict[str, Callable[..., bytes]] = {"behind": encode_behind, "in_step": encode_in_step}
     assert encoders[name](*params) == to_bytes(step.bytes)
 

@@ -73,6 +73,10 @@ NUMBERS = {
     16: "lock_lost",
     17: "deadlock",
     18: "not_held",
+    19: "service_unavailable",
+    20: "worker_lost",
+    21: "remote_error",
+    22: "bad_arguments",
 }
 """They travel on the wire. Add to this table; never change what is in it."""
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+import time
 from collections.abc import AsyncIterator, Iterator
 from functools import partial
 from typing import Any
@@ -147,7 +148,7 @@ async def test_a_service_as_an_object(client: AsyncClient, other: AsyncClient) -
         other.service_proxy("")
 
 
-# --- what goes wrong ---------------------------------------------------------------------------
+# --- what goes wrong -------------------------------------------------------------------------
 
 
 async def test_nobody_serves_it(client: AsyncClient, other: AsyncClient, kind: str) -> None:
@@ -176,15 +177,9 @@ async def test_it_goes_with_its_client(client: AsyncClient, connect: Connect) ->
 async def test_unknown_and_private_methods(client: AsyncClient, other: AsyncClient) -> None:
     await served(client, "calc", Calc())
     known = "it has calc/add, calc/back, calc/count, calc/divide"
-    for name in (
-        "calc/nothing",
-        "calc/_inside",
-        "calc/__init__",
-        "calc/constant",
-        "calc/dangerous",
-    ):
+    for method in ("nothing", "_inside", "__init__", "constant", "dangerous"):
         with pytest.raises(UnknownMethod, match=known):
-            await other.call(name)
+            await other.call(f"calc/{method}")
     with pytest.raises(UnknownMethod, match="has several functions"):
         await other.call("calc")
     for wrong in ("", "calc//add", "*/add", "$sys/x/add"):
@@ -283,7 +278,7 @@ async def test_wrong_options(client: AsyncClient) -> None:
         await client.call("x", timeout=0)
 
 
-# --- several workers ---------------------------------------------------------------------------
+# --- several workers -------------------------------------------------------------------------
 
 
 async def test_workers_get_calls_in_turn(client: AsyncClient, connect: Connect) -> None:
@@ -400,7 +395,7 @@ async def test_services_are_listed(client: AsyncClient, connect: Connect) -> Non
         assert await client.services("nothing/*") == []
 
 
-# --- time-outs, ends and streams ---------------------------------------------------------------
+# --- time-outs, ends and streams -------------------------------------------------------------
 
 
 async def test_a_time_out_reaches_the_worker(client: AsyncClient, other: AsyncClient) -> None:
@@ -426,6 +421,20 @@ async def test_a_time_out_reaches_the_worker(client: AsyncClient, other: AsyncCl
     assert (cancelled, function) == (True, "slow")
     with pytest.raises(InvalidRequest, match="no call of a service"):
         udsbus.current_call()
+
+
+async def test_an_answer_that_is_late_is_not_sent(client: AsyncClient, other: AsyncClient) -> None:
+    """Whoever called gets a time-out, however late it looks."""
+
+    def late() -> str:
+        while not udsbus.current_call().cancelled:
+            time.sleep(0.001)
+        return "as soon as nobody waits"
+
+    await served(other, "late", late)
+    for _ in range(20):
+        with pytest.raises(RequestTimeout):
+            await client.call("late", timeout=0.05)
 
 
 async def test_a_coroutine_is_cancelled_when_nobody_waits(
@@ -474,6 +483,26 @@ async def test_a_generator_streams(client: AsyncClient, other: AsyncClient) -> N
     async with await other.call("calc/count", 3) as few:
         assert [item async for item in few] == [0, 1, 2]
     assert await other.call("calc/add", 1) == 2, "the connection is used again"
+
+
+@pytest.mark.parametrize("is_async", [False, True])
+async def test_the_time_of_a_stream_is_for_each_item(
+    client: AsyncClient, other: AsyncClient, is_async: bool
+) -> None:
+    def slowly() -> Iterator[tuple[bool, float | None]]:
+        for _ in range(3):
+            time.sleep(1.0)
+            yield udsbus.current_call().cancelled, udsbus.current_call().seconds_left
+
+    async def slowly_async() -> AsyncIterator[tuple[bool, float | None]]:
+        for _ in range(3):
+            await anyio.sleep(1.0)
+            yield udsbus.current_call().cancelled, udsbus.current_call().seconds_left
+
+    await served(client, "slowly", slowly_async if is_async else slowly)
+    found = [item async for item in await other.call("slowly", timeout=2.5)]
+    assert [cancelled for cancelled, _ in found] == 3 * [False]
+    assert all(0 < left < 2 for _, left in found)
 
 
 async def test_a_stream_that_fails(client: AsyncClient, other: AsyncClient) -> None:

@@ -61,6 +61,53 @@ def work(address: str, retry: str = "0", concurrency: str = "1") -> None:
     print("ended", flush=True)
 
 
+class Calc:
+    """What the tests of the command call."""
+
+    def add(self, a: int, b: int = 1, *, double: bool = False) -> int:
+        """Add them."""
+        return 2 * (a + b) if double else a + b
+
+    def back(self, *args: object, **kwargs: object) -> object:
+        return [list(args), kwargs]
+
+    def count(self, up_to: int, go_on: str = "") -> Iterator[int]:
+        """One after the other; each waits for a file that is named like the one before it."""
+        for number in range(up_to):
+            yield number
+            while go_on and not os.path.exists(f"{go_on}{number}"):
+                time.sleep(0.005)
+
+    def pieces(self) -> Iterator[object]:
+        yield "text"
+        yield b"\xff\x00"
+
+    def some(self) -> Iterator[int]:
+        yield 1
+        raise LookupError("no more")
+
+    def fail(self, message: str) -> None:
+        raise ValueError(message)
+
+    def nobody(self) -> None:
+        raise udsbus.ServiceUnavailable("a service of its own is away", service="other")
+
+    def sleep(self, seconds: float) -> None:
+        time.sleep(seconds)
+
+    def die(self) -> None:
+        os.kill(os.getpid(), signal.SIGKILL)
+
+
+def calc(address: str) -> None:
+    with udsbus.connect(address, name="\x1b[31mred") as client:
+        client.service("calc", Calc())
+        client.service("texts/shout", str.upper)
+        client.service("odd\x1b[31m", str.lower)
+        print("serving", flush=True)
+        client.serve()
+
+
 async def _work_async(address: str, retry: str = "0") -> None:
     class AsyncWork:
         async def pid(self) -> int:

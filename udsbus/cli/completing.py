@@ -1,9 +1,10 @@
-"""`udsbus completion`, and the keys that a shell completes."""
+"""`udsbus completion`, and the keys and services that a shell completes."""
 
 from __future__ import annotations
 
 import contextlib
 import re
+from typing import Any
 
 import click
 
@@ -34,7 +35,7 @@ SHELLS = {
 def completion_command(shell: str) -> None:
     """Print the script that lets SHELL complete.
 
-    Commands, options, and the keys that are there: the broker is asked for them.
+    Commands, options, and the keys and services that are there: the broker is asked for them.
     """
     from click.shell_completion import get_completion_class
 
@@ -57,4 +58,44 @@ def keys_like(incomplete: str, ctx: click.Context) -> list[str]:
         found += bus.ask(requests.keys_page("**", incomplete or None)).items
         if bus.ask(requests.exists(incomplete)):  # last: it refuses what is no key, as `a/`
             found.insert(0, incomplete)
-    return [key for key in found if key.startswith(incomplete) and PLAIN.fullmatch(key)][:MOST]
+    return _fit(found, incomplete)
+
+
+def calls_like(incomplete: str, ctx: click.Context) -> list[str]:
+    """What is served that begins with `incomplete`: SERVICE/METHOD, or SERVICE if it is one
+    function."""
+    return _fit(
+        [
+            f"{service}/{method}" if method else service
+            for service, about in _workers(ctx)
+            for method in about.get("methods", ())
+        ],
+        incomplete,
+    )
+
+
+def services_like(incomplete: str, ctx: click.Context) -> list[str]:
+    """The services that begin with `incomplete`."""
+    return _fit([service for service, _ in _workers(ctx)], incomplete)
+
+
+def _workers(ctx: click.Context) -> list[tuple[str, dict[str, Any]]]:
+    """(service, what a worker tells of itself), of the first page of workers."""
+    from ..client import requests
+    from ..patterns import WORKER_KEYS
+    from .asking import Asker
+
+    with contextlib.suppress(Error):
+        found = Asker(address(ctx), SECONDS).ask(requests.items_page(WORKER_KEYS + "**")).items
+        return [
+            (key.removeprefix(WORKER_KEYS).rpartition("/")[0], about)
+            for key, about in found
+            if isinstance(about, dict)
+        ]
+    return []
+
+
+def _fit(found: list[str], incomplete: str) -> list[str]:
+    """Those that can be offered, each once."""
+    fit = [name for name in dict.fromkeys(found) if name.startswith(incomplete)]
+    return [name for name in fit if PLAIN.fullmatch(name)][:MOST]

@@ -77,9 +77,13 @@ class Name(Text):
     ) -> list[CompletionItem]:
         from click.shell_completion import CompletionItem
 
+        return [CompletionItem(name) for name in self.like(incomplete, ctx)]
+
+    def like(self, incomplete: str, ctx: click.Context) -> list[str]:
+        """The names that begin with `incomplete`."""
         from .completing import keys_like
 
-        return [CompletionItem(key) for key in keys_like(incomplete, ctx)]
+        return keys_like(incomplete, ctx)
 
 
 class SocketPath(TextType):

@@ -21,8 +21,26 @@ if TYPE_CHECKING:
 HEADINGS = ("service", "signature", "workers", "free", "pids")
 
 
+class CallName(Name):
+    """What can be called; completed with what is served."""
+
+    def like(self, incomplete: str, ctx: click.Context) -> list[str]:
+        from .completing import calls_like
+
+        return calls_like(incomplete, ctx)
+
+
+class ServiceName(Name):
+    """A service, or a pattern of them; completed with those that are served."""
+
+    def like(self, incomplete: str, ctx: click.Context) -> list[str]:
+        from .completing import services_like
+
+        return services_like(incomplete, ctx)
+
+
 @click.command("call", cls=Command)
-@click.argument("name", type=Name())
+@click.argument("name", type=CallName())
 @click.argument("arguments", metavar="[ARGUMENT]...", type=Text(), nargs=-1)
 @click.option(
     "--with", "named", metavar="NAME=VALUE", type=Text(), multiple=True,
@@ -67,23 +85,23 @@ def call_command(
                 sys.stdout.flush()
         else:
             show(result)
-    except ServiceUnavailable as error:
-        complain(str(error))
-        return ABSENT
     except Exception as error:
         remote = error if isinstance(error, RemoteError) else error.__cause__
-        if not isinstance(remote, RemoteError):
+        if isinstance(remote, RemoteError):  # whatever class it is of: it came from the function
+            complain(f"{shown(name)} failed: {Exception.__str__(remote)}")
+            for line in str(remote.details.get("traceback", "")).splitlines() if traceback else ():
+                complain(line)
+            return REFUSED
+        if not isinstance(error, ServiceUnavailable):
             raise
-        complain(f"{shown(name)} failed: {Exception.__str__(remote)}")
-        for line in str(remote.details["traceback"]).splitlines() if traceback else ():
-            complain(line)
-        return REFUSED
+        complain(str(error))
+        return ABSENT
     client.close()
     return DONE
 
 
 @click.command("services", cls=Command)
-@click.argument("pattern", type=Name(), default="**")
+@click.argument("pattern", type=ServiceName(), default="**")
 @click.option("--json", "as_json", is_flag=True, help="Print each service as a JSON object.")
 @request_timeout_option
 @socket_option

@@ -18,9 +18,14 @@ class CurrentCall:
         self._until = until
         self._given_up = given_up
 
+    def wait_for_more(self, seconds: float | None) -> None:
+        """Of a stream: whoever calls waits so long for the next item."""
+        self._until = None if seconds is None else monotonic() + seconds
+
     @property
     def seconds_left(self) -> float | None:
-        """Until whoever calls gives up; 0.0: has given up. None: waits for ever."""
+        """Until whoever calls gives up (of a stream: on the next item); 0.0: has given up. None:
+        waits for ever."""
         return None if self._until is None else max(0.0, self._until - monotonic())
 
     @property

@@ -109,10 +109,13 @@ def _result(name: str, result: Any) -> bytes:
 
 def refusal_frame(call: Called, why: Refusal) -> bytes:
     frame: bytes = _pack((1, call.msgid, *why))
-    if len(frame) > FRAME_BYTES:
-        (number, message), _ = why
-        frame = _pack((1, call.msgid, (number, message[:1000]), {}))
-    return frame
+    return frame if len(frame) <= FRAME_BYTES else _pack((1, call.msgid, *_shortened(why)))
+
+
+def _shortened(why: Refusal) -> Refusal:
+    """What is left of one that would be no message."""
+    (number, message), _ = why
+    return (number, message[:1000]), {}
 
 
 def failure_frame(call: Called, error: BaseException) -> bytes:
@@ -143,4 +146,4 @@ def end_frame(error: BaseException | None = None) -> bytes:
     else:
         why = failure(error)
     frame: bytes = _pack((2, "end", why))
-    return frame
+    return frame if len(frame) <= FRAME_BYTES else _pack((2, "end", _shortened(why)))

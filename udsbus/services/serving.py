@@ -83,6 +83,7 @@ class Served:
             self._worker = Worker(
                 offered, self._place, concurrency, lambda: cache_of._cache.words, watchers
             )
+        self._place.slots.give(concurrency, 0)  # whoever finds it finds it free
         self._begin(self._run, service)
         try:
             self._offer()

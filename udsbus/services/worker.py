@@ -364,8 +364,10 @@ class Worker:
                 frame = failure_frame(call, error)
             finally:
                 current.reset(token)
+            if until is not None and monotonic() > until:
+                frame = b""  # whoever called has given up, or is about to
         self._free_again()
-        return line.send(frame)
+        return not frame or line.send(frame)
 
     def _free_again(self) -> None:
         """One call is done. Before its answer is sent: whoever gets it may call again at once."""
@@ -384,6 +386,7 @@ class Worker:
                     break
                 taken = line.send(frame)
                 self._beat(monotonic())
+                current.get().wait_for_more(call.seconds)
             else:
                 taken = False
         except (UnsupportedValue, LimitExceeded, Exception) as failed:

@@ -44,6 +44,7 @@ class AsyncServed:
         self._offered = anyio.Event()
         self.ended = anyio.Event()
         self._worker = AsyncWorker(offered, self._place, concurrency)
+        self._place.slots.give(concurrency, 0)  # whoever finds it finds it free
         client._start(self._run)
         client._start(self._stay_offered)
 

@@ -234,6 +234,7 @@ class AsyncWorker:
                 await line.room()
                 if line.closed:
                     return b""
+                current.get().wait_for_more(call.seconds)
         except Exception as error:
             return end_frame(error)
         finally:

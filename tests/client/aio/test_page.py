@@ -39,7 +39,7 @@ async def test_the_examples(
 ) -> None:
     names: dict[str, Any] = {"client": client, "other": other}
     blocks = [block for block in BLOCKS if block not in (WHOLE, WEB, TEST)]
-    assert len(blocks) == 9
+    assert len(blocks) == 10
     for block in blocks:
         code = compile(block, "async.md", "exec", flags=ast.PyCF_ALLOW_TOP_LEVEL_AWAIT)
         with anyio.fail_after(PATIENCE):

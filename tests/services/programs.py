@@ -39,13 +39,6 @@ class Work:
         yield from range(items)
         self.die()
 
-    def fork(self) -> int:
-        child = os.fork()
-        if not child:
-            time.sleep(60)
-            os._exit(0)
-        return child
-
     def sleep(self, seconds: float, begun: str = "") -> int:
         if begun:
             os.close(os.open(begun, os.O_CREAT))
@@ -59,6 +52,36 @@ def work(address: str, retry: str = "0", concurrency: str = "1") -> None:
         print("serving", flush=True)
         client.serve(grace=20)
     print("ended", flush=True)
+
+
+class Forks:
+    """Its child lives on."""
+
+    def die(self) -> None:
+        _leave_child()
+        os.kill(os.getpid(), signal.SIGKILL)
+
+
+class AsyncForks:
+    async def die(self) -> None:
+        Forks().die()
+
+
+def _leave_child() -> None:
+    reading, writing = os.pipe()
+    if not os.fork():
+        os.close(1)  # which the tests read to its end
+        os.write(writing, b".")
+        time.sleep(20)
+        os._exit(0)
+    os.read(reading, 1)
+
+
+def forks(address: str, is_async: str) -> None:
+    with udsbus.connect(address) as client:
+        client.service("forks", AsyncForks() if is_async == "True" else Forks())
+        print("serving", flush=True)
+        client.serve()
 
 
 class Calc:

@@ -10,12 +10,13 @@ import socket
 import subprocess
 import sys
 import threading
+import time
 from pathlib import Path
 
 import pytest
 
 from tests.harness import BrokerProcess, running_broker, wait_until
-from udsbus import Client, RequestTimeout, ServiceUnavailable, WorkerLost
+from udsbus import Client, RequestTimeout, ServiceUnavailable, WorkerLost, current_call
 from udsbus.client import requests
 from udsbus.services.place import Place, folder_of
 from udsbus.services.worker import IDLE_SECONDS
@@ -190,19 +191,6 @@ def test_after_a_fork_the_child_calls_over_connections_of_its_own(
     assert client.call("work/pid") == process.pid
 
 
-def test_a_forked_child_does_not_keep_its_parent_alive(client: Client, start: Start) -> None:
-    process = start("work")
-    child = client.call("work/fork")
-    try:
-        with pytest.raises(WorkerLost):
-            client.call("work/die")
-        process.wait(PATIENCE)
-        with pytest.raises(ServiceUnavailable):
-            client.call("work/pid", timeout=PATIENCE)
-    finally:
-        os.kill(child, signal.SIGKILL)
-
-
 def test_connections_that_the_worker_has_closed_are_made_again(
     client: Client, start: Start
 ) -> None:
@@ -238,6 +226,52 @@ def test_what_others_offer_that_is_no_worker_is_left_alone(client: Client, start
         client._call(requests.offer("work", f"odd{number}", odd))
     assert client.call("work/pid") == process.pid
     assert [worker.pid for worker in client.services("work")[0].workers] == [process.pid]
+
+
+@pytest.mark.parametrize("is_async", [False, True])
+def test_a_worker_is_dead_though_its_child_lives(
+    client: Client, start: Start, is_async: bool
+) -> None:
+    """A child has all of its parent open, of which the kernel does not say that it is closed."""
+    process = start("forks", is_async)
+    with pytest.raises(WorkerLost):
+        client.call("forks/die", timeout=10)
+    assert process.wait(PATIENCE) == -signal.SIGKILL
+    with pytest.raises(ServiceUnavailable):
+        client.call("forks/die", timeout=10)
+
+
+def test_whoever_calls_gives_up_though_its_child_lives(client: Client) -> None:
+    given_up = threading.Event()
+
+    def wait() -> None:
+        call = current_call()
+        begun.set()
+        while not call._given_up():  # and not because the time is over
+            time.sleep(0.005)
+        given_up.set()
+
+    begun = threading.Event()
+    client.service("wait", wait)
+    with Client(client.address) as other:
+
+        def call() -> None:
+            with contextlib.suppress(RequestTimeout):
+                other.call("wait", timeout=1)
+
+        calling = threading.Thread(target=call)
+        calling.start()
+        assert begun.wait(PATIENCE)
+        child = os.fork()
+        if not child:
+            try:
+                time.sleep(PATIENCE)
+            finally:
+                os._exit(0)
+        calling.join(PATIENCE)
+        assert given_up.wait(PATIENCE / 2)
+    os.kill(child, signal.SIGKILL)
+    os.waitpid(child, 0)
 
 
 def test_a_place_that_somebody_takes_and_never_uses_comes_back(

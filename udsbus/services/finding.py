@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import itertools
+import logging
 import os
 import threading
 from collections import deque
@@ -16,6 +17,8 @@ from ..hub import READ, best_hub
 from ..patterns import SERVICE_KEYS, WORKER_KEYS, check_name
 from .free import Taker, WorkerGone
 from .offered import ITSELF
+
+log = logging.getLogger("udsbus.services")
 
 LOOK_SECONDS = 0.1
 """How long a client that cannot read from memory takes it for granted that the same workers are
@@ -85,10 +88,15 @@ class Service(Generic[C]):
             for name in known.keys() - told.keys():
                 self._drop(known.pop(name))
             for name in told.keys() - known.keys():
-                with contextlib.suppress(WorkerGone, KeyError, TypeError):  # or no worker of ours
+                try:
                     worker = Worker[C](name, told[name])
-                    self.hub.add(worker.free.fd, READ)
-                    known[name] = worker
+                except WorkerGone:
+                    continue
+                except (KeyError, TypeError):  # it is not one of ours, and no other's fault
+                    log.warning("%s: worker %s does not tell what it should", self.name, name)
+                    continue
+                self.hub.add(worker.free.fd, READ)
+                known[name] = worker
             self.workers = [known[name] for name in sorted(known)]
             self.number = number
 

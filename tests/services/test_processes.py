@@ -42,7 +42,7 @@ def test_a_call_is_tried_again_as_often_as_the_service_says(
     assert survivor in [process.pid for process in processes]
     wait_until(lambda: any(each.poll() is not None for each in processes), "one to be dead")
     assert sum(process.poll() is not None for process in processes) == 1
-    with pytest.raises(WorkerLost, match="and so had 1 before it.*dead-letters/work") as lost:
+    with pytest.raises(WorkerLost, match=r"and so had 1 before it.*dead-letters/work") as lost:
         client.call("work/die")
     assert lost.value.details["attempts"] == 2
     letter = client.queue(lost.value.details["dead_letters"]).get(timeout=PATIENCE)

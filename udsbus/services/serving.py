@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 log = logging.getLogger("udsbus.services")
 
 WITHDRAW_SECONDS = 1.0
-"""For telling the broker that a worker leaves; a broker that is away learns it when that is back."""
+"""For telling the broker that a worker leaves; one that is away learns it when it is back."""
 GONE = frozenset((DELETED, EXPIRED, RELEASED))
 
 

@@ -19,7 +19,7 @@ from udsbus.services.worker import IDLE_SECONDS
 from .conftest import PATIENCE, Start
 
 
-@pytest.mark.parametrize("program", ["work", "work_async"])
+@pytest.mark.parametrize("program", ["work", "work_async", "work_asyncio"])
 def test_a_call_whose_worker_is_killed_fails(client: Client, start: Start, program: str) -> None:
     process = start(program)
     with pytest.raises(WorkerLost, match="nobody knows whether it was carried out") as lost:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from array import array
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from functools import partial
 from itertools import cycle, islice
 from time import monotonic_ns, process_time, sleep
@@ -64,6 +64,23 @@ def time_each(calls: list[Callable[[], Any]], seconds: float) -> Timed:
     end = begin + int(seconds * 1e9)
     for call in cycle(calls):
         call()
+        now = monotonic_ns()
+        note(now - start)
+        if now >= end:
+            break
+        start = now
+    return Timed(latencies, (now - begin) / 1e9, process_time() - cpu)
+
+
+async def time_each_async(calls: list[Callable[[], Awaitable[Any]]], seconds: float) -> Timed:
+    """As `time_each` does."""
+    latencies = array("q")
+    note = latencies.append
+    cpu = process_time()
+    begin = start = monotonic_ns()
+    end = begin + int(seconds * 1e9)
+    for call in cycle(calls):
+        await call()
         now = monotonic_ns()
         note(now - start)
         if now >= end:

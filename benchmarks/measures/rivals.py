@@ -6,17 +6,14 @@ import asyncio
 import os
 import shutil
 import tempfile
-from array import array
-from collections.abc import Awaitable, Callable
+from collections.abc import Callable
 from contextlib import nullcontext
 from functools import partial
-from itertools import cycle
 from pathlib import Path
-from time import monotonic_ns, process_time
 from typing import Any
 
 from ..bench import Bench
-from ..load import KEYS, VALUE, Timed, percentiles, time_each
+from ..load import KEYS, VALUE, Timed, percentiles, time_each, time_each_async
 from ..results import REDIS, UDSBUS, Table
 from ..rivals import OURS, OURS_ASYNC, OURS_FROM_MEMORY, RIVALS, Library, Rival
 from ..rivals.store import Store
@@ -117,7 +114,7 @@ async def _drive_async(
             await call()
         assert store.value(await calls["get"][0]()) == VALUE
         ready()
-        return {op: await _time_each_async(calls[op], seconds) for op in operations}
+        return {op: await time_each_async(calls[op], seconds) for op in operations}
 
 
 def calls_of(store: Store) -> dict[str, list[Callable[[], Any]]]:
@@ -126,20 +123,3 @@ def calls_of(store: Store) -> dict[str, list[Callable[[], Any]]]:
     gets = [partial(store.get, key) for key in keys]
     mixed = [call for pair in zip(sets, gets, strict=True) for call in pair]
     return {"set": list(sets), "get": list(gets), "mixed": list(mixed)}
-
-
-async def _time_each_async(calls: list[Callable[[], Awaitable[Any]]], seconds: float) -> Timed:
-    """As `load.time_each` does."""
-    latencies = array("q")
-    note = latencies.append
-    cpu = process_time()
-    begin = start = monotonic_ns()
-    end = begin + int(seconds * 1e9)
-    for call in cycle(calls):
-        await call()
-        now = monotonic_ns()
-        note(now - start)
-        if now >= end:
-            break
-        start = now
-    return Timed(latencies, (now - begin) / 1e9, process_time() - cpu)

@@ -80,6 +80,13 @@ def rivals_together(theme: Theme, figures: Figures, title: str) -> Any:
     return figure
 
 
+def calls(theme: Theme, figures: Figures, title: str) -> Any:
+    groups = _some([group for group in figures.groups("p50") if group.startswith("against ")])
+    figure, (axis,) = panels(1, title, 1.0 + 0.42 * len(groups))
+    times(axis, theme, _ratios(figures, groups, "p50", more=False))
+    return figure
+
+
 def locks(theme: Theme, figures: Figures, title: str) -> Any:
     (contended,) = _some(figures.groups("grants"))
     return _side_by_side(
@@ -153,6 +160,10 @@ PICTURES = (
     Picture(
         "rivals-together", "rivals",
         "How many times more calls four processes make with udsbus, logarithmic", rivals_together,
+    ),
+    Picture(
+        "calls", "calls",
+        "How many times lower the p50 of a call is with udsbus, logarithmic", calls,
     ),
     Picture("locks", "locks", "Locks; the better one on top", locks),
     Picture("fanout", "fanout", "A change told to many", fanout),

@@ -46,11 +46,13 @@ async def connect_coredis(address: str) -> AsyncIterator[Store]:
 
 # --- gunicorn's dirty stash -----------------------------------------------------------------------
 
-APPLICATION = """
+APPLICATION = "application:Dirty"
+MODULE = """
 from gunicorn.dirty import DirtyApp
 
 class Dirty(DirtyApp):
-    pass
+    def echo(self, text):
+        return text
 
 def http(environ, start_response):
     raise NotImplementedError
@@ -63,11 +65,11 @@ def running_gunicorn(directory: Path) -> Iterator[str]:
 
     `GUNICORN_DIRTY_SOCKET` tells it to gunicorn's own processes only.
     """
-    (directory / "application.py").write_text(APPLICATION)
+    (directory / "application.py").write_text(MODULE)
     command = [
         *(sys.executable, "-m", "gunicorn", "--chdir", str(directory), "--no-control-socket"),
         *("--bind", f"unix:{directory}/http.sock", "--log-level", "error"),
-        *("--dirty-app", "application:Dirty", "--dirty-workers", "1", "application:http"),
+        *("--dirty-app", APPLICATION, "--dirty-workers", "1", "application:http"),
     ]
     environment = {**os.environ, "TMPDIR": str(directory)}
     with ended_after(subprocess.Popen(command, env=environment, start_new_session=True)) as process:

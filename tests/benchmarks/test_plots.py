@@ -29,6 +29,7 @@ ROWS: dict[str, list[tuple[str, str]]] = {
         for group in ("memcached", "a file; udsbus from memory")
         for name in ("set, p50", "get, p50", TOGETHER)
     ],
+    "calls": [("against lines", "p50"), ("against lists", "p50"), ("workers", "p50")],
     "locks": [
         ("acquire and release", "p50"),
         ("4 processes, each holds it 1 ms", "grants"),

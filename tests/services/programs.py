@@ -153,5 +153,12 @@ def work_async(address: str, retry: str = "0") -> None:
     anyio.run(_work_async, address, retry)
 
 
+def work_asyncio(address: str) -> None:
+    """In an event loop that anyio has not started."""
+    import asyncio
+
+    asyncio.run(_work_async(address))
+
+
 if __name__ == "__main__":
     globals()[sys.argv[1]](*sys.argv[2:])

@@ -24,7 +24,7 @@ from udsbus.services.worker import IDLE_SECONDS
 from .conftest import PATIENCE, Start
 
 
-@pytest.mark.parametrize("program", ["work", "work_async"])
+@pytest.mark.parametrize("program", ["work", "work_async", "work_asyncio"])
 def test_a_call_whose_worker_is_killed_fails(client: Client, start: Start, program: str) -> None:
     process = start(program)
     with pytest.raises(WorkerLost, match="nobody knows whether it was carried out") as lost:
@@ -352,3 +352,23 @@ def test_many_processes_call_at_once(broker: BrokerProcess, client: Client, star
         pids = [int(pid) for pid in output.split()]
         assert len(pids) == 300
         assert set(pids) == workers
+
+
+def test_workers_that_begin_together_leave_each_other_what_they_make(tmp_path: Path) -> None:
+    address = str(tmp_path / "bus.sock")
+    begun: list[str] = []
+
+    def begin() -> None:
+        for _ in range(100):
+            place = Place(address, 1)
+            if os.path.exists(place.path + ".free") and os.path.exists(place.path + ".sock"):
+                begun.append(place.name)
+            place.close()
+
+    threads = [threading.Thread(target=begin) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert len(begun) == 400
+    assert list(folder_of(address).iterdir()) == []

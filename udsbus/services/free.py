@@ -21,15 +21,27 @@ import termios
 
 from .inherited import not_for_children
 
+MAKING = ".new"
+"""At the end of the name of a pipe that nobody has open yet."""
+
 
 class Slots:
     """The worker's end."""
 
     def __init__(self, path: str, size: int) -> None:
         """`size`: calls at once, at most. Makes the pipe; nothing is free yet."""
-        os.mkfifo(path, 0o600)
-        # Opened for both, so that it is never at its end while the worker lives.
-        self._fd = os.open(path, os.O_RDWR | os.O_NONBLOCK | os.O_CLOEXEC)
+        # By its name it is known when somebody has it open: else another would take it for that of
+        # a worker that is dead.
+        made = path + MAKING
+        os.mkfifo(made, 0o600)
+        try:
+            # Opened for both, so that it is never at its end while the worker lives.
+            self._fd = os.open(made, os.O_RDWR | os.O_NONBLOCK | os.O_CLOEXEC)
+            os.rename(made, path)
+        except BaseException:
+            with contextlib.suppress(OSError):
+                os.unlink(made)
+            raise
         not_for_children(self)
         self._size = size
         self.closed = False

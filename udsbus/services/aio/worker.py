@@ -1,5 +1,11 @@
-"""The process that serves, for coroutine functions: each call is a task, and is cancelled when
-nobody waits for it any more. Those among them that are no coroutines run in threads."""
+"""The process that serves, for coroutine functions: each connection is a task, which carries out
+one call after the other. A call is cancelled when nobody waits for it any more. Those functions
+among them that are no coroutines run in threads.
+
+A task for each call would take longer to make than all the rest of the call; and on asyncio what
+comes over a connection is not read in a task, where anyio, if it did not start the event loop
+itself, would not know of which kind that is.
+"""
 
 from __future__ import annotations
 
@@ -7,8 +13,10 @@ import errno
 import inspect
 import logging
 import os
+from collections import deque
 from collections.abc import AsyncIterator, Callable, Coroutine, Iterator
 from functools import partial
+from math import inf
 from time import monotonic
 from typing import Any
 
@@ -17,6 +25,7 @@ import anyio.abc
 import anyio.lowlevel
 import anyio.to_thread
 
+from ...client.aio.asked import running_asyncio, wake, waker, woken
 from ...client.aio.link import Link
 from ...errors import Error
 from ...peers import peer_credentials
@@ -128,7 +137,9 @@ class AsyncWorker:
                     sock.close()
                     continue
                 sock.setblocking(False)
-                self._lines.add(Line(self, Link, sock))
+                line = Line(self, sock)
+                self._lines.add(line)
+                self._tasks.start_soon(line.serve)
 
     def _make_room(self) -> bool:
         """As in a `Worker`."""
@@ -168,23 +179,24 @@ class AsyncWorker:
             while number in self._began:
                 number += 1
             self._began[number] = monotonic()
-            self._tasks.start_soon(self._carry_out, line, call, number)
+            line.give(call, number)
 
     def forget(self, line: Line) -> None:
         self._lines.discard(line)
 
     # --- one call -----------------------------------------------------------------------------
 
-    async def _carry_out(self, line: Line, call: Called, number: int) -> None:
-        seconds = None if call.seconds is None else max(0.0, call.seconds)
-        until = None if seconds is None else self._began[number] + seconds
+    async def carry_out(self, line: Line, call: Called, number: int) -> None:
+        """In the task of the line."""
+        until = None if call.seconds is None else self._began[number] + max(0.0, call.seconds)
         frame = b""
         try:
-            with anyio.CancelScope() as scope:
+            seconds = None if until is None else max(0.0, until - monotonic())
+            with anyio.move_on_after(seconds) as scope:
                 line.scope = scope
                 if line.closed:
                     return
-                frame = await self._called(line, call, until)
+                frame = await self._called(line, call, until, scope)
         finally:
             line.scope = None
             del self._began[number]
@@ -195,7 +207,9 @@ class AsyncWorker:
             self._changed.set()
             self._done()
 
-    async def _called(self, line: Line, call: Called, until: float | None) -> bytes:
+    async def _called(
+        self, line: Line, call: Called, until: float | None, scope: anyio.CancelScope
+    ) -> bytes:
         """What to answer; b"": nothing any more."""
         try:
             function = self.offered.find(call.method)
@@ -203,23 +217,19 @@ class AsyncWorker:
             function.check(args, kwargs)
         except Error as error:
             return refusal_frame(call, refusal(error))
-        current.set(CurrentCall(function.name, until, lambda: line.closed))
-        seconds = None if until is None else max(0.0, until - monotonic())
+        current.set(CurrentCall(function.name, until, line.is_closed))
         try:
-            with anyio.move_on_after(seconds) as scope:
-                if not function.is_async:
-                    made = partial(function.function, *args, **kwargs)
-                    result = await anyio.to_thread.run_sync(made, abandon_on_cancel=True)
-                else:
-                    result = function.function(*args, **kwargs)
-                    if inspect.isawaitable(result):
-                        result = await result
-            if scope.cancelled_caught:
-                return b""  # whoever called has given up
-            if inspect.isasyncgen(result):
-                return await self._stream(line, call, function, result)
-            if inspect.isgenerator(result):
-                return await self._stream(line, call, function, _in_thread(result))
+            if not function.is_async:
+                made = partial(function.function, *args, **kwargs)
+                result = await anyio.to_thread.run_sync(made, abandon_on_cancel=True)
+            else:
+                result = function.function(*args, **kwargs)
+                if inspect.isawaitable(result):
+                    result = await result
+            if inspect.isasyncgen(result) or inspect.isgenerator(result):
+                scope.deadline = inf
+                items = result if inspect.isasyncgen(result) else _in_thread(result)
+                return await self._stream(line, call, function, items)
             return result_frame(call, function.name, result)
         except (Exception, SystemExit) as error:  # which would end the event loop
             return failure_frame(call, error)
@@ -261,17 +271,42 @@ async def _in_thread(items: Iterator[Any]) -> AsyncIterator[Any]:
 class Line:
     """A connection of somebody who calls."""
 
-    def __init__(self, worker: AsyncWorker, link: type[Link], sock: Any) -> None:
+    def __init__(self, worker: AsyncWorker, sock: Any) -> None:
         self._worker = worker
         self.scope: anyio.CancelScope | None = None
         """Of the call in hand."""
-        self._link = link(sock, self._received, self._ended)
+        self._waiting: deque[tuple[Called, int]] = deque()
+        """Calls that have come and are not begun. More than one is against the rules, but does no
+        harm."""
+        self._loop = running_asyncio()
+        self._waker = waker(self._loop)
+        self._link = Link(sock, self._received, self._ended)
         self._link.take_files()  # none are expected
         self._link.start(self._start)
 
     @property
     def closed(self) -> bool:
         return self._link.closed
+
+    def is_closed(self) -> bool:
+        return self._link.closed
+
+    async def serve(self) -> None:
+        """Carry out what comes, until it is closed."""
+        try:
+            while True:
+                while self._waiting:
+                    await self._worker.carry_out(self, *self._waiting.popleft())
+                if self._link.closed:
+                    return
+                self._waker = waker(self._loop)
+                await woken(self._waker)
+        finally:
+            self.close()  # somebody may wait who would not be answered
+
+    def give(self, call: Called, number: int) -> None:
+        self._waiting.append((call, number))
+        wake(self._waker)
 
     def send(self, frame: bytes) -> None:
         if not self._link.closed:
@@ -299,5 +334,6 @@ class Line:
     def _over(self) -> None:
         """Nobody waits for the call in hand any more."""
         self._worker.forget(self)
+        wake(self._waker)
         if self.scope is not None:
             self.scope.cancel()

@@ -43,7 +43,7 @@ async def work_in_loop(who, address):
 def main():
     with udsbus.LocalBroker() as broker:
         updater = broker.connect()
-        done = updater.queue("done")
+        done = updater.subscribe("done")
 
         def until_all_have(colour):
             """Until each has done a task with it."""

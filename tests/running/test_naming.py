@@ -5,7 +5,6 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
-from udsbus.cli.notation import to_json
 
 from udsbus.running.naming import (
     VARIABLE_BYTES,
@@ -15,6 +14,7 @@ from udsbus.running.naming import (
     environment,
     values,
 )
+from udsbus.wire.notation import to_json
 from udsbus.wire.values import encode
 
 

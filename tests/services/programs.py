@@ -8,10 +8,22 @@ from __future__ import annotations
 import os
 import signal
 import sys
+import threading
 import time
 from collections.abc import Iterator
 
 import udsbus
+
+
+def say_when_told() -> None:
+    """Say that it serves when SIGTERM would be seen."""
+
+    def say() -> None:
+        while signal.getsignal(signal.SIGTERM) is signal.SIG_DFL:
+            time.sleep(0.001)
+        print("serving", flush=True)
+
+    threading.Thread(target=say, daemon=True).start()
 
 
 class Work:
@@ -49,7 +61,7 @@ class Work:
 def work(address: str, retry: str = "0", concurrency: str = "1") -> None:
     with udsbus.connect(address, name="worker") as client:
         client.service("work", Work(), retry=int(retry), concurrency=int(concurrency))
-        print("serving", flush=True)
+        say_when_told()
         client.serve(grace=20)
     print("ended", flush=True)
 
@@ -80,7 +92,7 @@ def _leave_child() -> None:
 def forks(address: str, is_async: str) -> None:
     with udsbus.connect(address) as client:
         client.service("forks", AsyncForks() if is_async == "True" else Forks())
-        print("serving", flush=True)
+        say_when_told()
         client.serve()
 
 
@@ -127,7 +139,7 @@ def calc(address: str) -> None:
         client.service("calc", Calc())
         client.service("texts/shout", str.upper)
         client.service("odd\x1b[31m", str.lower)
-        print("serving", flush=True)
+        say_when_told()
         client.serve()
 
 
@@ -142,7 +154,7 @@ async def _work_async(address: str, retry: str = "0") -> None:
     async with udsbus.connect_async(address) as client:
         served = client.service("work", AsyncWork(), retry=int(retry))
         await served.offered()
-        print("serving", flush=True)
+        say_when_told()
         await client.serve(grace=20)
     print("ended", flush=True)
 

@@ -186,7 +186,7 @@ def _run(plan: Plan) -> int:
     from ..client.sync import Client
     from ..running.following import Following
     from ..running.supervisor import Supervisor
-    from .notation import to_json
+    from ..wire.notation import to_json
 
     log = logging.getLogger("udsbus.client")
     log.setLevel(logging.CRITICAL)  # what goes wrong at the beginning is raised

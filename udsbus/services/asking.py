@@ -21,7 +21,7 @@ from ..wire.framing import Decoder
 from ..wire.values import decode
 from .failures import raised
 from .finding import Worker
-from .frames import LEAVING, call_frame, is_stream
+from .frames import AGAIN, LEAVING, call_frame, is_stream
 from .inherited import not_for_children
 
 if TYPE_CHECKING:
@@ -84,9 +84,9 @@ class Conversation:
             self.close()
             raise
         if error is not None:
-            if error[0] == LEAVING:
+            if error[0] in (LEAVING, AGAIN):
                 self.close()
-                raise Leaving
+                raise Leaving if error[0] == LEAVING else NotTaken
             self.worker.back(self)
             raise raised(error, result)
         if is_stream(result):

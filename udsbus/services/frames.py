@@ -21,6 +21,8 @@ from .failures import Refusal, failure, refusal
 
 LEAVING = -1
 """In the place of an error's number: the worker leaves, and has not begun with the call."""
+AGAIN = -2
+"""It has not begun with the call, and wants it over another connection."""
 _MSGID = 1
 """A connection has one call at a time, so none needs a number of its own."""
 _pack = msgpack.packb
@@ -124,6 +126,11 @@ def failure_frame(call: Called, error: BaseException) -> bytes:
 
 def leaving_frame(msgid: int) -> bytes:
     frame: bytes = _pack((1, msgid, (LEAVING, "this worker leaves"), {}))
+    return frame
+
+
+def again_frame(msgid: int) -> bytes:
+    frame: bytes = _pack((1, msgid, (AGAIN, "this worker closes the connection"), {}))
     return frame
 
 

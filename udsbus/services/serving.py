@@ -138,8 +138,10 @@ class Served:
                     log.warning("%s is not offered: %s", self.service, error)
 
 
-def serve_until_told(served: Sequence[Served], grace: float) -> None:
-    """Wait for SIGTERM or SIGINT, and stop them all.
+def serve_until_told(
+    served: Sequence[Served], grace: float, begun: Callable[[], None] = lambda: None
+) -> None:
+    """Wait for SIGTERM or SIGINT, and stop them all. `begun` is called when these are seen.
 
     Raises InvalidRequest in a thread that signals do not reach.
     """
@@ -153,6 +155,7 @@ def serve_until_told(served: Sequence[Served], grace: float) -> None:
     except ValueError:
         raise InvalidRequest("only the main thread of a program can wait for signals") from None
     try:
+        begun()
         ending.wait()
         stopping = [threading.Thread(target=each.stop, args=(grace,)) for each in served]
         for thread in stopping:

@@ -37,6 +37,7 @@ from .current import CurrentCall, current
 from .failures import refusal
 from .frames import (
     Called,
+    again_frame,
     called,
     end_frame,
     failure_frame,
@@ -95,6 +96,15 @@ class Line:
             log.warning("a connection is closed: %s", self._decoder.cause)
             return False
         return True
+
+    def refuse(self) -> None:
+        """It is to be closed though nobody wants that: nothing more can be sent over it, and what
+        was sent already is to be sent over another."""
+        with contextlib.suppress(OSError):
+            self.socket.shutdown(socket.SHUT_RD)
+            self.receive()
+            for message in self.waiting:
+                self.send(again_frame(message[1]))
 
     def given_up(self) -> bool:
         """Whether the other side has closed the connection; for the thread that serves it."""
@@ -274,6 +284,7 @@ class Worker:
             time.sleep(FULL_SECONDS)  # it would be told at once that somebody waits
             return False
         log.warning("%s: too many open files; a connection is closed", self.offered.service)
+        idle.refuse()
         self._drop(idle)
         return True
 

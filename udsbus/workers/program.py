@@ -131,8 +131,7 @@ def main() -> int:
             watchers = Watchers(done, partial(beats.beat, number))
             client._served.append(Served(client, name, target, retry, concurrency, watchers))
         threading.Thread(target=_end_with_pool, args=(control,), daemon=True).start()
-        tell("ready")
-        serve_until_told(client._served, configuration.grace)
+        serve_until_told(client._served, configuration.grace, lambda: tell("ready"))
     return 0
 
 

@@ -9,10 +9,12 @@ itself, would not know of which kind that is.
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import inspect
 import logging
 import os
+import socket
 from collections import deque
 from collections.abc import AsyncIterator, Callable, Coroutine, Iterator
 from functools import partial
@@ -29,10 +31,12 @@ from ...client.aio.asked import running_asyncio, wake, waker, woken
 from ...client.aio.link import Link
 from ...errors import Error
 from ...peers import peer_credentials
+from ...wire.framing import Decoder
 from ..current import CurrentCall, current
 from ..failures import refusal
 from ..frames import (
     Called,
+    again_frame,
     called,
     end_frame,
     failure_frame,
@@ -143,10 +147,10 @@ class AsyncWorker:
 
     def _make_room(self) -> bool:
         """As in a `Worker`."""
-        idle = next((line for line in self._lines if line.scope is None), None)
+        idle = next((line for line in self._lines if line.idle), None)
         if idle is not None:
             log.warning("%s: too many open files; a connection is closed", self.offered.service)
-            idle.close()
+            idle.refuse()
         return idle is not None
 
     async def _look_after(self) -> None:
@@ -280,6 +284,7 @@ class Line:
         harm."""
         self._loop = running_asyncio()
         self._waker = waker(self._loop)
+        self._socket = sock
         self._link = Link(sock, self._received, self._ended)
         self._link.take_files()  # none are expected
         self._link.start(self._start)
@@ -290,6 +295,20 @@ class Line:
 
     def is_closed(self) -> bool:
         return self._link.closed
+
+    @property
+    def idle(self) -> bool:
+        """Nothing is under way that was read already."""
+        return self.scope is None and not self._waiting
+
+    def refuse(self) -> None:
+        """Close it though nobody wants that; as a `Line` of a `Worker`."""
+        with contextlib.suppress(OSError):
+            self._socket.shutdown(socket.SHUT_RD)
+            decoder = Decoder()
+            for message in decoder.feed(self._socket.recv(decoder.share)):
+                self._socket.send(again_frame(message[1]))
+        self.close()
 
     async def serve(self) -> None:
         """Carry out what comes, until it is closed."""

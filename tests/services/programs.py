@@ -1,6 +1,6 @@
 """Programs that serve, for the tests: `python -m tests.services.programs NAME ADDRESS …`.
 
-Each prints a line when it can be called, and serves until it is told to end.
+Each prints a line when it can be called and told to end, and serves until it is told.
 """
 
 from __future__ import annotations
@@ -8,6 +8,7 @@ from __future__ import annotations
 import os
 import signal
 import sys
+import threading
 import time
 from collections.abc import Iterator
 
@@ -46,10 +47,21 @@ class Work:
         return os.getpid()
 
 
+def say_when_told() -> None:
+    """Print the line when SIGTERM is waited for, which is not yet so."""
+
+    def say() -> None:
+        while signal.getsignal(signal.SIGTERM) is signal.SIG_DFL:
+            time.sleep(0.001)
+        print("serving", flush=True)
+
+    threading.Thread(target=say).start()
+
+
 def work(address: str, retry: str = "0", concurrency: str = "1") -> None:
     with udsbus.connect(address, name="worker") as client:
         client.service("work", Work(), retry=int(retry), concurrency=int(concurrency))
-        print("serving", flush=True)
+        say_when_told()
         client.serve(grace=20)
     print("ended", flush=True)
 
@@ -65,7 +77,7 @@ async def _work_async(address: str, retry: str = "0") -> None:
     async with udsbus.connect_async(address) as client:
         served = client.service("work", AsyncWork(), retry=int(retry))
         await served.offered()
-        print("serving", flush=True)
+        say_when_told()
         await client.serve(grace=20)
     print("ended", flush=True)
 

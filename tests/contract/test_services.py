@@ -410,6 +410,7 @@ async def test_a_time_out_reaches_the_worker(client: AsyncClient, other: AsyncCl
             threading.Event().wait(0.005)
         told.append((left, call.cancelled, call.function))
         over.set()
+        threading.Event().wait(0.1)  # else the answer could come before whoever called has given up
 
     await served(other, "slow", slow)
     with pytest.raises(RequestTimeout, match="slow: no answer from the worker"):

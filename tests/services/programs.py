@@ -1,6 +1,6 @@
 """Programs that serve, for the tests: `python -m tests.services.programs NAME ADDRESS …`.
 
-Each prints a line when it can be called, and serves until it is told to end.
+Each prints a line when it can be called and told to end, and serves until it is told.
 """
 
 from __future__ import annotations
@@ -56,6 +56,17 @@ class Work:
             os.close(os.open(begun, os.O_CREAT))
         time.sleep(seconds)
         return os.getpid()
+
+
+def say_when_told() -> None:
+    """Print the line when SIGTERM is waited for, which is not yet so."""
+
+    def say() -> None:
+        while signal.getsignal(signal.SIGTERM) is signal.SIG_DFL:
+            time.sleep(0.001)
+        print("serving", flush=True)
+
+    threading.Thread(target=say).start()
 
 
 def work(address: str, retry: str = "0", concurrency: str = "1") -> None:

@@ -70,7 +70,8 @@ class Called(NamedTuple):
         found = decode(self.payload)
         if type(found) is list and len(found) == 2:
             args, kwargs = found
-            if type(args) is list and type(kwargs) is dict and all(type(k) is str for k in kwargs):
+            named = type(kwargs) is dict and (not kwargs or all(type(k) is str for k in kwargs))
+            if named and type(args) is list:
                 return args, kwargs
         raise UnsupportedValue("the payload of a call is [array of arguments, map of named ones]")
 

@@ -184,6 +184,8 @@ class Worker:
         self._finished: deque[Line] = deque()
         """Lines whose call a thread has finished."""
         self._pool = None if size == 1 else ThreadPoolExecutor(size, "udsbus-service")
+        self._idle = False
+        """Nothing has happened the last time that it waited."""
         self._leaving = False
         self._coming = 0
         """Calls that somebody may have been about to send when it began to leave."""
@@ -225,13 +227,12 @@ class Worker:
     # --- one turn -----------------------------------------------------------------------------
 
     def _turn(self) -> None:
-        ready = self._hub.poll(0)
-        if not ready and self._words()[ADVICE]:
-            ready = self._spinning.spin(self._hub.poll)
+        ready = self._spinning.spin(self._hub.poll) if self._words()[ADVICE] else []
         if not ready:
             self._beat(None)
             ready = self._hub.poll(self._patience())
-            if not ready and not self._leaving and not self._in_hand:
+            self._idle = not ready
+            if self._idle and not self._leaving and not self._in_hand:
                 self._slots.give(self._size, 0)
         for fd, _ in ready:
             line = self._lines.get(fd)
@@ -248,7 +249,7 @@ class Worker:
     def _patience(self) -> float:
         if self._leaving:
             return 0.02
-        return IDLE_SECONDS if self._slots.free() + self._in_hand < self._size else BEAT_SECONDS
+        return BEAT_SECONDS if self._idle else IDLE_SECONDS
 
     def _has_left(self) -> bool:
         if not self._leaving:

@@ -152,6 +152,12 @@ class Running:
         return str((self._buffers[stream] + pipe.read()).decode())
 
     def close(self) -> None:
+        """Asked first: what a command has started in groups of its own ends with it only then."""
+        if self.process.poll() is None:
+            with contextlib.suppress(ProcessLookupError, subprocess.TimeoutExpired):
+                os.killpg(self.process.pid, signal.SIGTERM)
+                os.killpg(self.process.pid, signal.SIGCONT)
+                self.process.wait(3.0)
         with contextlib.suppress(ProcessLookupError):
             os.killpg(self.process.pid, signal.SIGKILL)
         self.process.wait()

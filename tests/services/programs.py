@@ -15,17 +15,6 @@ from collections.abc import Iterator
 import udsbus
 
 
-def say_when_told() -> None:
-    """Say that it serves when SIGTERM would be seen."""
-
-    def say() -> None:
-        while signal.getsignal(signal.SIGTERM) is signal.SIG_DFL:
-            time.sleep(0.001)
-        print("serving", flush=True)
-
-    threading.Thread(target=say, daemon=True).start()
-
-
 class Work:
     """What the tests call."""
 

@@ -274,10 +274,11 @@ def test_whoever_calls_gives_up_though_its_child_lives(client: Client) -> None:
     os.waitpid(child, 0)
 
 
+@pytest.mark.parametrize("program", ["work", "work_async"])
 def test_a_place_that_somebody_takes_and_never_uses_comes_back(
-    client: Client, start: Start
+    client: Client, start: Start, program: str
 ) -> None:
-    start("work")
+    start(program)
     client.call("work/pid")
     (service,) = client._calls._services["work"].workers
     assert service.free.take(), "as a caller that dies now"

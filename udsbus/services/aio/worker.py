@@ -155,17 +155,16 @@ class AsyncWorker:
 
     async def _look_after(self) -> None:
         """Show that it lives, and put bytes back that somebody has taken for nothing."""
-        idle = 0.0
-        beaten = 0.0
+        idle = 0
+        """Looks in a row at which a byte was missing, and nothing in hand."""
         while True:
-            await anyio.sleep(IDLE_SECONDS)
-            now = monotonic()
-            if now - beaten >= BEAT_SECONDS:
-                beaten = now
-                self._beat(min(self._began.values(), default=None))
-            idle = 0.0 if self._began else idle + IDLE_SECONDS
-            if idle > 2 * IDLE_SECONDS and not self._leaving and self._slots.free() < self._size:
+            self._beat(min(self._began.values(), default=None))
+            missing = not self._leaving and self._slots.free() + len(self._began) < self._size
+            idle = idle + 1 if missing and not self._began else 0
+            if idle > 2:
                 self._slots.give(self._size, 0)
+                idle = 0
+            await anyio.sleep(IDLE_SECONDS if missing else BEAT_SECONDS)
 
     # --- called by the lines ------------------------------------------------------------------
 

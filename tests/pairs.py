@@ -16,7 +16,7 @@ from udsbus import Client
 from .harness import wait_until
 
 
-def _without_nohup() -> None:
+def without_nohup() -> None:
     """The tests may run under it."""
     signal.signal(signal.SIGHUP, signal.SIG_DFL)
 
@@ -34,7 +34,7 @@ class Pair:
             stderr=self._log,
             stdin=subprocess.DEVNULL,
             start_new_session=True,
-            preexec_fn=_without_nohup,
+            preexec_fn=without_nohup,
         )
         self.told("serving")
 

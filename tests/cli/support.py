@@ -16,6 +16,7 @@ from typing import Any, NamedTuple
 import pexpect
 
 from ..harness import wait_until
+from ..pairs import without_nohup
 
 PATIENCE = 20.0
 COMMAND = [sys.executable, "-m", "udsbus"]
@@ -116,6 +117,7 @@ class Running:
             stderr=subprocess.PIPE,
             env=environ,
             start_new_session=True,  # so that a standby can be ended with its broker
+            preexec_fn=without_nohup,
         )
         self._buffers = {"stdout": b"", "stderr": b""}
 

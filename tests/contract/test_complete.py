@@ -47,7 +47,8 @@ def where(of: type, name: str) -> str:
 
 
 def parameters(function: Any) -> list[str]:
-    return [name for name in inspect.signature(function).parameters if name != "self"]
+    found = inspect.signature(function).parameters.values()
+    return [each.name for each in found if each.name != "self" and each.kind != each.VAR_KEYWORD]
 
 
 Classes = frozenset[type]

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import signal
 import threading
 import time
 from collections.abc import AsyncIterator, Iterator
@@ -77,6 +79,11 @@ class Odd(Exception):
 async def served(client: AsyncClient, name: str, target: Any, **options: Any) -> AsyncServed:
     found = client.service(name, target, **options)
     await found.offered()
+    return found
+
+
+async def streamed(client: AsyncClient, name: str, *args: Any) -> AsyncStream:
+    found: AsyncStream = await client.call(name, *args)
     return found
 
 
@@ -479,9 +486,9 @@ async def test_whoever_leaves_ends_the_call(
 
 async def test_a_generator_streams(client: AsyncClient, other: AsyncClient) -> None:
     await served(client, "calc", Calc())
-    stream = await other.call("calc/count", 1000)
+    stream = await streamed(other, "calc/count", 1000)
     assert [item async for item in stream] == list(range(1000))
-    async with await other.call("calc/count", 3) as few:
+    async with await streamed(other, "calc/count", 3) as few:
         assert [item async for item in few] == [0, 1, 2]
     assert await other.call("calc/add", 1) == 2, "the connection is used again"
 
@@ -540,7 +547,7 @@ async def test_a_stream_waits_for_whoever_takes_it(client: AsyncClient, other: A
             closed.set()
 
     await served(client, "large", large)
-    stream: AsyncStream = await other.call("large")
+    stream = await streamed(other, "large")
     assert len(await anext(aiter(stream))) == 100_000
 
     seen = -1
@@ -583,3 +590,25 @@ async def test_a_worker_that_is_stopped_finishes_what_it_has(
     assert await calling.result() == "finished"
     await stopping.result()
     assert "leaving" in repr(service)
+
+
+async def test_it_serves_until_sigterm(
+    client: AsyncClient, other: AsyncClient, tasks: anyio.abc.TaskGroup, kind: str
+) -> None:
+    await served(client, "calc", Calc())
+    if kind == "sync":  # which the test asks in another thread
+        with pytest.raises(InvalidRequest, match="only the main thread"):
+            await client.serve(grace=5.0)
+        return
+    before = signal.getsignal(signal.SIGTERM)
+    serving = Task(tasks, partial(client.serve, grace=5.0))
+
+    async def waits() -> bool:
+        return signal.getsignal(signal.SIGTERM) is not before
+
+    await until(waits, "it to wait for signals")
+    assert await other.call("calc/add", 1) == 2
+    os.kill(os.getpid(), signal.SIGTERM)
+    await serving.result()
+    with pytest.raises(ServiceUnavailable):
+        await other.call("calc/add", 1)

@@ -141,7 +141,8 @@ def test_a_record_that_is_half_there(bus: Bus, tmp_path: Path) -> None:
     with growing.open("wb", buffering=0) as file:
         for byte in whole:
             file.write(bytes([byte]))
-            assert next(steps)
+            while not next(steps):  # a step that took its time is followed by another
+                pass
             entry = replica.engine.keyspace.entries.get("a")
             if entry is not None and entry[0] not in seen:
                 seen.append(entry[0])

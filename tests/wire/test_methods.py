@@ -21,7 +21,7 @@ from udsbus.wire.methods import METHODS, TRANSACTION_METHODS, Method, Parameter
 
 WRITES = {"set", "set_many", "delete", "increment", "expire", "persist", "transaction", "publish",
           "set_schema", "batch", "kick", "unretain", "acquire", "release", "add_permits",
-          "put", "take", "done", "give_back"}  # fmt: skip
+          "put", "take", "done", "give_back", "offer", "withdraw"}  # fmt: skip
 
 
 def packed(value: Any) -> bytes:
@@ -69,6 +69,9 @@ GOOD: dict[str, list[tuple[Any, Any]]] = {
     "timeout": [(0, 0), (0.5, 0.5), (None, None)],
     "unless_deadlock": [(True, True), (False, False)],
     "queue": [("a/b", "a/b"), ("", "")],
+    "service": [("a/b", "a/b"), ("", "")],
+    "worker": [("w", "w"), ("", "")],
+    "about": [(b"\x01", b"\x01"), ({"a": 1}, packed({"a": 1}))],
     "item": [(b"\x01", b"\x01"), ("text", b"\xa4text")],
     "order": [(b"\x01", b"\x01"), (b"", b"")],
     "maxsize": [(0, 0), (7, 7)],
@@ -152,6 +155,9 @@ WRONG: dict[str, list[Any]] = {
     "timeout": [-1, -0.5, float("nan"), float("inf"), "5", True, [1], {}, b""],
     "unless_deadlock": [None, 0, 1, "true", [], {}],
     "queue": NO_TEXT,
+    "service": NO_TEXT,
+    "worker": NO_TEXT,
+    "about": [],
     "item": [],
     "order": [None, 1, "text", [b""], {}],
     "maxsize": NO_INTEGER,

@@ -9,8 +9,7 @@ from pathlib import Path
 from time import monotonic_ns, sleep
 
 from ..bench import Bench
-from ..load import percentile
-from ..results import UDSBUS, Goal, Table
+from ..results import UDSBUS, Goal, Table, percentile
 from ..servers import Server
 from ..workers import Job, run_together
 

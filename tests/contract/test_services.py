@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import gc
+import inspect
 import os
 import signal
 import threading
@@ -612,3 +614,174 @@ async def test_it_serves_until_sigterm(
     await serving.result()
     with pytest.raises(ServiceUnavailable):
         await other.call("calc/add", 1)
+
+
+class Evil(Exception):
+    """Of somebody who has not thought of those who would look at it."""
+
+    @property
+    def args(self) -> Any:  # type: ignore[override]
+        raise RuntimeError("no arguments")
+
+    def __str__(self) -> str:
+        raise SystemExit(3)
+
+
+@pytest.mark.parametrize("asynchronous", [False, True])
+async def test_whatever_is_raised_the_worker_lives(
+    client: AsyncClient, other: AsyncClient, asynchronous: bool
+) -> None:
+    kinds: dict[str, BaseException] = {
+        "surrogate": ValueError("bad name \udcff"), "evil": Evil(), "the end": SystemExit(3),
+    }  # fmt: skip
+
+    def fail(how: str) -> None:
+        raise kinds[how]
+
+    def stream(how: str) -> Iterator[int]:
+        yield 1
+        raise kinds[how]
+
+    async def fail_async(how: str) -> None:
+        raise kinds[how]
+
+    async def stream_async(how: str) -> AsyncIterator[int]:
+        yield 1
+        raise kinds[how]
+
+    await served(client, "fail", fail_async if asynchronous else fail)
+    await served(client, "stream", stream_async if asynchronous else stream)
+    for how in kinds:
+        with pytest.raises((ValueError, RemoteError)):
+            await other.call("fail", how)
+        found = []
+        with pytest.raises((ValueError, RemoteError)):
+            async for item in await streamed(other, "stream", how):
+                found.append(item)
+        assert found == [1]
+
+    async def all_free() -> bool:
+        free = [worker.free for each in await other.services() for worker in each.workers]
+        assert max(number or 0 for number in free) == 1, "a byte too many"
+        return free == [1, 1]
+
+    await until(all_free, "both to be free again")
+
+
+@pytest.mark.parametrize("asynchronous", [False, True])
+async def test_one_call_at_a_time(
+    client: AsyncClient, other: AsyncClient, tasks: anyio.abc.TaskGroup, asynchronous: bool
+) -> None:
+    inside = most = 0
+
+    def enter() -> None:
+        nonlocal inside, most
+        inside += 1
+        most = max(most, inside)
+
+    async def short() -> None:
+        nonlocal inside
+        enter()
+        await anyio.sleep(0.001)
+        inside -= 1
+
+    def short_sync() -> None:
+        nonlocal inside
+        enter()
+        threading.Event().wait(0.001)
+        inside -= 1
+
+    await served(client, "short", short if asynchronous else short_sync)
+
+    async def many() -> None:
+        for _ in range(150):
+            await other.call("short")
+
+    for task in [Task(tasks, many) for _ in range(3)]:
+        await task.result()
+    assert most == 1
+
+
+async def test_a_thread_that_nobody_waits_for_still_counts(
+    client: AsyncClient, other: AsyncClient
+) -> None:
+    go_on = threading.Event()
+    inside = most = 0
+
+    class Mixed:
+        async def other(self) -> int:
+            return 1
+
+        def wait(self) -> None:
+            nonlocal inside, most
+            inside += 1
+            most = max(most, inside)
+            go_on.wait(20)
+            inside -= 1
+
+    await served(client, "mixed", Mixed())
+    for _ in range(3):
+        with pytest.raises(RequestTimeout):
+            await other.call("mixed/wait", timeout=0.2)
+    assert most == 1
+    go_on.set()
+    assert await other.call("mixed/other") == 1
+
+
+async def test_it_can_be_stopped_in_its_own_call(client: AsyncClient, other: AsyncClient) -> None:
+    def end() -> str:
+        if hasattr(service, "_of"):
+            service._of.stop(20.0)
+        elif not inspect.iscoroutinefunction(service.stop):
+            service.stop(20.0)  # type: ignore[unused-coroutine]
+        return "ended"
+
+    async def end_async() -> str:
+        await service.stop(20.0)
+        return "ended"
+
+    is_sync = not isinstance(client, AsyncClient)
+    service = await served(client, "end", end if is_sync else end_async)
+    with anyio.fail_after(10):
+        assert await other.call("end") == "ended"
+
+
+async def test_a_stream_that_is_left_ends(client: AsyncClient, other: AsyncClient) -> None:
+    await served(client, "calc", Calc())
+    async for item in await streamed(other, "calc/count", 10**9):
+        assert item == 0
+        break
+    gc.collect()
+    assert await other.call("calc/add", 1) == 2
+
+
+async def test_nothing_is_left_of_calls_and_services(
+    client: AsyncClient, other: AsyncClient
+) -> None:
+    async def round_of_calls(number: int) -> None:
+        service = await served(client, "calc", Calc())
+        assert await other.call("calc/add", 1) == 2
+        with pytest.raises(ServiceUnavailable):
+            await other.call(f"nobody/{number}/nothing")
+        with pytest.raises(UnknownMethod):
+            await other.call(f"calc/nothing{number}")
+        await service.stop()
+
+    def descriptors() -> int:
+        return len(os.listdir("/proc/self/fd"))
+
+    await round_of_calls(0)
+    gc.collect()
+    before = descriptors()
+    for number in range(20):
+        await round_of_calls(number)
+    gc.collect()
+    assert descriptors() <= before + 4
+
+
+async def test_a_name_is_served_once_by_a_client(client: AsyncClient) -> None:
+    await served(client, "calc", Calc())
+    with pytest.raises(InvalidRequest, match="serves 'calc' already"):
+        client.service("calc", Calc())
+    with pytest.raises(InvalidRequest, match="needs the name of the service"):
+        client.service(Calc)  # type: ignore[call-overload]

@@ -40,6 +40,11 @@ class Work:
         yield from range(items)
         self.die()
 
+    def large(self, size: int, begun: str) -> bytes:
+        os.close(os.open(begun, os.O_CREAT))
+        time.sleep(0.2)
+        return b"x" * size
+
     def sleep(self, seconds: float, begun: str = "") -> int:
         if begun:
             os.close(os.open(begun, os.O_CREAT))
@@ -144,9 +149,16 @@ def calc(address: str) -> None:
 
 
 async def _work_async(address: str, retry: str = "0") -> None:
+    import anyio
+
     class AsyncWork:
         async def pid(self) -> int:
             return os.getpid()
+
+        async def large(self, size: int, begun: str) -> bytes:
+            os.close(os.open(begun, os.O_CREAT))
+            await anyio.sleep(0.2)
+            return b"x" * size
 
         async def die(self) -> None:
             os.kill(os.getpid(), signal.SIGKILL)

@@ -13,6 +13,7 @@ import threading
 import time
 from pathlib import Path
 
+import msgpack
 import pytest
 
 from tests.harness import BrokerProcess, running_broker, wait_until
@@ -20,6 +21,7 @@ from udsbus import Client, RequestTimeout, ServiceUnavailable, WorkerLost, curre
 from udsbus.client import requests
 from udsbus.services.place import Place, folder_of
 from udsbus.services.worker import IDLE_SECONDS
+from udsbus.wire.values import decode, encode
 
 from .conftest import PATIENCE, Start
 
@@ -373,3 +375,71 @@ def test_workers_that_begin_together_leave_each_other_what_they_make(tmp_path: P
         thread.join()
     assert len(begun) == 400
     assert list(folder_of(address).iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("program", "args"), [("work", ()), ("work", (0, 2)), ("work_async", ())]
+)  # fmt: skip
+def test_an_answer_on_its_way_is_sent_before_the_end(
+    client: Client, start: Start, tmp_path: Path, program: str, args: tuple[int, ...]
+) -> None:
+    process = start(program, *args)
+    begun = tmp_path / "begun"
+    found: list[bytes] = []
+    size = 20_000_000
+    calling = threading.Thread(
+        target=lambda: found.append(client.call("work/large", size, str(begun)))
+    )
+    calling.start()
+    wait_until(begun.exists, "the call to begin")
+    process.terminate()
+    calling.join(PATIENCE)
+    assert [len(each) for each in found] == [size]
+    assert process.wait(PATIENCE) == 0
+
+
+def test_what_may_have_been_carried_out_says_so(client: Client, start: Start) -> None:
+    """Though no other worker came before the time was over."""
+    start("work", 3)
+    with pytest.raises(WorkerLost, match="nobody knows"):
+        client.call("work/die", timeout=1)
+
+
+def test_answers_that_nobody_has_asked_for(client: Client, tmp_path: Path) -> None:
+    """A worker of somebody else answers twice."""
+    place = Place(client.address, 1)
+    about = {"pid": 1, "path": place.path, "retry": 0, "concurrency": 1, "methods": {}}
+    client._stay()
+    client._call(requests.offer("twice", place.name, about))
+
+    def answer() -> None:
+        place.socket.setblocking(True)
+        for _ in range(3):
+            place.slots.give(1, 0)
+            line, _ = place.socket.accept()
+            with line:
+                _, msgid, _, (_, payload, _) = msgpack.unpackb(line.recv(10_000))
+                (value,), _ = decode(payload)
+                one = msgpack.packb([1, msgid, None, encode(value)])
+                line.sendall(one + one)
+                line.recv(1)
+
+    answering = threading.Thread(target=answer, daemon=True)
+    answering.start()
+    assert [client.call("twice", number) for number in range(3)] == [0, 1, 2]
+    client.close()
+    answering.join(PATIENCE)
+    place.close()
+
+
+def test_a_service_is_offered_as_soon_as_there_is_a_broker(tmp_path: Path) -> None:
+    with contextlib.ExitStack() as stack:
+        broker = stack.enter_context(running_broker(tmp_path / "bus.sock"))
+        serving = stack.enter_context(Client(broker.address, timeout=0.3))
+        serving.service("echo", lambda value: value)
+        broker.kill()
+        threading.Event().wait(1.5)  # longer than it waits for one
+        stack.enter_context(running_broker(tmp_path / "bus.sock"))
+        client = stack.enter_context(Client(broker.address, timeout=PATIENCE))
+        wait_until(lambda: client.services("echo"), "the service to be offered again")
+        assert client.call("echo", 2) == 2

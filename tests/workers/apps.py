@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import signal
 import sys
 import time
+from collections.abc import AsyncIterator, Iterator
 
 import udsbus
 
@@ -44,6 +46,25 @@ class Work:
     def keep(self, size: int) -> int:
         self.kept.append(b"x" * size)
         return os.getpid()
+
+    def print_for_ever(self) -> None:
+        while True:
+            os.write(1, b"y\n" * 2000)
+
+    def items(self, seconds: float) -> Iterator[int]:
+        until = time.monotonic() + seconds
+        number = 0
+        while time.monotonic() < until:
+            yield number
+            number += 1
+            time.sleep(0.05)
+
+
+async def items(seconds: float) -> AsyncIterator[int]:
+    until = time.monotonic() + seconds
+    while time.monotonic() < until:
+        yield 1
+        await asyncio.sleep(0.05)
 
 
 @app.service("once")

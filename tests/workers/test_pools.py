@@ -297,3 +297,61 @@ def test_the_command_sees_resizes_renews_and_ends(
     assert run(broker, "a:b", "c").returncode == 2
     assert run(broker, "--stdio", "cat").returncode == 2
     assert "names no module" in run(broker, ":app").stderr
+
+
+def test_a_worker_that_prints_for_ever_is_killed_too(client: Client, start: StartPool) -> None:
+    pool = start(APP, "--hang", 1)
+    (pid,) = pool.ready(client)
+    with pytest.raises(Error):
+        client.call("work/print_for_ever", timeout=3)
+    wait_until(lambda: is_gone(pid), "it to be killed", PATIENCE)
+    assert pool.end() == 0
+
+
+def test_a_thread_that_hangs_is_noticed(client: Client, start: StartPool) -> None:
+    pool = start("tests.workers.apps:Once", "--service", "many", "--concurrency", 2, "--hang", 1)
+    (pid,) = pool.ready(client, name="many")
+    with pytest.raises(WorkerLost):
+        client.call("many/sleep", 60)
+    wait_until(lambda: is_gone(pid), "it to be killed", PATIENCE)
+
+
+@pytest.mark.parametrize("app", ["Work", "items"])
+def test_a_long_stream_does_not_hang(client: Client, start: StartPool, app: str) -> None:
+    pool = start(f"tests.workers.apps:{app}", "--service", "long", "--hang", 1)
+    pool.ready(client, name="long")
+    name = "long/items" if app == "Work" else "long"
+    stream = client.call(name, 3.0)
+    assert next(stream) is not None
+    threading.Event().wait(2.0)  # and whoever takes it may take his time
+    assert sum(1 for _ in stream) > 5
+
+
+def test_a_pool_ends_though_a_call_does_not(
+    client: Client, start: StartPool, tmp_path: Path
+) -> None:
+    pool = start(
+        "tests.workers.apps:Work", "--service", "w", "--concurrency", 2, "--grace", 0.2
+    )  # fmt: skip
+    (pid,) = pool.ready(client, name="w")
+    begun = tmp_path / "begun"
+
+    def call() -> None:
+        with pytest.raises(Error):
+            client.call("w/sleep", 60, str(begun))
+
+    calling = threading.Thread(target=call)
+    calling.start()
+    wait_until(begun.exists, "the call to begin")
+    assert pool.end() == 0
+    assert is_gone(pid)
+    calling.join(PATIENCE)
+
+
+def test_names_with_slashes(
+    broker: BrokerProcess, client: Client, start: StartPool, tmp_path: Path
+) -> None:
+    pool = start("tests.workers.apps:Work", "--service", "a/b", "--log-dir", tmp_path / "logs")
+    pool.ready(client, name="a/b")
+    assert run(broker, "status").stdout.startswith("a/b\t1\t")
+    assert (tmp_path / "logs" / "a.b.1.log").exists()

@@ -39,6 +39,9 @@ def test_echo_calculate_unknown_malformed_quit(client: Client, start: StartPool)
         with pytest.raises(ProtocolError, match="the program answered"):
             client.call(f"tasks/{malformed}", 1)
         assert client.call("tasks/add", 2, 3) == 5, f"{malformed} is an error for that call only"
+    with pytest.raises(ProtocolError):
+        client.call("tasks/late", 1)  # whose answer comes after what it has printed
+    assert [client.call("tasks/echo", number) for number in range(5)] == list(range(5))
     assert client.call("tasks/after") == 1
     assert client.call("tasks/add", 2, 3) == 5, "what is printed after an answer is nobody's"
     with pytest.raises(InvalidRequest, match="no form in json"):
@@ -84,6 +87,8 @@ class Tasks:
         return sys.stdin.read()
     def fail(self):
         raise LookupError("not there")
+    def odd(self):
+        return {(1, 2): object()}
 udsbus.serve_stdio(Tasks, format=sys.argv[1])
 """
 
@@ -100,6 +105,8 @@ def test_a_program_in_python_has_private_descriptors(
     assert client.call("tasks/read") == ""
     with pytest.raises(RemoteError, match="LookupError: not there"):
         client.call("tasks/fail")
+    with pytest.raises(RemoteError, match="has no form here"):
+        client.call("tasks/odd")
     with pytest.raises(RemoteError, match="missing a required argument"):
         client.call("tasks/add", 2)
     with pytest.raises(RemoteError, match="has no method 'fly'"):

@@ -149,7 +149,7 @@ def run_command(app: tuple[str, ...], processes: int, name: str | None, stdio: b
     logging.getLogger("udsbus.client").setLevel(logging.ERROR)
     client = _client(f"udsbus worker {called}")
     client.ping()  # without a broker it is better not to begin
-    if any(info.name == POOLS + called for info in client.services(POOLS + "*")):
+    if any(info.name == POOLS + called for info in client.services(POOLS + "**")):
         raise Conflict(f"there is a pool {called!r} already; name this one with --name")
     configuration = Configuration(
         address=client.address, name=called, app=None if stdio else app[0],
@@ -195,7 +195,7 @@ class _Asked:
 
 
 @worker_command.command("status", cls=Command)
-@click.argument("pool", type=Name(), default="*")
+@click.argument("pool", type=Name(), default="**")
 @click.option("--json", "as_json", is_flag=True, help="Print each process as a JSON object.")
 @request_timeout_option
 @socket_option

@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, TypeVar, overload
 
+from ..errors import InvalidRequest
 from ..patterns import check_name
 from . import requests
 from .base import Base
@@ -213,7 +214,11 @@ class Client(Base):
         generator yields is sent as it comes. docs/services.md says more. With `target` it returns
         what is served, to `stop` it.
         """
-        from ..services.serving import Served
+        from ..services.serving import Served, check_options
+
+        check_options(name, retry, concurrency)
+        if any(each.service == name for each in self._served):
+            raise InvalidRequest(f"this client serves {name!r} already")
 
         def serve(target: Any) -> Served:
             served = Served(self, name, target, retry, concurrency)

@@ -21,7 +21,7 @@ from ..wire.framing import Decoder
 from ..wire.values import decode
 from .failures import raised
 from .finding import Worker
-from .frames import AGAIN, LEAVING, call_frame, is_stream
+from .frames import AGAIN, LEAVING, answer_of, call_frame, is_stream
 from .inherited import not_for_children
 
 if TYPE_CHECKING:
@@ -44,6 +44,10 @@ class Leaving(NotTaken):
     """And it takes no others."""
 
 
+class Again(NotTaken):
+    """But it would over another connection."""
+
+
 class Lost(Exception):
     """The worker died, or left, with the call in hand."""
 
@@ -58,6 +62,8 @@ class Conversation:
                 worker.path + ".sock", patience
             )
         except BrokerUnavailable as error:
+            if not worker.free.gone():  # it is this process that cannot
+                raise
             raise NotTaken(str(error)) from None
         not_for_children(self._socket)
         self.worker = worker
@@ -68,6 +74,7 @@ class Conversation:
         self._poll = poll.poll
         self._spinning = Spinning(REPLY_SPIN_SECONDS)
         self._come: deque[Any] = deque()
+        self._msgid = 0
 
     def ask(self, client: Client, method: str, payload: bytes, until: float, timeout: float) -> Any:
         """The result, or a Stream; raises what the function has raised.
@@ -75,24 +82,32 @@ class Conversation:
         Raises NotTaken, Lost, RequestTimeout.
         """
         try:
-            frame = call_frame(method, payload, until - monotonic())
+            self._msgid += 1
+            frame = call_frame(self._msgid, method, payload, until - monotonic())
             self._send(frame, until, timeout)
             polls = client._cache.words[ADVICE]
             ready = self._spinning.spin(self._poll) if polls else []
-            _, _, error, result = self._next(until, timeout, ready)
+            error, result = answer_of(self._next(until, timeout, ready), self._msgid, self.service)
         except BaseException:
             self.close()
             raise
         if error is not None:
             if error[0] in (LEAVING, AGAIN):
                 self.close()
-                raise Leaving if error[0] == LEAVING else NotTaken
-            self.worker.back(self)
+                raise Leaving if error[0] == LEAVING else Again
+            self.back()
             raise raised(error, result)
         if is_stream(result):
             return Stream(self, timeout)
-        self.worker.back(self)
+        self.back()
         return decode(result)
+
+    def back(self) -> None:
+        """The call is over."""
+        if self._come:  # that nobody has asked for
+            self.close()
+        else:
+            self.worker.back(self)
 
     def take_item(self, timeout: float) -> list[Any]:
         """The next notification of a stream."""
@@ -189,7 +204,7 @@ class Stream:
         if kind == "item":
             return decode(params[0])
         self._conversation = None
-        conversation.worker.back(conversation)
+        conversation.back()
         error, details = params
         if error is None:
             raise StopIteration

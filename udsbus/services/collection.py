@@ -7,6 +7,7 @@ from collections.abc import Callable
 from typing import Any, NamedTuple, TypeVar, overload
 
 from ..client.binding import MISSING
+from ..errors import InvalidRequest
 from .serving import check_options
 
 T = TypeVar("T")
@@ -51,6 +52,8 @@ class Services:
     ) -> Callable[[T], T] | None:
         """As `Client.service`; a decorator, or with `target` a call."""
         check_options(name, retry, concurrency)
+        if any(declared.name == name for declared in self.declared):
+            raise InvalidRequest(f"the service {name!r} is declared already")
 
         def declare(target: Any) -> Any:
             self.declared.append(Declared(name, target, retry, concurrency))

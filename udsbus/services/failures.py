@@ -15,7 +15,7 @@ from types import TracebackType
 from typing import Any
 
 from ..client.requests import error_from
-from ..errors import Error, RemoteError, UnsupportedValue
+from ..errors import Error, RemoteError
 from ..wire.values import decode, encode
 
 TRACEBACK_LINES = 60
@@ -36,17 +36,20 @@ def failure(error: BaseException) -> Refusal:
     """That what was called has raised."""
     cls = type(error)
     try:
-        arguments = encode(list(error.args))
-    except UnsupportedValue:
+        arguments: bytes | None = encode(list(error.args))
+    except Exception:  # of a class that somebody has written, too
         arguments = None
-    lines = traceback.format_exception(cls, error, _below(error.__traceback__))
-    text = "".join(lines).rstrip().split("\n")
+    try:
+        lines = traceback.format_exception(cls, error, _below(error.__traceback__))
+    except Exception:
+        lines = ["(its traceback cannot be shown)"]
+    text = _sendable("".join(lines)).rstrip().split("\n")
     if len(text) > TRACEBACK_LINES:
         half = TRACEBACK_LINES // 2
         text = [*text[:half], f"  … {len(text) - 2 * half} lines …", *text[-half:]]
     try:
-        message = str(error)
-    except Exception:  # of a class that somebody has written
+        message = _sendable(str(error))
+    except BaseException:
         message = ""
     name = f"{cls.__module__}.{cls.__qualname__}"
     shown = f"{name.removeprefix('builtins.')}: {message}".removesuffix(": ")
@@ -57,9 +60,18 @@ def failure(error: BaseException) -> Refusal:
     return (RemoteError.number, shown), details
 
 
+def _sendable(text: str) -> str:
+    """File names have characters in them that are none, for bytes that are no UTF-8."""
+    return text.encode(errors="backslashreplace").decode()
+
+
 def _below(found: TracebackType | None) -> TracebackType | None:
-    """Without the worker's own frames, which are on top."""
-    while found is not None and found.tb_frame.f_code.co_filename.startswith(_HERE):
+    """Without the worker's own frames, and those of its threads, which are on top."""
+    while found is not None:
+        name = found.tb_frame.f_code.co_filename
+        package = name.rpartition(f"site-packages{os.sep}")[2].partition(os.sep)[0]
+        if not name.startswith(_HERE) and package not in ("anyio", "trio", "outcome"):
+            break
         found = found.tb_next
     return found
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import itertools
 import logging
 import os
@@ -13,9 +14,10 @@ from time import monotonic
 from typing import Any, Generic, Protocol, TypeVar
 
 from ..errors import BrokerUnavailable, InvalidRequest, ServiceUnavailable
-from ..hub import READ, best_hub
+from ..hub import READ, Hub, best_hub
 from ..patterns import SERVICE_KEYS, WORKER_KEYS, check_name
 from .free import Taker, WorkerGone
+from .listing import is_of_worker
 from .offered import ITSELF
 
 log = logging.getLogger("udsbus.services")
@@ -59,7 +61,8 @@ class Worker(Generic[C]):
     def forget(self) -> None:
         """Nobody calls it any more."""
         self.gone = True
-        self.free.close()
+        # Its pipe is closed when no thread has it in hand any more: another file could get the
+        # number, and lose a byte.
         while self.idle:
             with contextlib.suppress(IndexError):  # another thread was quicker
                 self.idle.pop().close()
@@ -75,10 +78,16 @@ class Service(Generic[C]):
         self.looked = 0.0
         """When it was read last."""
         self.workers: list[Worker[C]] = []
-        self.hub = best_hub()
-        """Ready when one of the workers may be free, or has gone."""
+        self._hub: Hub | None = None
         self._turn = itertools.count(os.getpid())  # not all begin with the same one
         self._changing = threading.Lock()
+
+    @property
+    def hub(self) -> Hub:
+        """Ready when one of the workers may be free, or has gone."""
+        if self._hub is None:
+            self._hub = best_hub()
+        return self._hub
 
     def renew(self, number: Any, found: Iterable[tuple[str, Any]]) -> None:
         """These are the workers, as (key, about)."""
@@ -88,17 +97,30 @@ class Service(Generic[C]):
             for name in known.keys() - told.keys():
                 self._drop(known.pop(name))
             for name in told.keys() - known.keys():
-                try:
-                    worker = Worker[C](name, told[name])
-                except WorkerGone:
-                    continue
-                except (KeyError, TypeError):  # it is not one of ours, and no other's fault
-                    log.warning("%s: worker %s does not tell what it should", self.name, name)
-                    continue
-                self.hub.add(worker.free.fd, READ)
-                known[name] = worker
+                worker = self._meet(name, told[name])
+                if worker is not None:
+                    known[name] = worker
             self.workers = [known[name] for name in sorted(known)]
             self.number = number
+
+    def _meet(self, name: str, about: Any) -> Worker[C] | None:
+        """Raises BrokerUnavailable when this process can open no more files."""
+        if not is_of_worker(about):  # it is not one of ours, and no other's fault
+            log.warning("%s: worker %s does not tell what it should", self.name, name)
+            return None
+        try:
+            worker = Worker[C](name, about)
+            self.hub.add(worker.free.fd, READ)
+        except WorkerGone:
+            return None
+        except (OSError, ValueError) as error:
+            if isinstance(error, OSError) and error.errno in (errno.EMFILE, errno.ENFILE):
+                raise BrokerUnavailable(
+                    f"{self.name}: cannot connect to a worker: {error.strerror}"
+                ) from None
+            log.warning("%s: worker %s cannot be called: %s", self.name, name, error)
+            return None
+        return worker
 
     def take(self) -> Worker[C] | None:
         """A worker that is free, whose turn it is; None: all are busy, or there are none. It
@@ -125,7 +147,7 @@ class Service(Generic[C]):
                 self._drop(worker)
 
     def _drop(self, worker: Worker[C]) -> None:
-        with contextlib.suppress(OSError):
+        with contextlib.suppress(OSError, ValueError, KeyError):
             self.hub.remove(worker.free.fd)
         worker.forget()
 
@@ -134,7 +156,8 @@ class Service(Generic[C]):
             for worker in self.workers:
                 worker.forget()
             self.workers = []
-            self.hub.close()
+            if self._hub is not None:
+                self._hub.close()
 
     # --- what the errors say ------------------------------------------------------------------
 
@@ -179,7 +202,3 @@ def is_due(service: Service[Any], reads_from_memory: bool) -> bool:
     if reads_from_memory or not service.workers:
         return True
     return monotonic() - service.looked > LOOK_SECONDS
-
-
-def cannot_connect(service: str, error: OSError) -> BrokerUnavailable:
-    return BrokerUnavailable(f"{service}: cannot connect to a worker: {error.strerror or error}")

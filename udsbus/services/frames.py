@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 
 import msgpack
 
-from ..errors import Error, LimitExceeded, UnsupportedValue
+from ..errors import Error, InternalError, LimitExceeded, ProtocolError, UnsupportedValue
 from ..limits import FRAME_BYTES, VALUE_BYTES
 from ..wire.values import decode, encode
 from .failures import Refusal, failure, refusal
@@ -23,8 +23,6 @@ LEAVING = -1
 """In the place of an error's number: the worker leaves, and has not begun with the call."""
 AGAIN = -2
 """It has not begun with the call, and wants it over another connection."""
-_MSGID = 1
-"""A connection has one call at a time, so none needs a number of its own."""
 _pack = msgpack.packb
 _STREAM = {"stream": True}
 
@@ -47,9 +45,16 @@ def check_size(what: str, payload: bytes) -> None:
         )  # fmt: skip
 
 
-def call_frame(method: str, payload: bytes, seconds: float) -> bytes:
-    frame: bytes = _pack((0, _MSGID, "call", (method, payload, seconds)))
+def call_frame(msgid: int, method: str, payload: bytes, seconds: float) -> bytes:
+    frame: bytes = _pack((0, msgid, "call", (method, payload, seconds)))
     return frame
+
+
+def answer_of(message: list[Any], msgid: int, service: str) -> tuple[Any, Any]:
+    """The error and the result of the answer to a call. Raises ProtocolError for what is none."""
+    if len(message) != 4 or message[:2] != [1, msgid]:
+        raise ProtocolError(f"{service}: the worker sent something else than the answer to a call")
+    return message[2], message[3]
 
 
 def is_stream(result: Any) -> bool:
@@ -123,6 +128,12 @@ def _shortened(why: Refusal) -> Refusal:
 
 def failure_frame(call: Called, error: BaseException) -> bytes:
     return refusal_frame(call, failure(error))
+
+
+def fault_frame(call: Called) -> bytes:
+    """When even that cannot be said."""
+    fault = InternalError("the worker failed to carry out the call, or to say how it ended")
+    return refusal_frame(call, refusal(fault))
 
 
 def leaving_frame(msgid: int) -> bytes:

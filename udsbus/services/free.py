@@ -17,6 +17,7 @@ import contextlib
 import errno
 import fcntl
 import os
+import select
 import termios
 
 from .inherited import not_for_children
@@ -99,6 +100,12 @@ class Taker:
         if not taken:
             raise WorkerGone
         return True
+
+    def gone(self) -> bool:
+        """Whether nobody has the other end any more."""
+        poll = select.poll()
+        poll.register(self.fd, 0)
+        return any(events & select.POLLHUP for _, events in poll.poll(0))
 
     def waiting(self) -> int:
         """How many calls the worker could take now."""

@@ -29,6 +29,8 @@ log = logging.getLogger("udsbus.services")
 
 WITHDRAW_SECONDS = 1.0
 """For telling the broker that a worker leaves. One that is away learns it by itself."""
+AGAIN_SECONDS = 1.0
+"""Until it is tried again to offer what could not be."""
 GONE = frozenset((DELETED, EXPIRED, RELEASED))
 
 
@@ -42,6 +44,11 @@ def about(offered: Offered, place: Place, retry: int, size: int) -> dict[str, An
 
 def check_options(service: str, retry: int, concurrency: int) -> None:
     """Raise InvalidRequest for those that make no sense."""
+    if not isinstance(service, str):
+        raise InvalidRequest(
+            f"service(...) needs the name of the service, as in @client.service('calc'), "
+            f"not {service!r:.100}"
+        )
     check_writable(service, "service")
     if type(retry) is not int or retry < 0:
         raise InvalidRequest(f"retry is how often a call may be tried again, 0 or more: {retry!r}")
@@ -107,7 +114,10 @@ class Served:
             self._client._call(requests.withdraw(self.service, self._place.name))
         self._worker.stop(grace)
         self._watch.close()
-        self.ended.wait(grace + 2 * COMING_SECONDS)
+        with contextlib.suppress(ValueError):
+            self._client._served.remove(self)
+        if not self._worker.runs_here():  # which would wait for itself
+            self.ended.wait(grace + 2 * COMING_SECONDS)
 
     def __repr__(self) -> str:
         state = "leaving" if self._leaving else "serving"
@@ -131,11 +141,14 @@ class Served:
     def _stay_offered(self) -> None:
         """Offer again what is gone: with a broker that has forgotten, or a kick."""
         for change in self._watch:
-            if isinstance(change, Change) and change.kind in GONE and not self._leaving:
+            gone = isinstance(change, Change) and change.kind in GONE
+            while gone and not self._leaving:
                 try:
                     self._offer()
+                    gone = False
                 except Error as error:
-                    log.warning("%s is not offered: %s", self.service, error)
+                    log.warning("%s is not offered yet: %s", self.service, error)
+                    self.ended.wait(AGAIN_SECONDS)
 
 
 def serve_until_told(
@@ -157,7 +170,7 @@ def serve_until_told(
     try:
         begun()
         ending.wait()
-        stopping = [threading.Thread(target=each.stop, args=(grace,)) for each in served]
+        stopping = [threading.Thread(target=each.stop, args=(grace,)) for each in list(served)]
         for thread in stopping:
             thread.start()
         for thread in stopping:

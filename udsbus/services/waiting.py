@@ -6,6 +6,7 @@ import threading
 from time import monotonic
 from typing import TYPE_CHECKING
 
+from ..client.forks import release
 from ..errors import RequestTimeout
 from .finding import LOOK_SECONDS, Service, Worker
 
@@ -18,7 +19,7 @@ class Line:
 
     def __init__(self, service: Service[Conversation]) -> None:
         self._service = service
-        self._first = threading.Lock()
+        self._first = threading.RLock()
 
     def wait(self, until: float, timeout: float) -> Worker[Conversation] | None:
         """One that is free now; None: somebody should look whether there are others.
@@ -26,8 +27,8 @@ class Line:
         Raises RequestTimeout at `until`.
         """
         left = until - monotonic()
-        if left > 0 and self._first.acquire(timeout=left):
-            try:
+        try:
+            if left > 0 and self._first.acquire(timeout=left):
                 worker = self._service.take()
                 if worker is not None or not self._service.workers:
                     return worker
@@ -35,6 +36,6 @@ class Line:
                 if left > 0:
                     self._service.hub.poll(min(left, LOOK_SECONDS))
                     return self._service.take()
-            finally:
-                self._first.release()
+        finally:
+            release(self._first)  # also if Ctrl-C came just when it was acquired
         raise RequestTimeout(self._service.all_busy(timeout))

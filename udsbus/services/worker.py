@@ -21,12 +21,12 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from queue import SimpleQueue
 from time import monotonic
 from typing import Any, NamedTuple
 
 from ..client.forks import FORKS
-from ..errors import Error, LimitExceeded, UnsupportedValue
+from ..errors import Error
 from ..hub import READ, best_hub
 from ..limits import REPLY_SPIN_SECONDS
 from ..peers import peer_credentials
@@ -41,6 +41,7 @@ from .frames import (
     called,
     end_frame,
     failure_frame,
+    fault_frame,
     item_frame,
     leaving_frame,
     refusal_frame,
@@ -80,6 +81,10 @@ class Line:
         self.closed = False
         self.busy = False
         """A thread carries out its call."""
+        self.failed = False
+        """And has found it to be of no use any more."""
+        self.lost = False
+        """Whoever called has gone."""
 
     def receive(self) -> bool:
         """Take what has come. False: the other side is gone, or sends rubbish."""
@@ -117,12 +122,20 @@ class Line:
         except OSError:
             return True
 
-    def send(self, frame: bytes) -> bool:
-        """Wait until all of it is sent. False: nobody takes it."""
+    def send(
+        self,
+        frame: bytes,
+        patience: float | None = SEND_SECONDS,
+        waiting: Callable[[], None] = lambda: None,
+    ) -> bool:
+        """Wait until all of it is sent, but for `patience` seconds without any progress at most;
+        `waiting` is called each second. False: nobody takes it."""
         rest = memoryview(frame)
+        waited = 0.0
         while True:
             try:
                 rest = rest[self.socket.send(rest) :]
+                waited = 0.0
             except (BlockingIOError, InterruptedError):
                 pass
             except OSError:
@@ -131,7 +144,10 @@ class Line:
                 return True
             poll = select.poll()
             poll.register(self.fd, select.POLLOUT)
-            if not poll.poll(SEND_SECONDS * 1000) or self.given_up():
+            if not poll.poll(BEAT_SECONDS * 1000):
+                waited += BEAT_SECONDS
+                waiting()
+            if self.given_up() or (patience is not None and waited >= patience):
                 return False
 
     def close(self) -> None:
@@ -175,6 +191,11 @@ class Worker:
         self._slots = place.slots
         self._lines: dict[int, Line] = {}
         self._in_hand = 0
+        self._sending = 0
+        """Answers on their way out."""
+        self._began: dict[int, float] = {}
+        """When each call in hand began, by the descriptor of its line; not while whoever called is
+        waited for."""
         self._counting = threading.Lock()
         self._spinning = Spinning(REPLY_SPIN_SECONDS)
         self._hub = best_hub()
@@ -183,9 +204,13 @@ class Worker:
         self._hub.add(self._woken, READ)
         self._finished: deque[Line] = deque()
         """Lines whose call a thread has finished."""
-        self._pool = None if size == 1 else ThreadPoolExecutor(size, "udsbus-service")
-        self._idle = False
-        """Nothing has happened the last time that it waited."""
+        self._threads: SimpleQueue[tuple[Line, Called]] | None = None
+        """What the threads are to carry out, if there is more than one call at a time."""
+        if size > 1:
+            self._threads = SimpleQueue()
+            for number in range(size):
+                name = f"udsbus {offered.service} {number}"
+                threading.Thread(target=self._carry_out_apart, name=name, daemon=True).start()
         self._leaving = False
         self._coming = 0
         """Calls that somebody may have been about to send when it began to leave."""
@@ -194,10 +219,12 @@ class Worker:
         """When it leaves, whatever is in hand."""
         self._stop: float | None = None
         self._forks = len(FORKS)
+        self._loop_thread = 0
         self.ended = threading.Event()
 
     def run(self) -> None:
         """Serve until it has left."""
+        self._loop_thread = threading.get_ident()
         try:
             self._slots.give(self._size, 0)
             while not self._has_left():
@@ -205,6 +232,10 @@ class Worker:
         finally:
             self._close()
             self.ended.set()
+
+    def runs_here(self) -> bool:
+        """Whether this thread is the one of the loop, or carries out a call."""
+        return threading.get_ident() == self._loop_thread or current.get(None) is not None
 
     def stop(self, grace: float) -> None:
         """Take no more calls, finish those in hand within `grace` seconds, and end `run`."""
@@ -229,10 +260,10 @@ class Worker:
     def _turn(self) -> None:
         ready = self._spinning.spin(self._hub.poll) if self._words()[ADVICE] else []
         if not ready:
-            self._beat(None)
-            ready = self._hub.poll(self._patience())
-            self._idle = not ready
-            if self._idle and not self._leaving and not self._in_hand:
+            self._show()
+            missing = self._in_hand + self._slots.free() < self._size
+            ready = self._hub.poll(self._patience(missing))
+            if not ready and missing and not self._leaving and not self._in_hand:
                 self._slots.give(self._size, 0)
         for fd, _ in ready:
             line = self._lines.get(fd)
@@ -246,16 +277,20 @@ class Worker:
             self.leave(max(0.0, self._stop - monotonic()))
             self._stop = None
 
-    def _patience(self) -> float:
+    def _show(self) -> None:
+        """Show that it lives, and since when the oldest call has been in hand."""
+        self._beat(min(list(self._began.values()), default=None))
+
+    def _patience(self, missing: bool) -> float:
         if self._leaving:
             return 0.02
-        return BEAT_SECONDS if self._idle else IDLE_SECONDS
+        return IDLE_SECONDS if missing else BEAT_SECONDS
 
     def _has_left(self) -> bool:
         if not self._leaving:
             return False
         now = monotonic()
-        if self._in_hand and now < (self._until or now):
+        if (self._in_hand or self._sending) and now < (self._until or now):
             return False
         return self._coming <= 0 or now > self._coming_until
 
@@ -311,12 +346,12 @@ class Worker:
             with self._counting:
                 self._coming -= self._leaving
                 self._in_hand += 1
-            if self._pool is None:
+            if self._threads is None:
                 self._finish(line, self._carry_out(line, call))
             else:
                 self._hub.remove(line.fd)  # nobody reads it meanwhile
                 line.busy = True
-                self._pool.submit(self._carry_out_apart, line, call)
+                self._threads.put((line, call))
                 return
 
     def _finish(self, line: Line, good: bool) -> None:
@@ -327,13 +362,15 @@ class Worker:
 
     # --- one call -----------------------------------------------------------------------------
 
-    def _carry_out_apart(self, line: Line, call: Called) -> None:
-        """In a thread."""
-        if not self._carry_out(line, call):
-            line.closed = True  # the loop closes it: another could get its number meanwhile
-        self._finished.append(line)
-        with contextlib.suppress(OSError):
-            os.write(self._wake, b".")
+    def _carry_out_apart(self) -> None:
+        """In a thread, until the program ends."""
+        assert self._threads is not None
+        while True:
+            line, call = self._threads.get()
+            line.failed = not self._carry_out(line, call)
+            self._finished.append(line)
+            with contextlib.suppress(OSError):
+                os.write(self._wake, b".")
 
     def _look(self) -> None:
         """What other threads have told."""
@@ -342,74 +379,88 @@ class Worker:
         while self._finished:
             line = self._finished.popleft()
             line.busy = False
-            good = not line.closed
-            if good:
+            if not line.failed:
                 self._hub.add(line.fd, READ)
-            else:
-                line.closed = False
-            self._finish(line, good)
-            if line.waiting and good:
+            self._finish(line, not line.failed)
+            if line.waiting and not line.failed:
                 self._next(line)
 
     def _carry_out(self, line: Line, call: Called) -> bool:
         """Call the function and send what comes of it. False: the line is of no use any more."""
-        began = monotonic()
-        self._beat(began)
+        began = self._began[line.fd] = monotonic()
+        self._show()
+        try:
+            frame = self._called(line, call, began)
+        except BaseException:  # of what somebody has written, while it was looked at
+            log.exception("%s: a call ended in a way that cannot be told", self.offered.service)
+            frame = fault_frame(call)
+        self._began.pop(line.fd, None)
+        with self._counting:
+            # It is free before its answer is sent: whoever gets it may call again at once.
+            self._in_hand -= 1
+            self._sending += 1
+            self._slots.give(1, self._in_hand)
+        sent = frame is None or line.send(frame)
+        with self._counting:
+            self._sending -= 1
+        return sent and not line.lost
+
+    def _called(self, line: Line, call: Called, began: float) -> bytes | None:
+        """What to answer, at last; None: nothing any more."""
         until = None if call.seconds is None else began + call.seconds
-        frame: bytes
         try:
             function = self.offered.find(call.method)
             args, kwargs = call.arguments()
             function.check(args, kwargs)
         except Error as error:
-            frame = refusal_frame(call, refusal(error))
-        else:
-            token = current.set(CurrentCall(function.name, until, line.given_up))
-            try:
-                result = function.function(*args, **kwargs)
-                if inspect.isgenerator(result):
-                    return self._stream(line, call, function, result)
-                frame = result_frame(call, function.name, result)
-            except BaseException as error:
-                if not isinstance(error, Exception):
-                    log.exception("%s raised %r", function.name, error)
-                frame = failure_frame(call, error)
-            finally:
-                current.reset(token)
-            if until is not None and monotonic() > until:
-                frame = b""  # whoever called has given up, or is about to
-        self._free_again()
-        return not frame or line.send(frame)
-
-    def _free_again(self) -> None:
-        """One call is done. Before its answer is sent: whoever gets it may call again at once."""
-        with self._counting:
-            self._in_hand -= 1
-            self._slots.give(1, self._in_hand)
-
-    def _stream(self, line: Line, call: Called, function: Function, items: Iterator[Any]) -> bool:
-        taken = line.send(stream_frame(call))
-        error: BaseException | None = None
+            return refusal_frame(call, refusal(error))
+        if line.given_up():
+            line.lost = True
+            return None
+        token = current.set(CurrentCall(function.name, until, line.given_up))
         try:
-            while taken and not line.given_up():
+            result = function.function(*args, **kwargs)
+            if inspect.isgenerator(result):
+                return self._stream(line, call, function, result)
+            frame = result_frame(call, function.name, result)
+        except BaseException as error:
+            if not isinstance(error, Exception):
+                log.exception("%s raised %r", function.name, error)
+            frame = failure_frame(call, error)
+        finally:
+            current.reset(token)
+        late = until is not None and monotonic() > until
+        return None if late else frame  # whoever called has given up, or is about to
+
+    def _stream(
+        self, line: Line, call: Called, function: Function, items: Iterator[Any]
+    ) -> bytes | None:
+        """Send what it yields. Returns its end; None: nobody takes it."""
+        if not line.send(stream_frame(call)):
+            line.lost = True
+            return None
+        try:
+            while not line.given_up():
                 try:
                     frame = item_frame(function.name, next(items))
                 except StopIteration:
+                    return end_frame()
+                self._began.pop(line.fd, None)  # whoever called takes his time, and not the call
+                self._show()
+                if not line.send(frame, None, self._show):
                     break
-                taken = line.send(frame)
-                self._beat(monotonic())
+                self._began[line.fd] = monotonic()
+                self._show()
                 current.get().wait_for_more(call.seconds)
-            else:
-                taken = False
-        except (UnsupportedValue, LimitExceeded, Exception) as failed:
-            error = failed
+            line.lost = True
+            return None
+        except BaseException as error:
+            return end_frame(error)
         finally:
             close = getattr(items, "close", None)
             if close is not None:
-                with contextlib.suppress(Exception):
+                with contextlib.suppress(BaseException):
                     close()
-            self._free_again()
-        return taken and line.send(end_frame(error))
 
     # --- ends ---------------------------------------------------------------------------------
 
@@ -424,8 +475,6 @@ class Worker:
             self.place.close()
         for line in list(self._lines.values()):
             line.close()
-        if self._pool is not None:
-            self._pool.shutdown(wait=False, cancel_futures=True)
         self._hub.close()
         os.close(self._woken)
         os.close(self._wake)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import traceback
+from collections.abc import Callable
 from typing import Any, Literal
 
 import msgpack
@@ -31,11 +32,22 @@ def serve_stdio(target: Any, *, format: Literal["json", "msgpack"] = "json") -> 
     with os.fdopen(requests, "rb", buffering=0) as source, os.fdopen(answers, "wb", 0) as sink:
         if format == "json":
             for line in iter(source.readline, b""):
-                sink.write(json.dumps(_answer(offered, _request(line)), default=str).encode())
-                sink.write(b"\n")
+                sink.write(_packed(_in_json, _answer(offered, _request(line))))
         else:
             for request in msgpack.Unpacker(source, read_size=1):
-                sink.write(msgpack.packb(_answer(offered, request), default=str))
+                sink.write(_packed(msgpack.packb, _answer(offered, request)))
+
+
+def _in_json(answer: dict[str, Any]) -> bytes:
+    return json.dumps(answer).encode() + b"\n"
+
+
+def _packed(pack: Callable[[dict[str, Any]], bytes], answer: dict[str, Any]) -> bytes:
+    try:
+        return pack(answer)
+    except Exception as error:  # msgpack raises many kinds
+        why = f"what it returned has no form here: {type(error).__name__}: {error}"
+        return pack({"id": answer["id"], "error": why.encode(errors="replace").decode()})
 
 
 def _request(line: bytes) -> Any:

@@ -21,7 +21,8 @@ class Log:
         self._file: BinaryIO | None = None
         if directory is not None:
             directory.mkdir(parents=True, exist_ok=True)
-            self._file = open(directory / f"{label}.log", "ab", buffering=0)  # noqa: SIM115
+            name = label.replace("/", ".")
+            self._file = open(directory / f"{name}.log", "ab", buffering=0)  # noqa: SIM115
 
     def write(self, pid: int, data: bytes) -> None:
         """Whole lines, without a newline at the end."""
@@ -52,23 +53,29 @@ class Lines:
         self._begun = b""
 
     def read(self) -> bool:
-        """Pass on what has come. False: that was the end."""
-        while True:
-            try:
-                data = os.read(self.fd, LINE_BYTES)
-            except BlockingIOError:
-                return True
-            except OSError:
-                data = b""
-            whole, newline, rest = (self._begun + data).rpartition(b"\n")
-            if newline:
-                self._log.write(self._pid, whole)
-            self._begun = rest
-            if (not data or len(rest) > LINE_BYTES) and rest:
-                self._log.write(self._pid, rest)
-                self._begun = b""
-            if not data:
-                return False
+        """Pass on some of what has come, for a process may print more and more. False: that was
+        the end."""
+        try:
+            data = os.read(self.fd, LINE_BYTES)
+        except BlockingIOError:
+            return True
+        except OSError:
+            data = b""
+        whole, newline, rest = (self._begun + data).rpartition(b"\n")
+        if newline:
+            self._log.write(self._pid, whole)
+        self._begun = rest
+        if (not data or len(rest) > LINE_BYTES) and rest:
+            self._log.write(self._pid, rest)
+            self._begun = b""
+        return bool(data)
+
+    def read_last(self) -> None:
+        """What its process has printed last, which is dead: no more than a pipe holds, for others
+        may have it too."""
+        for _ in range(16):
+            if not self.read():
+                break
 
     def close(self) -> None:
         os.close(self.fd)

@@ -34,6 +34,8 @@ KILL_SECONDS = 1.0
 STARTING_SECONDS = 60.0
 """So long a worker may take until it serves."""
 PROCESSES_MOST = 1_000
+RENEWAL_SECONDS = 1.0
+"""At least, after a worker that was to take the place of another has ended before it was ready."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,6 +86,8 @@ class Pool:
         self._to_do: deque[Callable[[], None]] = deque()
         self._rolling: deque[Place] = deque()
         """Places whose process is to be replaced, one after the other."""
+        self._roll_at = 0.0
+        """When the next may be replaced."""
         self._stopping = False
         self._began = False
         """One of them was ready once."""
@@ -166,7 +170,7 @@ class Pool:
     def _patience(self) -> float:
         now = monotonic()
         dues = [place.start_at - now for place in self._places if place.start_at is not None]
-        return max(0.0, min([TICK_SECONDS, *dues]))
+        return TICK_SECONDS if self._stopping else max(0.0, min([TICK_SECONDS, *dues]))
 
     def _read(self, fd: int) -> None:
         if fd == self._woken:
@@ -262,9 +266,11 @@ class Pool:
         if place.waits_for is not None:  # what was to be replaced goes on
             place.member, place.waits_for = place.waits_for, None
             self._rolling.clear()
+            wait = max(RENEWAL_SECONDS, place.restarting.ended(age))
+            self._roll_at = monotonic() + wait
             log.error(
-                "%s: worker %d %s before it was ready; those before it go on",
-                self.name, member.pid, place.last,
+                "%s: worker %d %s before it was ready; those before it go on, and none is renewed "
+                "for %.1f s", self.name, member.pid, place.last, wait,
             )  # fmt: skip
             return
         wait = place.restarting.ended(age)
@@ -278,6 +284,8 @@ class Pool:
     def _roll(self) -> None:
         """Replace the next one, when no other is being replaced."""
         if any(place.waits_for is not None for place in self._places):
+            return
+        if monotonic() < self._roll_at:
             return
         while self._rolling:
             place = self._rolling.popleft()
@@ -304,7 +312,7 @@ class Pool:
     def _bury(self, member: Member) -> None:
         """It has ended. What it has started ends too, and what it has printed last is shown."""
         member.kill()
-        member.lines.read()
+        member.lines.read_last()
         for fd in (member.control.fileno(), member.lines.fd, member.pidfd):
             self._forget(fd)
         member.close()

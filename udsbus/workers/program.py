@@ -31,6 +31,8 @@ from .beats import Beats
 
 NOT_LOADED = 78
 """The exit code when there is nothing to serve (EX_CONFIG of sysexits.h)."""
+TOLD_SECONDS = 60.0
+"""After so long a worker tells again that another should take its place: that may have failed."""
 MEMORY_SECONDS = 0.25
 """So often at most a worker looks how much memory it uses."""
 
@@ -104,7 +106,7 @@ def main() -> int:
     configuration = Configuration(**json.loads(sys.argv[1]))
     control = socket.socket(fileno=configuration.control)
     beats = Beats(configuration.beats)
-    pids = [os.getpid()]
+    pids = [os.getpid()]  # and that of the program, if there is one
     try:
         declared = _declared(configuration, pids)
     except Error as error:
@@ -113,7 +115,7 @@ def main() -> int:
     except Exception:
         traceback.print_exc()
         return NOT_LOADED
-    told: list[str] = []
+    told = 0.0
     limits = Limits(configuration, lambda: pids)
 
     def tell(line: str) -> None:
@@ -121,9 +123,10 @@ def main() -> int:
             control.send(line.encode() + b"\n")
 
     def done() -> None:
-        why = None if told else limits.reached()
+        nonlocal told
+        why = limits.reached() if monotonic() > told + TOLD_SECONDS or not told else None
         if why is not None:
-            told.append(why)
+            told = monotonic()
             tell(f"renew {why}")
 
     with Client(configuration.address, name=configuration.name) as client:
@@ -132,7 +135,9 @@ def main() -> int:
             client._served.append(Served(client, name, target, retry, concurrency, watchers))
         threading.Thread(target=_end_with_pool, args=(control,), daemon=True).start()
         serve_until_told(client._served, configuration.grace, lambda: tell("ready"))
-    return 0
+    for stream in (sys.stdout, sys.stderr):
+        stream.flush()
+    os._exit(0)  # a thread that carries out a call for ever would keep it alive
 
 
 def _declared(configuration: Configuration, pids: list[int]) -> list[Declared]:
@@ -145,7 +150,10 @@ def _declared(configuration: Configuration, pids: list[int]) -> list[Declared]:
         )  # fmt: skip
     from .stdio import Program
 
-    program = Program(configuration.command, configuration.format, pids.append)
+    def started(pid: int) -> None:
+        pids[1:] = [pid]
+
+    program = Program(configuration.command, configuration.format, started)
     assert configuration.service is not None
     return [Declared(configuration.service, program.offered(), configuration.retry, 1)]
 

@@ -92,6 +92,8 @@ class Program:
         try:
             self._write(packed)
             answer = self._answer()
+            while type(answer) is dict and self._is_late(answer.get("id")):
+                answer = self._answer()
         except BrokenPipeError:
             self._died()
         if type(answer) is not dict or answer.get("id") != self._number:
@@ -101,6 +103,10 @@ class Program:
         if "result" not in answer:
             raise ProtocolError(f"the program answered without a result: {answer!r:.200}")
         return answer["result"]
+
+    def _is_late(self, number: Any) -> bool:
+        """Whether an answer is to a call that has failed already."""
+        return type(number) is int and 0 < number < self._number
 
     def _write(self, data: bytes) -> None:
         rest = memoryview(data)

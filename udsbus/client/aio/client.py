@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, TypeVar, overload
 
+from ...errors import InvalidRequest
 from ...patterns import check_name
 from .. import requests
 from ..binding import MISSING
@@ -213,6 +214,11 @@ class AsyncClient(AsyncBase):
         what is served, to `stop` it.
         """
         from ...services.aio.serving import AsyncServed
+        from ...services.serving import check_options
+
+        check_options(name, retry, concurrency)
+        if any(each.service == name for each in self._served):
+            raise InvalidRequest(f"this client serves {name!r} already")
 
         def serve(target: Any) -> AsyncServed:
             served = AsyncServed(self, name, target, retry, concurrency)

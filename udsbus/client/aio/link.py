@@ -108,6 +108,11 @@ class Link:
         return files
 
     @property
+    def sends(self) -> bool:
+        """Something waits until the socket takes it."""
+        return bool(self._output) and not self.closed
+
+    @property
     def full(self) -> bool:
         return len(self._output) > FULL_BYTES
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections import deque
 from functools import partial
 from time import monotonic
@@ -16,10 +17,10 @@ from ...client.aio.link import Link, Start
 from ...client.connecting import open_at_once, open_socket
 from ...errors import BrokerUnavailable, RequestTimeout
 from ...wire.values import decode
-from ..asking import Leaving, Lost, NotTaken
+from ..asking import Again, Leaving, Lost, NotTaken
 from ..failures import raised
 from ..finding import Worker
-from ..frames import AGAIN, LEAVING, call_frame, is_stream
+from ..frames import AGAIN, LEAVING, answer_of, call_frame, is_stream
 from ..inherited import not_for_children
 
 if TYPE_CHECKING:
@@ -41,6 +42,8 @@ async def begin(
         if sock is None:
             sock = await anyio.to_thread.run_sync(partial(open_socket, path, patience))
     except BrokerUnavailable as error:
+        if not worker.free.gone():  # it is this process that cannot
+            raise
         raise NotTaken(str(error)) from None
     return AsyncConversation(worker, service, sock, client._start)
 
@@ -55,7 +58,7 @@ class AsyncConversation:
         self._loop = running_asyncio()
         self._come: deque[list[Any]] = deque()
         self._waker = waker(self._loop)
-        self._sent = False
+        self._msgid = 0
         self._link = Link(sock, self._received, self._ended)
         self._link.take_files()  # none are expected
         self._link.start(start)
@@ -70,22 +73,32 @@ class AsyncConversation:
         if self._link.closed:
             raise NotTaken
         try:
-            if not self._link.send(call_frame(method, payload, until - monotonic()), True):
+            self._msgid += 1
+            frame = call_frame(self._msgid, method, payload, until - monotonic())
+            if not self._link.send(frame, True):
                 raise NotTaken
-            _, _, error, result = await self._next(until, timeout)
+            answer = await self._next(until, timeout)
+            error, result = answer_of(answer, self._msgid, self.service)
         except BaseException:
             self.close()
             raise
         if error is not None:
             if error[0] in (LEAVING, AGAIN):
                 self.close()
-                raise Leaving if error[0] == LEAVING else NotTaken
-            self.worker.back(self)
+                raise Leaving if error[0] == LEAVING else Again
+            self.back()
             raise raised(error, result)
         if is_stream(result):
             return AsyncStream(self, timeout)
-        self.worker.back(self)
+        self.back()
         return decode(result)
+
+    def back(self) -> None:
+        """The call is over."""
+        if self._come:  # that nobody has asked for
+            self.close()
+        else:
+            self.worker.back(self)
 
     async def take_item(self, timeout: float) -> list[Any]:
         """The next notification of a stream."""
@@ -155,7 +168,7 @@ class AsyncStream:
         if kind == "item":
             return decode(params[0])
         self._conversation = None
-        conversation.worker.back(conversation)
+        conversation.back()
         error, details = params
         if error is None:
             raise StopAsyncIteration
@@ -165,6 +178,10 @@ class AsyncStream:
         conversation, self._conversation = self._conversation, None
         if conversation is not None:
             conversation.close()
+
+    def __del__(self) -> None:
+        with contextlib.suppress(Exception):  # its event loop may have ended
+            self.close()
 
     async def __aenter__(self) -> Self:
         return self

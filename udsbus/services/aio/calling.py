@@ -10,8 +10,9 @@ from anyio import sleep
 
 from ...client.forks import FORKS
 from ...client.requests import check_timeout
-from ...errors import Error, ServiceUnavailable, WorkerLost
-from ..asking import Leaving, Lost, NotTaken
+from ...errors import Error, RequestTimeout, ServiceUnavailable, WorkerLost
+from ...limits import TIMEOUT_MOST
+from ..asking import Again, Leaving, Lost, NotTaken
 from ..finding import Service, Worker, is_due, service_key, ways_to_read, workers_of
 from ..frames import arguments
 from .asking import AsyncConversation, begin
@@ -27,6 +28,8 @@ DEAD_LETTERS = "dead-letters/"
 
 
 PAUSE_SECONDS = 0.02
+NAMES_KEPT = 4_096
+"""Names of calls of which is kept what they mean."""
 
 
 class AsyncCalls:
@@ -45,18 +48,27 @@ class AsyncCalls:
     ) -> Any:
         seconds = self._client._patience if timeout is None else timeout
         check_timeout(seconds)
+        seconds = min(seconds, TIMEOUT_MOST)
         payload = arguments(name, args, kwargs)
         until = monotonic() + seconds
         attempts = 0
+        lost_by: tuple[str, Worker[AsyncConversation]] | None = None
+        """The service, and the worker of it that had the call when it died."""
         while True:
             try:
                 service, method = await self._find(name)
                 worker = service.take() or await self._wait_for(service, until, seconds)
             except ServiceUnavailable:
-                if not attempts or monotonic() + PAUSE_SECONDS > until:
+                if lost_by is None:
                     raise
+                if monotonic() + PAUSE_SECONDS > until:  # it may have been carried out
+                    raise await self._lost(name, args, kwargs, lost_by, attempts) from None
                 await sleep(PAUSE_SECONDS)  # one that has died may be started again
                 continue
+            except RequestTimeout:
+                if lost_by is None:
+                    raise
+                raise await self._lost(name, args, kwargs, lost_by, attempts) from None
             try:
                 return await self._ask(worker, service.name, method, payload, until, seconds)
             except NotTaken:
@@ -64,10 +76,9 @@ class AsyncCalls:
             except Lost:
                 service.forget(worker)
                 attempts += 1
+                lost_by = service.name, worker
                 if attempts > worker.retry:
-                    raise await self._lost(
-                        name, args, kwargs, service.name, worker, attempts
-                    ) from None
+                    raise await self._lost(name, args, kwargs, lost_by, attempts) from None
                 log.warning(
                     "%s: worker %d died with the call in hand; another is asked", name, worker.pid
                 )
@@ -93,8 +104,12 @@ class AsyncCalls:
                 raise
             except NotTaken:
                 continue
-        conversation = await begin(self._client, worker, service, until - monotonic())
-        return await conversation.ask(self._client, method, payload, until, seconds)
+        while True:
+            conversation = await begin(self._client, worker, service, until - monotonic())
+            try:
+                return await conversation.ask(self._client, method, payload, until, seconds)
+            except Again:
+                continue
 
     async def _find(self, name: str) -> tuple[Service[AsyncConversation], str]:
         """The service that a call is to, with the workers that it has now, and the method.
@@ -106,8 +121,11 @@ class AsyncCalls:
             return meant
         await self._client._own_offers()
         for service_name, method in ways_to_read(name):
-            service = self._services.setdefault(service_name, Service(service_name))
+            service = self._services.get(service_name) or Service(service_name)
             if await self._look(service):
+                service = self._services.setdefault(service_name, service)
+                if len(self._meant) >= NAMES_KEPT:
+                    self._meant.clear()
                 self._meant[name] = service, method
                 return service, method
         raise service.nobody()
@@ -118,8 +136,8 @@ class AsyncCalls:
         if is_due(service, client._cache.active):
             number = await client.get(service_key(service.name))
             service.looked = monotonic()
-            if number is None:
-                return False
+            if number is None:  # perhaps of a broker that has forgotten
+                return bool(service.workers)
             if number != service.number:
                 service.renew(number, await client.items(workers_of(service.name)))
         return True
@@ -152,11 +170,11 @@ class AsyncCalls:
         name: str,
         args: tuple[Any, ...],
         kwargs: dict[str, Any],
-        service: str,
-        worker: Worker[AsyncConversation],
+        lost_by: tuple[str, Worker[AsyncConversation]],
         attempts: int,
     ) -> Error:
         """Nobody has answered, and nobody else is asked."""
+        service, worker = lost_by
         queue = None
         if worker.retry:
             queue = DEAD_LETTERS + service

@@ -8,6 +8,7 @@ import threading
 
 import anyio
 
+from ..current import current
 from ..offered import Offered
 from ..place import Place
 from ..worker import NOBODY, Watchers
@@ -37,6 +38,10 @@ class InLoop:
         self._worker = AsyncWorker(*self._what)
         self._begun.set()
         await self._worker.run()
+
+    def runs_here(self) -> bool:
+        """Whether this thread carries out a call."""
+        return current.get(None) is not None
 
     def stop(self, grace: float) -> None:
         self._begun.wait()

@@ -15,9 +15,10 @@ from ...client.followed import Change
 from ...errors import Error
 from ...limits import CALLS_GRACE
 from ...patterns import WORKER_KEYS
+from ..current import current
 from ..offered import Offered
 from ..place import Place
-from ..serving import GONE, WITHDRAW_SECONDS, about, check_options
+from ..serving import AGAIN_SECONDS, GONE, WITHDRAW_SECONDS, about, check_options
 from ..worker import COMING_SECONDS
 from .worker import AsyncWorker
 
@@ -59,8 +60,11 @@ class AsyncServed:
         with contextlib.suppress(Error), anyio.move_on_after(WITHDRAW_SECONDS):
             await self._client._call(requests.withdraw(self.service, self._place.name))
         self._worker.leave(grace)
-        with anyio.move_on_after(grace + 2 * COMING_SECONDS):
-            await self.ended.wait()
+        with contextlib.suppress(ValueError):
+            self._client._served.remove(self)
+        if current.get(None) is None:  # else it would wait for itself
+            with anyio.move_on_after(grace + 2 * COMING_SECONDS):
+                await self.ended.wait()
 
     def __repr__(self) -> str:
         state = "leaving" if self._leaving else "serving"
@@ -80,10 +84,7 @@ class AsyncServed:
 
     async def _stay_offered(self) -> None:
         """Offer it, and again when that is gone: with a broker that has forgotten, or a kick."""
-        try:
-            await self._offer()
-        except Error as error:
-            log.error("%s is not offered: %s", self.service, error)
+        await self._insist()
         self._offered.set()
         key = f"{WORKER_KEYS}{self.service}/{self._place.name}"
         async with self._client.watch(key, initial=True) as watch:
@@ -91,10 +92,17 @@ class AsyncServed:
                 if self._leaving:
                     return
                 if isinstance(change, Change) and change.kind in GONE:
-                    try:
-                        await self._offer()
-                    except Error as error:
-                        log.warning("%s is not offered: %s", self.service, error)
+                    await self._insist()
+
+    async def _insist(self) -> None:
+        """Offer it, as soon as there is a broker that takes that."""
+        while not self._leaving:
+            try:
+                await self._offer()
+                return
+            except Error as error:
+                log.warning("%s is not offered yet: %s", self.service, error)
+            await anyio.sleep(AGAIN_SECONDS)
 
 
 async def serve_until_told(served: Sequence[AsyncServed], grace: float) -> None:
@@ -103,5 +111,5 @@ async def serve_until_told(served: Sequence[AsyncServed], grace: float) -> None:
         async for _ in signals:
             break
         async with anyio.create_task_group() as stopping:
-            for each in served:
+            for each in list(served):
                 stopping.start_soon(each.stop, grace)

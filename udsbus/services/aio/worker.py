@@ -15,6 +15,7 @@ import inspect
 import logging
 import os
 import socket
+import threading
 from collections import deque
 from collections.abc import AsyncIterator, Callable, Coroutine, Iterator
 from functools import partial
@@ -40,6 +41,7 @@ from ..frames import (
     called,
     end_frame,
     failure_frame,
+    fault_frame,
     item_frame,
     leaving_frame,
     refusal_frame,
@@ -81,9 +83,16 @@ class AsyncWorker:
         self._lines: set[Line] = set()
         self._began: dict[int, float] = {}
         """When each call in hand began."""
+        self._begun = 0
+        """How many calls have begun, ever."""
+        self._held: deque[tuple[Line, Called]] = deque()
+        """Calls beyond those that are carried out at once: somebody has taken a byte twice."""
+        self._in_threads: dict[int, threading.Event] = {}
+        """Of plain functions that nobody waits for any more: set when they have ended."""
         self._leaving = False
         self._until = self._coming_until = 0.0
         self._coming = 0
+        self._threads: anyio.CapacityLimiter | None = None
         self._tasks: anyio.abc.TaskGroup
         self._changed = anyio.Event()
 
@@ -117,7 +126,8 @@ class AsyncWorker:
         while True:
             now = monotonic()
             coming = self._coming > 0 and now < self._coming_until
-            if not coming and (not self._began or now >= self._until):
+            busy = self._began or self._held or any(line.sends for line in self._lines)
+            if not coming and (not busy or now >= self._until):
                 return
             self._changed = anyio.Event()
             with anyio.move_on_after(0.02):
@@ -155,16 +165,19 @@ class AsyncWorker:
 
     async def _look_after(self) -> None:
         """Show that it lives, and put bytes back that somebody has taken for nothing."""
-        idle = 0
-        """Looks in a row at which a byte was missing, and nothing in hand."""
+        missing, begun = False, 0
         while True:
-            self._beat(min(self._began.values(), default=None))
-            missing = not self._leaving and self._slots.free() + len(self._began) < self._size
-            idle = idle + 1 if missing and not self._began else 0
-            if idle > 2:
+            self._show()
+            for number, ended in list(self._in_threads.items()):
+                if ended.is_set():
+                    del self._in_threads[number]
+                    self._finish(number)
+            was_missing, missing = missing, self._slots.free() + len(self._began) < self._size
+            idle = not self._began and begun == self._begun and not self._leaving
+            if was_missing and missing and idle:
                 self._slots.give(self._size, 0)
-                idle = 0
-            await anyio.sleep(IDLE_SECONDS if missing else BEAT_SECONDS)
+            begun = self._begun
+            await anyio.sleep(IDLE_SECONDS if missing or self._in_threads else BEAT_SECONDS)
 
     # --- called by the lines ------------------------------------------------------------------
 
@@ -177,12 +190,33 @@ class AsyncWorker:
         elif self._leaving and self._coming <= 0:
             line.send(leaving_frame(call.msgid))
         else:
-            self._coming -= self._leaving
-            number = self.calls + len(self._began)
-            while number in self._began:
-                number += 1
-            self._began[number] = monotonic()
-            line.give(call, number)
+            if self._leaving:
+                self._coming -= 1
+            if len(self._began) >= self._size:
+                self._held.append((line, call))
+            else:
+                self._begin(line, call)
+
+    def _begin(self, line: Line, call: Called) -> None:
+        self._begun += 1
+        self._began[self._begun] = monotonic()
+        self._show()
+        line.give(call, self._begun)
+
+    def _show(self) -> None:
+        """As in a `Worker`."""
+        self._beat(min(self._began.values(), default=None))
+
+    def _finish(self, number: int) -> None:
+        """One call is done: another can be."""
+        del self._began[number]
+        self.calls += 1
+        if self._held:
+            self._begin(*self._held.popleft())
+        else:
+            self._slots.give(1, len(self._began))
+        self._show()
+        self._changed.set()
 
     def forget(self, line: Line) -> None:
         self._lines.discard(line)
@@ -199,19 +233,22 @@ class AsyncWorker:
                 line.scope = scope
                 if line.closed:
                     return
-                frame = await self._called(line, call, until, scope)
+                frame = await self._called(line, call, until, scope, number)
+        except Exception:  # of what somebody has written, while it was looked at
+            log.exception("%s: a call ended in a way that cannot be told", self.offered.service)
+            frame = fault_frame(call)
         finally:
             line.scope = None
-            del self._began[number]
-            self.calls += 1
-            self._slots.give(1, len(self._began))
+            if number in self._in_threads and self._in_threads[number].is_set():
+                del self._in_threads[number]
+            if number not in self._in_threads:  # else `_look_after` sees when it has ended
+                self._finish(number)
             if frame:
                 line.send(frame)
-            self._changed.set()
             self._done()
 
     async def _called(
-        self, line: Line, call: Called, until: float | None, scope: anyio.CancelScope
+        self, line: Line, call: Called, until: float | None, scope: anyio.CancelScope, number: int
     ) -> bytes:
         """What to answer; b"": nothing any more."""
         try:
@@ -223,8 +260,11 @@ class AsyncWorker:
         current.set(CurrentCall(function.name, until, line.is_closed))
         try:
             if not function.is_async:
-                made = partial(function.function, *args, **kwargs)
-                result = await anyio.to_thread.run_sync(made, abandon_on_cancel=True)
+                ended = self._in_threads[number] = threading.Event()
+                made = partial(_and_tell, ended, function.function, *args, **kwargs)
+                result = await anyio.to_thread.run_sync(
+                    made, abandon_on_cancel=True, limiter=self._limiter()
+                )
             else:
                 result = function.function(*args, **kwargs)
                 if inspect.isawaitable(result):
@@ -232,30 +272,54 @@ class AsyncWorker:
             if inspect.isasyncgen(result) or inspect.isgenerator(result):
                 scope.deadline = inf
                 items = result if inspect.isasyncgen(result) else _in_thread(result)
-                return await self._stream(line, call, function, items)
+                return await self._stream(line, call, function, items, number)
             return result_frame(call, function.name, result)
         except (Exception, SystemExit) as error:  # which would end the event loop
             return failure_frame(call, error)
 
     async def _stream(
-        self, line: Line, call: Called, function: Function, items: AsyncIterator[Any]
+        self,
+        line: Line,
+        call: Called,
+        function: Function,
+        items: AsyncIterator[Any],
+        number: int,
     ) -> bytes:
         line.send(stream_frame(call))
         try:
             async for item in items:
+                self._began[number] = inf  # whoever called takes his time, and not the call
+                self._show()
                 line.send(item_frame(function.name, item))
                 await line.room()
                 if line.closed:
                     return b""
+                self._began[number] = monotonic()
+                self._show()
                 current.get().wait_for_more(call.seconds)
-        except Exception as error:
+        except (Exception, SystemExit) as error:
             return end_frame(error)
         finally:
             close = getattr(items, "aclose", None)
             if close is not None:
-                with anyio.CancelScope(shield=True):
+                with anyio.CancelScope(shield=True), contextlib.suppress(Exception):
                     await close()
         return end_frame()
+
+    def _limiter(self) -> anyio.CapacityLimiter:
+        """anyio's own lets 40 threads run."""
+        if self._threads is None:
+            self._threads = anyio.CapacityLimiter(self._size)
+        return self._threads
+
+
+def _and_tell(
+    ended: threading.Event, function: Callable[..., Any], *args: Any, **kwargs: Any
+) -> Any:
+    try:
+        return function(*args, **kwargs)
+    finally:
+        ended.set()
 
 
 _END = object()
@@ -325,6 +389,11 @@ class Line:
     def give(self, call: Called, number: int) -> None:
         self._waiting.append((call, number))
         wake(self._waker)
+
+    @property
+    def sends(self) -> bool:
+        """Something is on its way out."""
+        return self._link.sends
 
     def send(self, frame: bytes) -> None:
         if not self._link.closed:

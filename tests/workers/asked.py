@@ -6,6 +6,7 @@ Echo, calculate, unknown tasks, malformed answers, quit: scenario 3.
 from __future__ import annotations
 
 import json
+import os
 import sys
 import time
 
@@ -38,6 +39,11 @@ def answer(request: dict[str, object]) -> str | None:
         case "log":
             print(args[0], file=sys.stderr, flush=True)
             result = None
+        case "pid":
+            result = os.getpid()
+        case "bye":
+            print(json.dumps({"id": request["id"], "result": "bye"}), flush=True)
+            sys.exit(0)
         case "quit":
             sys.exit(args[0])
         case _:

@@ -40,8 +40,14 @@ class Pool:
             found = [each for each in self.status(client, name) if each["state"] == "ready"]
             return [int(str(each["pid"])) for each in found]
 
-        wait_until(lambda: len(pids()) == count, f"{count} workers to be ready", PATIENCE)
-        return pids()
+        found: list[int] = []
+
+        def all_ready() -> bool:
+            found[:] = pids()  # those that are returned: the next time they may be others
+            return len(found) == count
+
+        wait_until(all_ready, f"{count} workers to be ready", PATIENCE)
+        return found
 
     def told(self, what: str) -> None:
         wait_until(lambda: what in self.log.read_text(), f"{what!r} in the log", PATIENCE)

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+import signal
 import subprocess
 import sys
 import threading
@@ -142,3 +144,19 @@ def test_there_is_no_such_program(start: StartPool, client: Client) -> None:
     pool = start("--service", "tasks", "--stdio", "--", "/there/is/no/such/program")
     assert pool.process.wait(PATIENCE) == 3
     assert "cannot start '/there/is/no/such/program'" in pool.log.read_text()
+
+
+def test_a_program_that_dies_while_nobody_asks(client: Client, start: StartPool) -> None:
+    pool = start("--service", "tasks", "--stdio", "--", *PROGRAM)
+    (pid,) = pool.ready(client, name="tasks")
+    program = client.call("tasks/pid")
+    os.kill(program, signal.SIGKILL)
+    wait_until(lambda: pool.ready(client, name="tasks") != [pid], "another", PATIENCE)
+    assert client.call("tasks/add", 2, 3) == 5
+
+
+def test_its_last_words_count(client: Client, start: StartPool) -> None:
+    pool = start("--service", "tasks", "--stdio", "--", *PROGRAM)
+    pool.ready(client, name="tasks")
+    assert client.call("tasks/bye") == "bye"
+    pool.told("has ended (exit code 0)")

@@ -45,6 +45,27 @@ class Command(click.Command):
         ]
         return super().parse_args(ctx, marked)
 
+    def make_parser(self, ctx: click.Context) -> Any:
+        """The marks are gone when it is known what is an option."""
+        parser = super().make_parser(ctx)
+        parse = parser.parse_args
+
+        def unmarked(args: list[str]) -> Any:
+            options, rest, order = parse(args=args)
+            found = {name: _without_mark(value) for name, value in options.items()}
+            return found, _without_mark(rest), order
+
+        parser.parse_args = unmarked  # type: ignore[method-assign]
+        return parser
+
+
+def _without_mark(value: Any) -> Any:
+    if isinstance(value, str):
+        return value.removeprefix(MARK)
+    if isinstance(value, list | tuple):
+        return type(value)(map(_without_mark, value))
+    return value
+
 
 def _like_number(arg: str) -> bool:
     return arg[:1] == "-" and (arg[1:2].isdigit() or arg[1:2] == ".")

@@ -147,5 +147,5 @@ def _rows(service: ServiceInfo) -> list[list[str]]:
             shown(f"{service.name}/{method}" if method else service.name), shown(signature),
             str(len(workers)), free, pids,
         ]
-        for method, (signature, _) in sorted(service.methods.items())
+        for method, (signature, _) in sorted(service.methods.items()) or [("*", ("(...)", None))]
     ]  # fmt: skip

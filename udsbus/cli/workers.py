@@ -139,6 +139,10 @@ def run_command(app: tuple[str, ...], processes: int, name: str | None, stdio: b
         raise click.UsageError("it needs one MODULE:NAME, or --stdio and a COMMAND")
     if not stdio and app[0].startswith(":"):
         raise click.UsageError(f"{app[0]!r} names no module; it is MODULE:NAME")
+    if stdio and options["concurrency"] > 1:
+        raise click.UsageError(
+            "a program with --stdio is asked one thing at a time; use --processes"
+        )
     if stdio and service is None:
         raise click.UsageError("--stdio needs --service, the name by which it is called")
     from ..workers.pool import Pool, Rules

@@ -124,6 +124,8 @@ def converter(into: Any) -> Callable[[Any], Any]:
     """
     if into is None:
         return lambda value: value
+    if isinstance(into, str):
+        raise InvalidRequest(f"into is a type, as a dataclass or a pydantic model, not {into!r}")
     try:
         from pydantic import TypeAdapter, ValidationError
         from pydantic.errors import PydanticUserError

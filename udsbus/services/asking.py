@@ -75,6 +75,7 @@ class Conversation:
         self._spinning = Spinning(REPLY_SPIN_SECONDS)
         self._come: deque[Any] = deque()
         self._msgid = 0
+        self._what = service
 
     def ask(self, client: Client, method: str, payload: bytes, until: float, timeout: float) -> Any:
         """The result, or a Stream; raises what the function has raised.
@@ -83,6 +84,7 @@ class Conversation:
         """
         try:
             self._msgid += 1
+            self._what = f"{self.service}/{method}" if method else self.service
             frame = call_frame(self._msgid, method, payload, until - monotonic())
             self._send(frame, until, timeout)
             polls = client._cache.words[ADVICE]
@@ -119,7 +121,7 @@ class Conversation:
             left = until - monotonic()
             if not ready and (left <= 0 or not self._poll(left * 1000)):
                 raise RequestTimeout(
-                    f"{self.service}: no answer from the worker (pid {self.worker.pid}) within "
+                    f"{self._what}: no answer from the worker (pid {self.worker.pid}) within "
                     f"{timeout:g} s; it is told to give up, but may have done it"
                 )
             ready = []

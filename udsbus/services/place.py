@@ -17,6 +17,7 @@ from ..paths import SUN_PATH_BYTES, ensure_private_directory
 from .free import Slots, is_stale
 from .inherited import not_for_children
 
+MAKING_TRIES = 100
 _LONGEST = len(".workers/") + 16 + len(".sock")
 
 
@@ -27,11 +28,17 @@ class Place:
         """Raises OSError, AccessDenied for a directory of somebody else."""
         self.name = os.urandom(8).hex()
         folder = folder_of(address)
-        ensure_private_directory(str(folder))
-        _sweep(folder)
         self.path = str(folder / self.name)
         """Without the ending."""
-        self.slots = Slots(self.path + ".free", slots)
+        for attempt in range(MAKING_TRIES):
+            try:
+                ensure_private_directory(str(folder))
+                _sweep(folder)
+                self.slots = Slots(self.path + ".free", slots)
+                break
+            except FileNotFoundError:  # the last worker has just gone, and its directory with it
+                if attempt == MAKING_TRIES - 1:
+                    raise
         self.socket = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
         not_for_children(self.socket)
         try:
@@ -49,6 +56,8 @@ class Place:
         for ending in (".sock", ".free"):
             with contextlib.suppress(OSError):
                 os.unlink(self.path + ending)
+        with contextlib.suppress(OSError):
+            os.rmdir(os.path.dirname(self.path))  # if nobody else is in it
 
 
 def folder_of(address: str) -> Path:

@@ -29,6 +29,8 @@ log = logging.getLogger("udsbus.services")
 
 WITHDRAW_SECONDS = 1.0
 """For telling the broker that a worker leaves. One that is away learns it by itself."""
+SIGNAL_SECONDS = 1.0
+"""So late at most it is seen that a signal has come."""
 AGAIN_SECONDS = 1.0
 """Until it is tried again to offer what could not be."""
 GONE = frozenset((DELETED, EXPIRED, RELEASED))
@@ -158,6 +160,8 @@ def serve_until_told(
 
     Raises InvalidRequest in a thread that signals do not reach.
     """
+    if not served:
+        raise InvalidRequest("there is nothing to serve: declare it with `service` first")
     ending = threading.Event()
 
     def tell(number: int, frame: object) -> None:
@@ -169,7 +173,8 @@ def serve_until_told(
         raise InvalidRequest("only the main thread of a program can wait for signals") from None
     try:
         begun()
-        ending.wait()
+        while not ending.wait(SIGNAL_SECONDS):
+            pass  # a signal that another thread got is only seen when this one runs
         stopping = [threading.Thread(target=each.stop, args=(grace,)) for each in list(served)]
         for thread in stopping:
             thread.start()

@@ -22,6 +22,12 @@ def load(app: str, service: str | None, retry: int, concurrency: int) -> list[De
         raise InvalidRequest(f"{app!r} names no module; it is MODULE:NAME")
     if "" not in sys.path:
         sys.path.insert(0, "")
+    if "/" in module_name or module_name.startswith(".") or module_name.endswith(".py"):
+        hint = module_name.removesuffix(".py").strip("./").replace("/", ".")
+        raise InvalidRequest(
+            f"{app!r}: {module_name} is a file; the module is {hint}, as in {hint}:app. "
+            "For a program that is asked over its stdin: --stdio -- COMMAND"
+        )
     try:
         found: Any = importlib.import_module(module_name)
     except ModuleNotFoundError as error:
@@ -38,6 +44,12 @@ def load(app: str, service: str | None, retry: int, concurrency: int) -> list[De
     if isinstance(found, Services):
         if not found.declared:
             raise InvalidRequest(f"{app!r} declares no service")
+        if service is not None:
+            names = ", ".join(declared.name for declared in found.declared)
+            raise InvalidRequest(
+                f"{app!r} declares its own services ({names}); --service, --retry and "
+                "--concurrency are for a function, class or object"
+            )
         return found.declared
     name = service or getattr(found, "__name__", None) or type(found).__name__.lower()
     if inspect.isclass(found) and service is None:

@@ -16,6 +16,8 @@ import select
 import signal
 import subprocess
 import sys
+import threading
+import time
 from collections.abc import Callable
 from typing import Any
 
@@ -43,6 +45,8 @@ class Program:
         self._command = command
         self._form = form
         self._number = 0
+        self._asking = False
+        self._process: subprocess.Popen[bytes] | None = None
         self._start()
 
     def offered(self) -> AnyMethod:
@@ -68,14 +72,26 @@ class Program:
         self._out = self._process.stdout.fileno()
         os.set_blocking(self._out, False)
         self._started(self._process.pid)
+        watching = threading.Thread(target=self._watch, args=(self._process,), daemon=True)
+        watching.start()
         self._begun = b""
         self._unpacker = msgpack.Unpacker(max_buffer_size=FRAME_BYTES)
 
     def _restart(self) -> None:
         """What it says now is the answer to something else."""
-        self._process.kill()
-        self._process.wait()
+        before, self._process = self._process, None
+        if before is not None:
+            before.kill()
+            before.wait()
         self._start()
+
+    def _watch(self, process: subprocess.Popen[bytes]) -> None:
+        """In a thread: when the program ends, so does this worker, though nobody asks it."""
+        process.wait()
+        while self._asking and process is self._process:
+            time.sleep(0.01)  # its last answer may still be read
+        if process is self._process:
+            self._died()
 
     def _ask(self, request: dict[str, Any]) -> Any:
         self._number += 1
@@ -88,14 +104,17 @@ class Program:
             )
         except (TypeError, ValueError) as error:
             raise InvalidRequest(f"the arguments have no form in {self._form}: {error}") from None
-        self._discard()
+        self._asking = True
         try:
+            self._discard()
             self._write(packed)
             answer = self._answer()
             while type(answer) is dict and self._is_late(answer.get("id")):
                 answer = self._answer()
         except BrokenPipeError:
             self._died()
+        finally:
+            self._asking = False
         if type(answer) is not dict or answer.get("id") != self._number:
             raise ProtocolError(f"the program answered with {answer!r:.200}, which is no answer")
         if answer.get("error") is not None:
@@ -166,6 +185,7 @@ class Program:
 
     def _died(self) -> Any:
         """End at once: whoever called sees that its call is lost, and tries again if it may."""
+        assert self._process is not None
         code = self._process.wait()
         how = f"exit code {code}" if code >= 0 else f"signal {signal.Signals(-code).name}"
         print(f"{self._command[0]} has ended ({how})", file=sys.stderr, flush=True)

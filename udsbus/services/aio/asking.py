@@ -59,6 +59,7 @@ class AsyncConversation:
         self._come: deque[list[Any]] = deque()
         self._waker = waker(self._loop)
         self._msgid = 0
+        self._what = service
         self._link = Link(sock, self._received, self._ended)
         self._link.take_files()  # none are expected
         self._link.start(start)
@@ -74,6 +75,7 @@ class AsyncConversation:
             raise NotTaken
         try:
             self._msgid += 1
+            self._what = f"{self.service}/{method}" if method else self.service
             frame = call_frame(self._msgid, method, payload, until - monotonic())
             if not self._link.send(frame, True):
                 raise NotTaken
@@ -114,7 +116,7 @@ class AsyncConversation:
                 await woken(self._waker)
             if scope.cancelled_caught and not self._come:
                 raise RequestTimeout(
-                    f"{self.service}: no answer from the worker (pid {self.worker.pid}) within "
+                    f"{self._what}: no answer from the worker (pid {self.worker.pid}) within "
                     f"{timeout:g} s; it is told to give up, but may have done it"
                 )
         message = self._come.popleft()

@@ -12,7 +12,7 @@ import anyio
 
 from ...client import requests
 from ...client.followed import Change
-from ...errors import Error
+from ...errors import Error, InvalidRequest
 from ...limits import CALLS_GRACE
 from ...patterns import WORKER_KEYS
 from ..current import current
@@ -107,6 +107,8 @@ class AsyncServed:
 
 async def serve_until_told(served: Sequence[AsyncServed], grace: float) -> None:
     """Wait for SIGTERM or SIGINT, and stop them all."""
+    if not served:
+        raise InvalidRequest("there is nothing to serve: declare it with `service` first")
     with anyio.open_signal_receiver(SIGTERM, SIGINT) as signals:
         async for _ in signals:
             break

@@ -49,6 +49,23 @@ def test_exit_code(command: Command, client: udsbus.Client, args: list[str], cod
     assert outcome.err == "" if code == 0 else is_one_complaint(outcome.err), outcome.err
 
 
+@pytest.mark.parametrize(
+    "args",
+    [
+        ("config", "push", "-1"), ("config", "diff", "-1"), ("schema", "set", "x", "-1"),
+        ("worker", "scale", "x", "-1"), ("kick", "-1"), ("completion", "-1"),
+    ],
+)  # fmt: skip
+def test_what_begins_with_a_minus_is_shown_as_it_was_typed(
+    command: Command, client: udsbus.Client, args: tuple[str, ...]
+) -> None:
+    code, _, err = command(*args)
+    assert code in (1, 2)
+    assert is_one_complaint(err)
+    assert "-1" in err
+    assert "x00" not in err
+
+
 def test_every_exit_code_is_in_the_help(command: Command) -> None:
     code, out, _ = command("--help")
     assert code == 0

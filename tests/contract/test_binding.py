@@ -95,6 +95,8 @@ async def test_what_cannot_be_bound(client: AsyncClient) -> None:
             await client.bind(key)
     with pytest.raises(InvalidRequest, match="bound into 7"):
         await client.bind("a", into=7)
+    with pytest.raises(InvalidRequest, match="into is a type"):
+        await client.bind("a", into="Config")
     await until_watched(client, 0)
 
 

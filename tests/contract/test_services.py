@@ -228,8 +228,8 @@ async def test_exceptions_come_back_as_what_they_were(
 
         kinds: dict[str, BaseException] = {
             "built in": KeyError("a", 2), "shared": Odd(3), "of the bus": Conflict("other"),
-            "unknown": Local("hidden"), "the end": SystemExit(4), "large": ValueError("x" * 10**6),
-            "strange": ValueError(object()),
+            "ends": StopIteration(3), "unknown": Local("hidden"), "the end": SystemExit(4),
+            "large": ValueError("x" * 10**6), "strange": ValueError(object()),
         }  # fmt: skip
         raise kinds[how]
 
@@ -249,6 +249,8 @@ async def test_exceptions_come_back_as_what_they_were(
         await other.call("fail", "unknown")
     assert unknown.value.details["type"].endswith("fail.<locals>.Local")
     assert "raise kinds[how]" in unknown.value.details["traceback"]
+    with pytest.raises((RemoteError, RuntimeError), match="StopIteration"):  # as Python has it
+        await other.call("fail", "ends")
     with pytest.raises(RemoteError, match="SystemExit: 4"):
         await other.call("fail", "the end")
     with pytest.raises(ValueError, match="xxx"):

@@ -23,6 +23,9 @@ TRACEBACK_LINES = 60
 
 _HERE = os.path.dirname(__file__) + os.sep
 
+ENDS = (StopIteration, StopAsyncIteration)
+"""What these mean where they are raised, they would not mean to whoever called."""
+
 Refusal = tuple[tuple[int, str], dict[str, Any]]
 """What stands in a response: [number, message], and the details."""
 
@@ -116,9 +119,9 @@ def _shared(name: Any) -> type[Exception] | None:
         found: Any = builtins if module == "builtins" else sys.modules.get(module)
         if found is None or module == "__main__":  # which is another module there
             continue
-        for part in parts[end:]:
-            found = getattr(found, part, None)
+        for part in parts[end:]:  # not by getattr, by which a module may import another
+            found = getattr(found, "__dict__", {}).get(part)
         if isinstance(found, type) and issubclass(found, Exception):
-            return found
+            return None if issubclass(found, ENDS) else found
         return None
     return None

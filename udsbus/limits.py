@@ -269,6 +269,10 @@ REQUEST_TIMEOUT: Final = 10.0
 REPLY_SPIN_SECONDS: Final = 20e-6
 """How long a client polls for its reply before it sleeps. A broker that is awake answers within
 half of it; one that had to be woken takes longer, and perhaps needs this very core."""
+CALL_SPIN_SECONDS: Final = 50e-6
+"""The same for the answer to a call: as long as it takes to wake a worker that sleeps, and for that
+to answer. If it were shorter, both would find again and again that the other is not quick enough to
+poll for, since each has to be woken, and would go on to sleep for each call."""
 TIMEOUT_MOST: Final = 1e6
 """Seconds (11 days) that any time-out is cut to: the kernel counts in 32 bits of milliseconds."""
 RECONNECT_FIRST: Final = 0.01

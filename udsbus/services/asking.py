@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from ..client.connecting import open_at_once, open_socket
 from ..errors import BrokerUnavailable, ProtocolError, RequestTimeout
-from ..limits import REPLY_SPIN_SECONDS
+from ..limits import CALL_SPIN_SECONDS
 from ..spinning import Spinning
 from ..wire.framing import Decoder
 from ..wire.values import decode
@@ -72,7 +72,7 @@ class Conversation:
         poll = select.poll()
         poll.register(self._socket.fileno(), select.POLLIN)
         self._poll = poll.poll
-        self._spinning = Spinning(REPLY_SPIN_SECONDS)
+        self._spinning = Spinning(CALL_SPIN_SECONDS)
         self._come: deque[Any] = deque()
         self._msgid = 0
         self._what = service

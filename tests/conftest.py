@@ -1,6 +1,5 @@
 from __future__ import annotations
 
-import os
 import shutil
 import tempfile
 from collections.abc import Iterator
@@ -50,9 +49,3 @@ def broker(address: str) -> Iterator[BrokerProcess]:
 def raw(broker: BrokerProcess) -> Iterator[RawClient]:
     with broker.connect() as client:
         yield client
-
-
-def pytest_xdist_auto_num_workers() -> int:
-    """For `-n auto`: half as many again as there are cores, for most tests wait for processes."""
-    cores = os.cpu_count() or 1
-    return cores + cores // 2

@@ -80,7 +80,7 @@ def test_one_after_the_other(pair: Pair, client: Client) -> None:
         os.kill(broker, signal.SIGKILL)
         assert client.increment("a") == number
         assert client.info()["pid"] == standby
-    assert len(pair.members()) <= 2
+    wait_until(lambda: len(pair.members()) <= 2, "those that were killed to be gone")
 
 
 def test_who_takes_over_has_read_the_journal_before(

@@ -2,8 +2,8 @@
 
 An address is the path of a Unix domain socket: the argument, else `UDSBUS_SOCKET`, else
 `$XDG_RUNTIME_DIR/udsbus/default.sock`, else `/tmp/udsbus-UID/default.sock`. Directories are made
-with mode 0700. Beside the socket stand its lock (`*.lock`) and, for a broker that a client
-started, its log (`*.log`).
+with mode 0700. Beside the socket stand its lock (`*.lock`), the sockets of those who serve
+(`*.workers/`) and, for a broker that a client started, its log (`*.log`).
 
 What a bus shall not forget is kept elsewhere: `$XDG_STATE_HOME/udsbus/NAME-HASH`, a directory for
 each address. Sockets live where a reboot clears up, state does not.
@@ -30,7 +30,12 @@ def default_address() -> str:
     runtime = os.environ.get("XDG_RUNTIME_DIR")
     if runtime and os.path.isdir(runtime):
         return os.path.join(runtime, "udsbus", "default.sock")
-    return os.path.join("/tmp", f"udsbus-{os.getuid()}", "default.sock")
+    return os.path.join(_own_directory(), "default.sock")
+
+
+def _own_directory() -> str:
+    """Of this user, where the system names none."""
+    return os.path.join("/tmp", f"udsbus-{os.getuid()}")
 
 
 def resolve_address(address: str | os.PathLike[str] | None) -> str:
@@ -62,6 +67,18 @@ def lock_path(address: str) -> str:
 
 def log_path(address: str) -> str:
     return address + ".log"
+
+
+def workers_directory(address: str, longest: int) -> str:
+    """Where those listen who serve on the bus at `address` (absolute): beside its socket, elsewhere
+    if the kernel would find the paths too long. `longest`: bytes of a name in it."""
+    directory = address + ".workers"
+    if len(os.fsencode(directory)) + 1 + longest <= SUN_PATH_BYTES:
+        return directory
+    import hashlib  # as below
+
+    name = hashlib.sha256(os.fsencode(address)).hexdigest()[:16]
+    return os.path.join(_own_directory(), name + ".workers")
 
 
 def default_state(address: str) -> str:

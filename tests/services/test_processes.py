@@ -19,6 +19,7 @@ import pytest
 from tests.harness import BrokerProcess, running_broker, wait_until
 from udsbus import Client, RequestTimeout, ServiceUnavailable, WorkerLost, current_call
 from udsbus.client import requests
+from udsbus.services.frames import call_frame
 from udsbus.services.place import Place, folder_of
 from udsbus.services.worker import IDLE_SECONDS
 from udsbus.wire.values import decode, encode
@@ -442,3 +443,22 @@ def test_a_service_is_offered_as_soon_as_there_is_a_broker(tmp_path: Path) -> No
         client = stack.enter_context(Client(broker.address, timeout=PATIENCE))
         wait_until(lambda: client.services("echo"), "the service to be offered again")
         assert client.call("echo", 2) == 2
+
+
+def test_a_call_that_waits_and_is_given_up_leaves_nothing_behind(
+    client: Client, start: Start, tmp_path: Path
+) -> None:
+    """Of somebody who calls though nothing is free."""
+    process = start("work_async")
+    assert client.call("work/pid") == process.pid
+    (worker,) = client._calls._services["work"].workers
+    begun = str(tmp_path / "begun")
+    with contextlib.closing(socket.socket(socket.AF_UNIX)) as first:
+        first.connect(worker.path + ".sock")
+        first.send(call_frame(1, "large", encode([[10, begun], {}]), 20.0))
+        wait_until(lambda: os.path.exists(begun), "the call to begin")
+        with contextlib.closing(socket.socket(socket.AF_UNIX)) as second:
+            second.connect(worker.path + ".sock")
+            second.send(call_frame(1, "pid", encode([[], {}]), 20.0))
+        assert msgpack.unpackb(first.recv(1000))[:3] == [1, 1, None]
+    assert client.call("work/pid") == process.pid

@@ -26,7 +26,7 @@ from .requests import Call, Many, cannot_be_sent, check_frame, error_from, read_
 SEND_CHUNK = 256 * 1024
 """Bytes of a long request handed to the kernel at a time."""
 
-_ADVICE = 1
+ADVICE = 1
 """The word of the version page that says for how many nanoseconds to poll for an answer."""
 _POLL = (0, 1)
 """What a page says until there is one."""
@@ -255,7 +255,7 @@ class Connection:
 
     def _responses(self, until: float, timeout: float) -> list[list[Any]]:
         """The next response, and those that came with it."""
-        ready = self._spinning.spin(self._poll) if self._words[_ADVICE] else []
+        ready = self._spinning.spin(self._poll) if self._words[ADVICE] else []
         while True:
             if not ready:
                 # SO_RCVTIMEO would save this system call, but every signal would put it off.

@@ -254,10 +254,11 @@ class Client(Base):
 
     def services(self, pattern: str = "**") -> list[ServiceInfo]:
         """The services whose names match, in order of names, with their workers."""
-        from ..services.listing import pattern_of_workers, service_infos
+        from ..services.finding import workers_of
+        from ..services.listing import service_infos
 
-        found = self.items(pattern_of_workers(pattern))
-        return service_infos(pattern, found, self.clients())
+        found = self.items(workers_of(pattern))
+        return service_infos(found, self.clients())
 
     @property
     def _calls(self) -> Calls:

@@ -14,6 +14,7 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
 from ..client.connecting import open_at_once, open_socket
+from ..client.connection import ADVICE
 from ..errors import BrokerUnavailable, ProtocolError, RequestTimeout
 from ..limits import CALL_SPIN_SECONDS
 from ..spinning import Spinning
@@ -30,10 +31,6 @@ if TYPE_CHECKING:
     from ..client.sync import Client
 
 SEND_CHUNK = 256 * 1024
-
-
-ADVICE = 1
-"""The word of the version page that says whether to poll for an answer."""
 
 
 class NotTaken(Exception):

@@ -15,7 +15,7 @@ from types import TracebackType
 from typing import Any
 
 from ..client.requests import error_from
-from ..errors import Error, RemoteError
+from ..errors import RemoteError
 from ..wire.values import decode, encode
 
 TRACEBACK_LINES = 60
@@ -28,11 +28,6 @@ ENDS = (StopIteration, StopAsyncIteration)
 
 Refusal = tuple[tuple[int, str], dict[str, Any]]
 """What stands in a response: [number, message], and the details."""
-
-
-def refusal(error: Error) -> Refusal:
-    """That a call was not carried out."""
-    return (error.number, str(error)), {"error": error.word, **error.details}
 
 
 def failure(error: BaseException) -> Refusal:

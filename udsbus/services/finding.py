@@ -184,7 +184,7 @@ def service_key(service: str) -> str:
 
 
 def workers_of(service: str) -> str:
-    """The pattern of the keys of its workers."""
+    """The pattern of the keys of the workers of a service, or of those that a pattern matches."""
     return f"{WORKER_KEYS}{service}/*"
 
 

@@ -16,8 +16,9 @@ import msgpack
 
 from ..errors import Error, InternalError, LimitExceeded, ProtocolError, UnsupportedValue
 from ..limits import FRAME_BYTES, VALUE_BYTES
+from ..wire.encoding import refusal
 from ..wire.values import decode, encode
-from .failures import Refusal, failure, refusal
+from .failures import Refusal, failure
 
 LEAVING = -1
 """In the place of an error's number: the worker leaves, and has not begun with the call."""

@@ -6,7 +6,7 @@ from collections.abc import Iterable
 from typing import Any, NamedTuple
 
 from ..client.requests import ClientInfo
-from ..patterns import WORKER_KEYS, check_pattern, matcher
+from ..patterns import WORKER_KEYS
 from .free import Taker, WorkerGone
 
 
@@ -34,22 +34,15 @@ class ServiceInfo(NamedTuple):
     workers: list[WorkerInfo]
 
 
-def pattern_of_workers(pattern: str) -> str:
-    """Of the keys of the workers of those services, and of some more."""
-    check_pattern(pattern)
-    return WORKER_KEYS + "**"
-
-
 def service_infos(
-    pattern: str, found: Iterable[tuple[str, dict[str, Any]]], clients: Iterable[ClientInfo]
+    found: Iterable[tuple[str, dict[str, Any]]], clients: Iterable[ClientInfo]
 ) -> list[ServiceInfo]:
     """From the keys of the workers."""
-    matches = matcher(pattern)
     names = {client.pid: client.name for client in clients}
     services: dict[str, ServiceInfo] = {}
     for key, about in found:
         name = key.removeprefix(WORKER_KEYS).rpartition("/")[0]
-        if not matches(name) or not is_of_worker(about):
+        if not is_of_worker(about):
             continue
         info = services.get(name)
         if info is None:

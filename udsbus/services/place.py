@@ -10,15 +10,15 @@ from __future__ import annotations
 import contextlib
 import os
 import socket
-from hashlib import sha256
 from pathlib import Path
 
-from ..paths import SUN_PATH_BYTES, ensure_private_directory
+from ..paths import ensure_private_directory, workers_directory
 from .free import Slots, is_stale
 from .inherited import not_for_children
 
+NAME_BYTES = 8
+"""Of chance in a name, in hexadecimal."""
 MAKING_TRIES = 100
-_LONGEST = len(".workers/") + 16 + len(".sock")
 
 
 class Place:
@@ -26,7 +26,7 @@ class Place:
 
     def __init__(self, address: str, slots: int) -> None:
         """Raises OSError, AccessDenied for a directory of somebody else."""
-        self.name = os.urandom(8).hex()
+        self.name = os.urandom(NAME_BYTES).hex()
         folder = folder_of(address)
         self.path = str(folder / self.name)
         """Without the ending."""
@@ -61,11 +61,8 @@ class Place:
 
 
 def folder_of(address: str) -> Path:
-    """Beside the socket; elsewhere if the kernel would find the paths too long."""
-    if len(os.fsencode(address)) + _LONGEST <= SUN_PATH_BYTES:
-        return Path(address + ".workers")
-    name = sha256(os.fsencode(address)).hexdigest()[:16]
-    return Path("/tmp", f"udsbus-{os.getuid()}", name + ".workers")
+    """Of all workers of a bus."""
+    return Path(workers_directory(address, 2 * NAME_BYTES + len(".free")))
 
 
 def _sweep(folder: Path) -> None:

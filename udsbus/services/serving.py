@@ -16,7 +16,7 @@ from ..client.followed import Change
 from ..errors import Error, InvalidRequest
 from ..limits import CALLS_AT_ONCE, CALLS_GRACE
 from ..patterns import WORKER_KEYS, check_writable
-from ..terms import DELETED, EXPIRED, RELEASED
+from ..terms import GONE
 from .offered import Offered
 from .place import Place
 from .worker import COMING_SECONDS, NOBODY, Watchers, Worker
@@ -33,7 +33,6 @@ SIGNAL_SECONDS = 1.0
 """So late at most it is seen that a signal has come."""
 AGAIN_SECONDS = 1.0
 """Until it is tried again to offer what could not be."""
-GONE = frozenset((DELETED, EXPIRED, RELEASED))
 
 
 def about(offered: Offered, place: Place, retry: int, size: int) -> dict[str, Any]:
@@ -88,9 +87,8 @@ class Served:
 
             self._worker = InLoop(offered, self._place, concurrency, watchers)
         else:
-            cache_of = client  # each connection to a broker brings another cache
             self._worker = Worker(
-                offered, self._place, concurrency, lambda: cache_of._cache.words, watchers
+                offered, self._place, concurrency, lambda: client._cache.words, watchers
             )
         self._place.slots.give(concurrency, 0)  # whoever finds it finds it free
         self._begin(self._run, service)

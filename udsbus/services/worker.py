@@ -25,16 +25,16 @@ from queue import SimpleQueue
 from time import monotonic
 from typing import Any, NamedTuple
 
+from ..client.connection import ADVICE
 from ..client.forks import FORKS
 from ..errors import Error
 from ..hub import READ, best_hub
 from ..limits import REPLY_SPIN_SECONDS
 from ..peers import peer_credentials
 from ..spinning import Spinning
+from ..wire.encoding import refusal
 from ..wire.framing import Decoder
-from .asking import ADVICE
 from .current import CurrentCall, current
-from .failures import refusal
 from .frames import (
     Called,
     again_frame,
@@ -183,8 +183,6 @@ class Worker:
         """`size`: calls at once. `words` are of the version page, which says whether to poll."""
         self.offered = offered
         self.place = place
-        self.calls = 0
-        """How many there have been."""
         self._size = size
         self._words = words
         self._done, self._beat = watchers
@@ -204,8 +202,9 @@ class Worker:
         self._hub.add(self._woken, READ)
         self._finished: deque[Line] = deque()
         """Lines whose call a thread has finished."""
-        self._threads: SimpleQueue[tuple[Line, Called]] | None = None
-        """What the threads are to carry out, if there is more than one call at a time."""
+        self._threads: SimpleQueue[tuple[Line, Called] | None] | None = None
+        """What the threads are to carry out, if there is more than one call at a time; None: they
+        are to end."""
         if size > 1:
             self._threads = SimpleQueue()
             for number in range(size):
@@ -226,7 +225,6 @@ class Worker:
         """Serve until it has left."""
         self._loop_thread = threading.get_ident()
         try:
-            self._slots.give(self._size, 0)
             while not self._has_left():
                 self._turn()
         finally:
@@ -240,9 +238,14 @@ class Worker:
     def stop(self, grace: float) -> None:
         """Take no more calls, finish those in hand within `grace` seconds, and end `run`."""
         self._stop = monotonic() + grace
-        if not self.ended.is_set():
-            with contextlib.suppress(OSError):
-                os.write(self._wake, b".")
+        self._wake_up()
+
+    def _wake_up(self) -> None:
+        """The loop, from any thread, unless it has ended: the number may be another file's then."""
+        with self._counting:
+            if self._wake >= 0:
+                with contextlib.suppress(BlockingIOError):  # it will wake up in any case
+                    os.write(self._wake, b".")
 
     def leave(self, grace: float) -> None:
         """The same, for the thread of the loop."""
@@ -344,7 +347,8 @@ class Worker:
                 line.send(leaving_frame(call.msgid))
                 continue
             with self._counting:
-                self._coming -= self._leaving
+                if self._leaving:
+                    self._coming -= 1
                 self._in_hand += 1
             if self._threads is None:
                 self._finish(line, self._carry_out(line, call))
@@ -357,20 +361,18 @@ class Worker:
     def _finish(self, line: Line, good: bool) -> None:
         if not good:
             self._drop(line)
-        self.calls += 1
         self._done()
 
     # --- one call -----------------------------------------------------------------------------
 
     def _carry_out_apart(self) -> None:
-        """In a thread, until the program ends."""
+        """In a thread, until the worker has left."""
         assert self._threads is not None
-        while True:
-            line, call = self._threads.get()
+        while (given := self._threads.get()) is not None:
+            line, call = given
             line.failed = not self._carry_out(line, call)
             self._finished.append(line)
-            with contextlib.suppress(OSError):
-                os.write(self._wake, b".")
+            self._wake_up()
 
     def _look(self) -> None:
         """What other threads have told."""
@@ -475,6 +477,11 @@ class Worker:
             self.place.close()
         for line in list(self._lines.values()):
             line.close()
+        if self._threads is not None:
+            for _ in range(self._size):
+                self._threads.put(None)
         self._hub.close()
         os.close(self._woken)
-        os.close(self._wake)
+        with self._counting:
+            os.close(self._wake)
+            self._wake = -1

@@ -15,10 +15,11 @@ from ...client.followed import Change
 from ...errors import Error, InvalidRequest
 from ...limits import CALLS_GRACE
 from ...patterns import WORKER_KEYS
+from ...terms import GONE
 from ..current import current
 from ..offered import Offered
 from ..place import Place
-from ..serving import AGAIN_SECONDS, GONE, WITHDRAW_SECONDS, about, check_options
+from ..serving import AGAIN_SECONDS, WITHDRAW_SECONDS, about, check_options
 from ..worker import COMING_SECONDS
 from .worker import AsyncWorker
 

@@ -32,9 +32,9 @@ from ...client.aio.asked import running_asyncio, wake, waker, woken
 from ...client.aio.link import Link
 from ...errors import Error
 from ...peers import peer_credentials
+from ...wire.encoding import refusal
 from ...wire.framing import Decoder
 from ..current import CurrentCall, current
-from ..failures import refusal
 from ..frames import (
     Called,
     again_frame,
@@ -76,7 +76,6 @@ class AsyncWorker:
         """As for a `Worker`."""
         self.offered = offered
         self.place = place
-        self.calls = 0
         self._size = size
         self._done, self._beat = watchers
         self._slots = place.slots
@@ -100,7 +99,6 @@ class AsyncWorker:
         """Serve until it has left. Cancelled, it leaves at once."""
         try:
             async with anyio.create_task_group() as self._tasks:
-                self._slots.give(self._size, 0)
                 self._tasks.start_soon(self._accept)
                 self._tasks.start_soon(self._look_after)
                 await self._leave_in_time()
@@ -171,7 +169,7 @@ class AsyncWorker:
             for number, ended in list(self._in_threads.items()):
                 if ended.is_set():
                     del self._in_threads[number]
-                    self._finish(number)
+                    self.finish(number)
             was_missing, missing = missing, self._slots.free() + len(self._began) < self._size
             idle = not self._began and begun == self._begun and not self._leaving
             if was_missing and missing and idle:
@@ -207,12 +205,14 @@ class AsyncWorker:
         """As in a `Worker`."""
         self._beat(min(self._began.values(), default=None))
 
-    def _finish(self, number: int) -> None:
+    def finish(self, number: int) -> None:
         """One call is done: another can be."""
         del self._began[number]
-        self.calls += 1
-        if self._held:
-            self._begin(*self._held.popleft())
+        while self._held:
+            line, call = self._held.popleft()
+            if not line.closed:
+                self._begin(line, call)
+                break
         else:
             self._slots.give(1, len(self._began))
         self._show()
@@ -242,7 +242,7 @@ class AsyncWorker:
             if number in self._in_threads and self._in_threads[number].is_set():
                 del self._in_threads[number]
             if number not in self._in_threads:  # else `_look_after` sees when it has ended
-                self._finish(number)
+                self.finish(number)
             if frame:
                 line.send(frame)
             self._done()
@@ -385,6 +385,8 @@ class Line:
                 await woken(self._waker)
         finally:
             self.close()  # somebody may wait who would not be answered
+            while self._waiting:
+                self._worker.finish(self._waiting.popleft()[1])
 
     def give(self, call: Called, number: int) -> None:
         self._waiting.append((call, number))

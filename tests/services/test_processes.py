@@ -2,22 +2,33 @@
 
 from __future__ import annotations
 
+import array
 import contextlib
+import fcntl
 import os
 import resource
 import signal
 import socket
 import subprocess
 import sys
+import termios
 import threading
 import time
 from pathlib import Path
 
+import anyio
 import msgpack
 import pytest
 
 from tests.harness import BrokerProcess, running_broker, wait_until
-from udsbus import Client, RequestTimeout, ServiceUnavailable, WorkerLost, current_call
+from udsbus import (
+    Client,
+    RequestTimeout,
+    ServiceUnavailable,
+    WorkerLost,
+    connect_async,
+    current_call,
+)
 from udsbus.client import requests
 from udsbus.services.frames import call_frame
 from udsbus.services.place import Place, folder_of
@@ -204,6 +215,55 @@ def test_connections_that_the_worker_has_closed_are_made_again(
     conversation._socket.shutdown(socket.SHUT_RDWR)
     assert client.call("work/pid") == process.pid
     assert client._calls._services["work"].workers == [worker], "it is not taken for dead"
+
+
+@pytest.mark.parametrize("size", [10, 2**20], ids=["small", "larger than a socket holds"])
+@pytest.mark.parametrize("is_async", [False, True])
+def test_a_call_that_a_dead_worker_had_not_read_is_given_to_another(
+    client: Client, start: Start, is_async: bool, size: int
+) -> None:
+    """Though nothing said that it may be tried again: nobody has begun with it."""
+    stopped = start("work")
+    other: list[subprocess.Popen[str]] = []
+
+    def kill(sock: socket.socket) -> None:
+        """When a part of the call is on its way."""
+        wait_until(lambda: _unread(sock) > 0, "the call to be sent")
+        other.append(start("work"))
+        stopped.kill()
+
+    def stop() -> None:
+        stopped.send_signal(signal.SIGSTOP)
+        os.waitpid(stopped.pid, os.WUNTRACED)
+
+    async def call() -> object:
+        async with connect_async(client.address, timeout=PATIENCE) as calling:
+            await calling.call("work/pid")
+            ((conversation,),) = (w.idle for w in calling._calls._services["work"].workers)
+            stop()
+            killing = threading.Thread(target=kill, args=(conversation._link._socket,))
+            killing.start()
+            return await calling.call("work/echo", b"x" * size)
+
+    if is_async:
+        answer = anyio.run(call)
+    else:
+        client.call("work/pid")
+        ((conversation,),) = (worker.idle for worker in client._calls._services["work"].workers)
+        stop()
+        killing = threading.Thread(target=kill, args=(conversation._socket,))
+        killing.start()
+        answer = client.call("work/echo", b"x" * size)
+        killing.join(PATIENCE)
+    assert answer == b"x" * size
+    assert client.call("work/pid") == other[0].pid
+
+
+def _unread(sock: socket.socket) -> int:
+    """Bytes that were sent and that the other side has not read."""
+    count = array.array("i", [0])
+    fcntl.ioctl(sock, termios.TIOCOUTQ, count)
+    return count[0]
 
 
 @pytest.mark.parametrize("program", ["work", "work_async"])

@@ -42,7 +42,8 @@ class Leaving(NotTaken):
 
 
 class Again(NotTaken):
-    """But it would over another connection."""
+    """But it may over another connection: it wants that, or has closed this one before it had read
+    the call to its end."""
 
 
 class Lost(Exception):
@@ -126,6 +127,8 @@ class Conversation:
                 data = self._socket.recv(self._decoder.share)
             except BlockingIOError:
                 continue
+            except ConnectionResetError:  # closed by the other side, with bytes that it has not read
+                raise Again from None
             except OSError:
                 raise Lost from None
             if not data:
@@ -141,7 +144,7 @@ class Conversation:
         except BlockingIOError:
             sent = 0
         except OSError:
-            raise NotTaken from None
+            raise Again from None
         rest = memoryview(frame)[sent:]
         poll = None
         while rest:
@@ -156,7 +159,7 @@ class Conversation:
             except BlockingIOError:
                 pass
             except OSError:
-                raise NotTaken from None  # it has not had all of it, so it cannot have begun
+                raise Again from None  # it has not had all of it, so it cannot have begun
 
     def close(self) -> None:
         self._socket.close()
@@ -192,7 +195,7 @@ class Stream:
             raise StopIteration
         try:
             _, kind, params = conversation.take_item(self._timeout)
-        except Lost:
+        except (Lost, Again):
             self.close()
             from .calling import lost_midway
 

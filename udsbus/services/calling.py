@@ -107,7 +107,7 @@ class Calls:
             try:
                 return conversation.ask(self._client, method, payload, until, seconds)
             except Again:
-                continue
+                sleep(PAUSE_SECONDS)  # it has no room, or has just ended
 
     def _find(self, name: str) -> tuple[Service[Conversation], str]:
         """The service that a call is to, with the workers that it has now, and the method.

@@ -43,6 +43,8 @@ class Link:
         self.greeted = False
         """The broker has answered `hello` over it."""
         self.closed = False
+        self.unread = False
+        """The other side has ended it, and has not read all that was sent."""
         self._socket = sock
         self._received = received
         self._ended = ended
@@ -178,6 +180,7 @@ class Link:
         """Nothing more can be sent. Who reads is to find out, after what the broker has said before
         it went: whoever sends is not ready yet to hear of the end."""
         self._why = f"the connection ended: {error.strerror}"
+        self.unread = True
         self._output.clear()
         with contextlib.suppress(OSError):
             self._socket.shutdown(socket.SHUT_RDWR)
@@ -212,6 +215,7 @@ class Link:
         except (BlockingIOError, InterruptedError):
             return
         except OSError as error:
+            self.unread |= isinstance(error, ConnectionResetError)
             self._end(f"the connection ended: {error.strerror}")
             return
         if not data:

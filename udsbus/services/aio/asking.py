@@ -78,7 +78,7 @@ class AsyncConversation:
             self._what = f"{self.service}/{method}" if method else self.service
             frame = call_frame(self._msgid, method, payload, until - monotonic())
             if not self._link.send(frame, True):
-                raise NotTaken
+                raise Again
             answer = await self._next(until, timeout)
             error, result = answer_of(answer, self._msgid, self.service)
         except BaseException:
@@ -110,7 +110,7 @@ class AsyncConversation:
     async def _next(self, until: float, timeout: float) -> Any:
         while not self._come:
             if self._link.closed:
-                raise Lost
+                raise Again if self._link.unread else Lost
             self._waker = waker(self._loop)
             with anyio.move_on_after(until - monotonic()) as scope:
                 await woken(self._waker)
@@ -159,7 +159,7 @@ class AsyncStream:
             raise StopAsyncIteration
         try:
             _, kind, params = await conversation.take_item(self._timeout)
-        except Lost:
+        except (Lost, Again):
             self.close()
             from .calling import lost_midway
 

@@ -109,7 +109,7 @@ class AsyncCalls:
             try:
                 return await conversation.ask(self._client, method, payload, until, seconds)
             except Again:
-                continue
+                await sleep(PAUSE_SECONDS)  # it has no room, or has just ended
 
     async def _find(self, name: str) -> tuple[Service[AsyncConversation], str]:
         """The service that a call is to, with the workers that it has now, and the method.

@@ -228,6 +228,21 @@ def test_a_renewal_that_fails_leaves_those_that_were_there(
     assert pool.ready(client, name="flapping") == [pid]
 
 
+def test_one_that_is_to_be_replaced_is_killed_too_when_it_hangs(
+    client: Client, start: StartPool, tmp_path: Path
+) -> None:
+    marker = tmp_path / "marker"
+    pool = start("tests.workers.flapping:app", "--hang", 0.5, FLAPPING_MARKER=str(marker))
+    (pid,) = pool.ready(client, name="flapping")
+    marker.write_text("never ready")
+    client.call("pools/flapping/restart")
+    wait_until(lambda: len(pool.status(client, "flapping")) == 2, "another to be started")
+    with pytest.raises(WorkerLost):
+        client.call("flaps/sleep", 60)
+    assert is_gone(pid)
+    pool.process.kill()
+
+
 def test_what_workers_print_is_labelled(client: Client, start: StartPool, tmp_path: Path) -> None:
     pool = start(APP)
     (pid,) = pool.ready(client)
@@ -262,6 +277,15 @@ def test_a_second_pool_of_a_name_is_refused(client: Client, start: StartPool) ->
     assert "there is a pool 'apps' already" in other.log.read_text()
 
 
+def test_of_two_pools_of_a_name_that_begin_at_once_one_is_refused(
+    client: Client, start: StartPool
+) -> None:
+    with client.lock("pools/apps"):  # as the first has it before it is known
+        other = start(APP)
+        assert other.process.wait(PATIENCE) == 3
+    assert "there is a pool 'apps' already" in other.log.read_text()
+
+
 def test_without_a_broker_it_does_not_begin(tmp_path: Path) -> None:
     pool = Pool(str(tmp_path / "none.sock"), tmp_path / "log", APP)
     assert pool.process.wait(PATIENCE) == 69
@@ -291,6 +315,9 @@ def test_the_command_sees_resizes_renews_and_ends(
     pool.ready(client, 2, name="mine")
     assert run(broker, "restart", "mine").returncode == 0
     assert run(broker, "scale", "other", "2").returncode == 1
+    assert run(broker, "scale", "mine", "0").returncode == 0
+    wait_until(lambda: not pool.status(client, "mine"), "all to end", PATIENCE)
+    assert run(broker, "status").stdout == "mine\t\t\tempty\t\t\t\n"
     assert run(broker, "stop", "mine").returncode == 0
     assert pool.process.wait(PATIENCE) == 0
     assert run(broker).returncode == 2

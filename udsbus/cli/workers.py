@@ -23,6 +23,8 @@ if TYPE_CHECKING:
 POOLS = "pools/"
 """Each pool serves what there is to know of it by this name and its own."""
 HEADINGS = ("pool", "place", "pid", "state", "seconds", "restarts", "last")
+EMPTY = {**dict.fromkeys(HEADINGS[1:]), "state": "empty"}
+"""What is told of a pool that has no processes."""
 
 
 class WorkerGroup(click.Group):
@@ -153,7 +155,9 @@ def run_command(app: tuple[str, ...], processes: int, name: str | None, stdio: b
     logging.getLogger("udsbus.client").setLevel(logging.ERROR)
     client = _client(f"udsbus worker {called}")
     client.ping()  # without a broker it is better not to begin
-    if any(info.name == POOLS + called for info in client.services(POOLS + "**")):
+    # The lock is for two that begin at once; a broker may have forgotten it, but no service.
+    known = any(info.name == POOLS + called for info in client.services(POOLS + "**"))
+    if known or not client.lock(POOLS + called).acquire(timeout=0):
         raise Conflict(f"there is a pool {called!r} already; name this one with --name")
     configuration = Configuration(
         address=client.address, name=called, app=None if stdio else app[0],
@@ -208,14 +212,14 @@ def status_command(pool: str, as_json: bool) -> int:
 
     A table on a terminal, lines with tabs in a pipe. A process is starting, ready, leaving, waiting
     (to be started again), or flapping: it has ended soon after its start several times in a row.
-    Exit code 1 if there is no pool.
+    A pool of 0 processes is empty. Exit code 1 if there is no pool.
     """
     client = _client("udsbus command")
     rows: list[list[str]] = []
     found = client.services(POOLS + pool)
     for info in found:
         called = info.name.removeprefix(POOLS)
-        for each in client.call(f"{info.name}/status"):
+        for each in client.call(f"{info.name}/status") or [EMPTY]:
             if as_json:
                 write_line(json.dumps({"pool": called, **each}))
             cells = [called, *("" if each[name] is None else each[name] for name in HEADINGS[1:])]

@@ -127,7 +127,9 @@ class Conversation:
                 data = self._socket.recv(self._decoder.share)
             except BlockingIOError:
                 continue
-            except ConnectionResetError:  # closed by the other side, with bytes that it has not read
+            except (
+                ConnectionResetError
+            ):  # closed by the other side, with bytes that it has not read
                 raise Again from None
             except OSError:
                 raise Lost from None

@@ -65,6 +65,8 @@ class Member:
             with contextlib.suppress(OSError):
                 self.pidfd = os.pidfd_open(self.pid)
         self._begun = b""
+        self._over = False
+        """It is dead, and its number given back."""
 
     def told(self) -> Iterator[str]:
         """What it has told, line by line."""
@@ -84,11 +86,24 @@ class Member:
 
     def kill(self) -> None:
         """It, and what it has started."""
-        with contextlib.suppress(ProcessLookupError, PermissionError):
-            os.killpg(self.pid, signal.SIGKILL)
+        if not self._over:  # else the number may be another's
+            with contextlib.suppress(ProcessLookupError, PermissionError):
+                os.killpg(self.pid, signal.SIGKILL)
 
     def ended(self) -> bool:
-        return self.process.poll() is not None
+        """Whether it has. What it has started and left ends then too."""
+        if not self._over and self._is_dead():
+            self.kill()
+            self.process.wait()
+            self._over = True
+        return self._over
+
+    def _is_dead(self) -> bool:
+        """Without letting go of its number, where the system can do that."""
+        if not hasattr(os, "waitid"):  # macOS
+            return self.process.poll() is not None
+        how = os.WEXITED | os.WNOHANG | os.WNOWAIT
+        return os.waitid(os.P_PID, self.pid, how) is not None
 
     def how(self) -> str:
         """It has ended: how."""

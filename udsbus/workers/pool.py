@@ -221,9 +221,11 @@ class Pool:
                 log.warning("%s: worker %d does not end; it is killed", self.name, member.pid)
                 member.kill()
         for place in self._places:
-            if place.waits_for is not None and place.waits_for.ended():
-                self._bury(place.waits_for)
-                place.waits_for = None
+            if place.waits_for is not None:
+                self._kill_if_it_hangs(place.waits_for, now)
+                if place.waits_for.ended():
+                    self._bury(place.waits_for)
+                    place.waits_for = None
             if place.member is not None:
                 self._look_at(place, place.member, now)
         if not self._stopping:
@@ -242,14 +244,18 @@ class Pool:
         if member.state == "ready":
             if age > STEADY_SECONDS:
                 place.restarting.steady()
-            hang = self._rules.hang_seconds
-            why = member.beats.hangs(now, hang, max(hang, 5.0))
             most = self._rules.max_seconds
-            if why is None and most is not None and age > most and place not in self._rolling:
+            if most is not None and age > most and place not in self._rolling:
                 log.info("%s: worker %d is %.0f s old; it is replaced", self.name, member.pid, age)
                 self._rolling.append(place)
+        self._kill_if_it_hangs(member, now)
+
+    def _kill_if_it_hangs(self, member: Member, now: float) -> None:
+        if member.state == "ready":
+            hang = self._rules.hang_seconds
+            why = member.beats.hangs(now, hang, max(hang, 5.0))
         else:
-            slow = age > STARTING_SECONDS
+            slow = now - member.since > STARTING_SECONDS
             why = f"it does not serve after {STARTING_SECONDS:g} s" if slow else None
         if why is not None and member.killed_for is None:
             log.warning("%s: worker %d hangs: %s; it is killed", self.name, member.pid, why)
@@ -310,8 +316,7 @@ class Pool:
                 self._hub.add(fd, READ)
 
     def _bury(self, member: Member) -> None:
-        """It has ended. What it has started ends too, and what it has printed last is shown."""
-        member.kill()
+        """It has ended. What it has printed last is shown."""
         member.lines.read_last()
         for fd in (member.control.fileno(), member.lines.fd, member.pidfd):
             self._forget(fd)

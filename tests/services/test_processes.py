@@ -30,8 +30,8 @@ from udsbus import (
     current_call,
 )
 from udsbus.client import requests
+from udsbus.services.endpoint import Endpoint, folder_of
 from udsbus.services.frames import call_frame
-from udsbus.services.place import Place, folder_of
 from udsbus.services.worker import IDLE_SECONDS
 from udsbus.wire.values import decode, encode
 
@@ -283,6 +283,30 @@ def test_a_worker_without_room_for_files_makes_some(
         assert client.call("work/pid") == process.pid
 
 
+@pytest.mark.parametrize("program", ["work", "work_async"])
+def test_to_make_room_no_connection_is_closed_with_a_part_of_a_call(
+    client: Client, start: Start, program: str
+) -> None:
+    process = start(program)
+    resource.prlimit(process.pid, resource.RLIMIT_NOFILE, (30, 30))
+    client.call("work/pid")
+    (worker,) = client._calls._services["work"].workers
+    frame = call_frame(1, "pid", encode([[], {}]), PATIENCE)
+    with contextlib.ExitStack() as stack:
+        slow = stack.enter_context(socket.socket(socket.AF_UNIX))
+        slow.settimeout(PATIENCE)
+        slow.connect(worker.path + ".sock")
+        slow.send(frame[:5])
+        wait_until(lambda: _unread(slow) == 0, "it to be received")
+        for _ in range(40):
+            idle = stack.enter_context(socket.socket(socket.AF_UNIX))
+            idle.connect(worker.path + ".sock")
+        with Client(client.address, timeout=PATIENCE) as other:
+            assert other.call("work/pid") == process.pid
+        slow.send(frame[5:])
+        assert msgpack.unpackb(slow.recv(4096))[:3] == [1, 1, None]
+
+
 def test_what_others_offer_that_is_no_worker_is_left_alone(client: Client, start: Start) -> None:
     process = start("work")
     for number, odd in enumerate((None, 1, {}, {"pid": 1, "path": 2}, {"pid": 1, "path": "/x"})):
@@ -367,13 +391,13 @@ def test_what_killed_workers_leave_is_removed(client: Client, start: Start) -> N
 
 def test_a_long_address_has_its_workers_elsewhere() -> None:
     address = "/tmp/" + "a" * 90
-    place = Place(address, 1)
-    folder = Path(place.path).parent
-    assert not place.path.startswith(address)
-    assert len(place.path + ".sock") < 104
+    endpoint = Endpoint(address, 1)
+    folder = Path(endpoint.path).parent
+    assert not endpoint.path.startswith(address)
+    assert len(endpoint.path + ".sock") < 104
     assert folder.stat().st_mode & 0o777 == 0o700
     assert folder_of(address + "b") != folder, "each bus has its own"
-    place.close()
+    endpoint.close()
     assert not folder.exists()
 
 
@@ -423,10 +447,10 @@ def test_workers_that_begin_together_leave_each_other_what_they_make(tmp_path: P
 
     def begin() -> None:
         for _ in range(100):
-            place = Place(address, 1)
-            if os.path.exists(place.path + ".free") and os.path.exists(place.path + ".sock"):
-                begun.append(place.name)
-            place.close()
+            endpoint = Endpoint(address, 1)
+            if os.path.exists(endpoint.path + ".free") and os.path.exists(endpoint.path + ".sock"):
+                begun.append(endpoint.name)
+            endpoint.close()
 
     threads = [threading.Thread(target=begin) for _ in range(4)]
     for thread in threads:
@@ -467,16 +491,16 @@ def test_what_may_have_been_carried_out_says_so(client: Client, start: Start) ->
 
 def test_answers_that_nobody_has_asked_for(client: Client, tmp_path: Path) -> None:
     """A worker of somebody else answers twice."""
-    place = Place(client.address, 1)
-    about = {"pid": 1, "path": place.path, "retry": 0, "concurrency": 1, "methods": {}}
+    endpoint = Endpoint(client.address, 1)
+    about = {"pid": 1, "path": endpoint.path, "retry": 0, "concurrency": 1, "methods": {}}
     client._stay()
-    client._call(requests.offer("twice", place.name, about))
+    client._call(requests.offer("twice", endpoint.name, about))
 
     def answer() -> None:
-        place.socket.setblocking(True)
+        endpoint.socket.setblocking(True)
         for _ in range(3):
-            place.slots.give(1, 0)
-            line, _ = place.socket.accept()
+            endpoint.slots.give(1, 0)
+            line, _ = endpoint.socket.accept()
             with line:
                 _, msgid, _, (_, payload, _) = msgpack.unpackb(line.recv(10_000))
                 (value,), _ = decode(payload)
@@ -489,7 +513,7 @@ def test_answers_that_nobody_has_asked_for(client: Client, tmp_path: Path) -> No
     assert [client.call("twice", number) for number in range(3)] == [0, 1, 2]
     client.close()
     answering.join(PATIENCE)
-    place.close()
+    endpoint.close()
 
 
 def test_a_service_is_offered_as_soon_as_there_is_a_broker(tmp_path: Path) -> None:

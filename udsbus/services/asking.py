@@ -21,7 +21,7 @@ from ..spinning import Spinning
 from ..wire.framing import Decoder
 from ..wire.values import decode
 from .failures import raised
-from .finding import Worker
+from .finding import RemoteWorker
 from .frames import AGAIN, LEAVING, answer_of, call_frame, is_stream
 from .inherited import not_for_children
 
@@ -53,7 +53,7 @@ class Lost(Exception):
 class Conversation:
     """Owns its socket."""
 
-    def __init__(self, worker: Worker[Conversation], service: str, patience: float) -> None:
+    def __init__(self, worker: RemoteWorker[Conversation], service: str, patience: float) -> None:
         """Raises NotTaken when there is no such worker any more; Error."""
         try:
             self._socket = open_at_once(worker.path + ".sock") or open_socket(
@@ -172,7 +172,7 @@ class Conversation:
 
 
 def begin(
-    client: Client, worker: Worker[Conversation], service: str, patience: float
+    client: Client, worker: RemoteWorker[Conversation], service: str, patience: float
 ) -> Conversation:
     """Connect. Raises NotTaken, Error."""
     return Conversation(worker, service, patience)

@@ -12,7 +12,7 @@ from ..client.requests import check_timeout
 from ..errors import Error, RequestTimeout, ServiceUnavailable, WorkerLost
 from ..limits import TIMEOUT_MOST
 from .asking import Again, Conversation, Leaving, Lost, NotTaken, begin
-from .finding import Service, Worker, is_due, service_key, ways_to_read, workers_of
+from .finding import RemoteWorker, Service, is_due, service_key, ways_to_read, workers_of
 from .frames import arguments
 from .waiting import Line
 
@@ -50,7 +50,7 @@ class Calls:
         payload = arguments(name, args, kwargs)
         until = monotonic() + seconds
         attempts = 0
-        lost_by: tuple[str, Worker[Conversation]] | None = None
+        lost_by: tuple[str, RemoteWorker[Conversation]] | None = None
         """The service, and the worker of it that had the call when it died."""
         while True:
             try:
@@ -83,7 +83,7 @@ class Calls:
 
     def _ask(
         self,
-        worker: Worker[Conversation],
+        worker: RemoteWorker[Conversation],
         service: str,
         method: str,
         payload: bytes,
@@ -142,7 +142,7 @@ class Calls:
 
     def _wait_for(
         self, service: Service[Conversation], until: float, seconds: float
-    ) -> Worker[Conversation]:
+    ) -> RemoteWorker[Conversation]:
         """A worker, as soon as one is free. Raises ServiceUnavailable if none is left, and
         RequestTimeout."""
         if not service.workers:
@@ -168,7 +168,7 @@ class Calls:
         name: str,
         args: tuple[Any, ...],
         kwargs: dict[str, Any],
-        lost_by: tuple[str, Worker[Conversation]],
+        lost_by: tuple[str, RemoteWorker[Conversation]],
         attempts: int,
     ) -> Error:
         """Nobody has answered, and nobody else is asked."""
@@ -203,7 +203,7 @@ def _worker_lost(service: str, name: str, pid: int, attempts: int, queue: str | 
     )  # fmt: skip
 
 
-def lost_midway(service: str, worker: Worker[Any]) -> WorkerLost:
+def lost_midway(service: str, worker: RemoteWorker[Any]) -> WorkerLost:
     """For a stream, of which a part has come."""
     return WorkerLost(
         f"{service}: the worker (pid {worker.pid}) died before its stream was at its end",

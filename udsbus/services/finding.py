@@ -36,7 +36,7 @@ class Closable(Protocol):
 C = TypeVar("C", bound=Closable)
 
 
-class Worker(Generic[C]):
+class RemoteWorker(Generic[C]):
     """One worker, as those see it who call."""
 
     def __init__(self, name: str, about: dict[str, Any]) -> None:
@@ -77,7 +77,7 @@ class Service(Generic[C]):
         """What the key of the service said when the workers were asked for."""
         self.looked = 0.0
         """When it was read last."""
-        self.workers: list[Worker[C]] = []
+        self.workers: list[RemoteWorker[C]] = []
         self._hub: Hub | None = None
         self._turn = itertools.count(os.getpid())  # not all begin with the same one
         self._changing = threading.Lock()
@@ -103,13 +103,13 @@ class Service(Generic[C]):
             self.workers = [known[name] for name in sorted(known)]
             self.number = number
 
-    def _meet(self, name: str, about: Any) -> Worker[C] | None:
+    def _meet(self, name: str, about: Any) -> RemoteWorker[C] | None:
         """Raises BrokerUnavailable when this process can open no more files."""
         if not is_of_worker(about):  # it is not one of ours, and no other's fault
             log.warning("%s: worker %s does not tell what it should", self.name, name)
             return None
         try:
-            worker = Worker[C](name, about)
+            worker = RemoteWorker[C](name, about)
             self.hub.add(worker.free.fd, READ)
         except WorkerGone:
             return None
@@ -122,7 +122,7 @@ class Service(Generic[C]):
             return None
         return worker
 
-    def take(self) -> Worker[C] | None:
+    def take(self) -> RemoteWorker[C] | None:
         """A worker that is free, whose turn it is; None: all are busy, or there are none. It
         expects a call now."""
         workers = self.workers
@@ -139,14 +139,14 @@ class Service(Generic[C]):
                 self.forget(worker)
         return None
 
-    def forget(self, worker: Worker[C]) -> None:
+    def forget(self, worker: RemoteWorker[C]) -> None:
         """It has gone."""
         with self._changing:
             if worker in self.workers:
                 self.workers = [other for other in self.workers if other is not worker]
                 self._drop(worker)
 
-    def _drop(self, worker: Worker[C]) -> None:
+    def _drop(self, worker: RemoteWorker[C]) -> None:
         with contextlib.suppress(OSError, ValueError, KeyError):
             self.hub.remove(worker.free.fd)
         worker.forget()

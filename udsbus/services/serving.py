@@ -1,4 +1,4 @@
-"""What a sync client serves: a worker for each service, and its place on the bus."""
+"""What a sync client serves: a worker for each service, and its endpoint."""
 
 from __future__ import annotations
 
@@ -17,8 +17,8 @@ from ..errors import Error, InvalidRequest
 from ..limits import CALLS_AT_ONCE, CALLS_GRACE
 from ..patterns import WORKER_KEYS, check_writable
 from ..terms import GONE
+from .endpoint import Endpoint
 from .offered import Offered
-from .place import Place
 from .worker import COMING_SECONDS, NOBODY, Watchers, Worker
 
 if TYPE_CHECKING:
@@ -35,10 +35,10 @@ AGAIN_SECONDS = 1.0
 """Until it is tried again to offer what could not be."""
 
 
-def about(offered: Offered, place: Place, retry: int, size: int) -> dict[str, Any]:
+def about(offered: Offered, endpoint: Endpoint, retry: int, size: int) -> dict[str, Any]:
     """What those who call a worker have to know of it."""
     return {
-        "pid": os.getpid(), "path": place.path, "retry": retry, "concurrency": size,
+        "pid": os.getpid(), "path": endpoint.path, "retry": retry, "concurrency": size,
         "methods": offered.described(),
     }  # fmt: skip
 
@@ -76,8 +76,8 @@ class Served:
         self.service = service
         self._client = client
         offered = Offered(service, target)
-        self._place = Place(client.address, concurrency)
-        self._about = about(offered, self._place, retry, concurrency)
+        self._endpoint = Endpoint(client.address, concurrency)
+        self._about = about(offered, self._endpoint, retry, concurrency)
         self._leaving = False
         self.ended = threading.Event()
         """It serves no longer."""
@@ -85,17 +85,17 @@ class Served:
         if offered.is_async:
             from .aio.inloop import InLoop
 
-            self._worker = InLoop(offered, self._place, concurrency, watchers)
+            self._worker = InLoop(offered, self._endpoint, concurrency, watchers)
         else:
             self._worker = Worker(
-                offered, self._place, concurrency, lambda: client._cache.words, watchers
+                offered, self._endpoint, concurrency, lambda: client._cache.words, watchers
             )
-        self._place.slots.give(concurrency, 0)  # whoever finds it finds it free
+        self._endpoint.slots.give(concurrency, 0)  # whoever finds it finds it free
         self._begin(self._run, service)
         try:
             self._offer()
             # From its present state, so that it tells when a bus has forgotten that.
-            key = f"{WORKER_KEYS}{service}/{self._place.name}"
+            key = f"{WORKER_KEYS}{service}/{self._endpoint.name}"
             self._watch = client.watch(key, initial=True)
         except BaseException:
             self._leaving = True
@@ -111,7 +111,7 @@ class Served:
         May be called twice."""
         self._leaving = True
         with contextlib.suppress(Error), self._client.timeout_of(WITHDRAW_SECONDS):
-            self._client._call(requests.withdraw(self.service, self._place.name))
+            self._client._call(requests.withdraw(self.service, self._endpoint.name))
         self._worker.stop(grace)
         self._watch.close()
         with contextlib.suppress(ValueError):
@@ -136,7 +136,7 @@ class Served:
 
     def _offer(self) -> None:
         self._client._stay()  # it is to be known that this process lives
-        self._client._call(requests.offer(self.service, self._place.name, self._about))
+        self._client._call(requests.offer(self.service, self._endpoint.name, self._about))
 
     def _stay_offered(self) -> None:
         """Offer again what is gone: with a broker that has forgotten, or a kick."""

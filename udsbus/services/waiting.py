@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from ..client.forks import release
 from ..errors import RequestTimeout
-from .finding import LOOK_SECONDS, Service, Worker
+from .finding import LOOK_SECONDS, RemoteWorker, Service
 
 if TYPE_CHECKING:
     from .asking import Conversation
@@ -21,7 +21,7 @@ class Line:
         self._service = service
         self._first = threading.RLock()
 
-    def wait(self, until: float, timeout: float) -> Worker[Conversation] | None:
+    def wait(self, until: float, timeout: float) -> RemoteWorker[Conversation] | None:
         """One that is free now; None: somebody should look whether there are others.
 
         Raises RequestTimeout at `until`.

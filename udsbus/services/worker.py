@@ -15,8 +15,6 @@ import errno
 import inspect
 import logging
 import os
-import select
-import socket
 import threading
 import time
 from collections import deque
@@ -33,11 +31,11 @@ from ..limits import REPLY_SPIN_SECONDS
 from ..peers import peer_credentials
 from ..spinning import Spinning
 from ..wire.encoding import refusal
-from ..wire.framing import Decoder
+from .caller import BEAT_SECONDS, Caller
 from .current import CurrentCall, current
+from .endpoint import Endpoint
 from .frames import (
     Called,
-    again_frame,
     called,
     end_frame,
     failure_frame,
@@ -48,112 +46,17 @@ from .frames import (
     result_frame,
     stream_frame,
 )
-from .inherited import not_for_children
 from .offered import Function, Offered
-from .place import Place
 
 log = logging.getLogger("udsbus.services")
 
 IDLE_SECONDS = 0.1
 """After so long without anything to do, a byte of the pipe that is missing was lost with whoever
 took it."""
-BEAT_SECONDS = 1.0
-"""How often a worker that has nothing to do shows that it lives."""
 COMING_SECONDS = 1.0
 """How long a worker that leaves waits for a call that somebody was about to send."""
 FULL_SECONDS = 0.01
 """Pause when there is no room for another connection."""
-SEND_SECONDS = 30.0
-"""Whoever called and takes nothing of the answer for so long has given up."""
-
-
-class Line:
-    """A connection of somebody who calls."""
-
-    def __init__(self, sock: socket.socket) -> None:
-        not_for_children(sock)
-        self.socket = sock
-        self.fd = sock.fileno()
-        self._decoder = Decoder()
-        self.waiting: deque[list[Any]] = deque()
-        """Calls that have come and are not begun. More than one is against the rules, but does no
-        harm."""
-        self.closed = False
-        self.busy = False
-        """A thread carries out its call."""
-        self.failed = False
-        """And has found it to be of no use any more."""
-        self.lost = False
-        """Whoever called has gone."""
-
-    def receive(self) -> bool:
-        """Take what has come. False: the other side is gone, or sends rubbish."""
-        try:
-            data = self.socket.recv(self._decoder.share)
-        except (BlockingIOError, InterruptedError):
-            return True
-        except OSError:
-            return False
-        if not data:
-            return False
-        self.waiting += self._decoder.feed(data)
-        if self._decoder.cause is not None:
-            log.warning("a connection is closed: %s", self._decoder.cause)
-            return False
-        return True
-
-    def refuse(self) -> None:
-        """It is to be closed though nobody wants that: nothing more can be sent over it, and what
-        was sent already is to be sent over another."""
-        with contextlib.suppress(OSError):
-            self.socket.shutdown(socket.SHUT_RD)
-            self.receive()
-            for message in self.waiting:
-                self.send(again_frame(message[1]))
-
-    def given_up(self) -> bool:
-        """Whether the other side has closed the connection; for the thread that serves it."""
-        if self.closed:
-            return True
-        try:
-            return not self.socket.recv(1, socket.MSG_PEEK)
-        except (BlockingIOError, InterruptedError):
-            return False
-        except OSError:
-            return True
-
-    def send(
-        self,
-        frame: bytes,
-        patience: float | None = SEND_SECONDS,
-        waiting: Callable[[], None] = lambda: None,
-    ) -> bool:
-        """Wait until all of it is sent, but for `patience` seconds without any progress at most;
-        `waiting` is called each second. False: nobody takes it."""
-        rest = memoryview(frame)
-        waited = 0.0
-        while True:
-            try:
-                rest = rest[self.socket.send(rest) :]
-                waited = 0.0
-            except (BlockingIOError, InterruptedError):
-                pass
-            except OSError:
-                return False
-            if not rest:
-                return True
-            poll = select.poll()
-            poll.register(self.fd, select.POLLOUT)
-            if not poll.poll(BEAT_SECONDS * 1000):
-                waited += BEAT_SECONDS
-                waiting()
-            if self.given_up() or (patience is not None and waited >= patience):
-                return False
-
-    def close(self) -> None:
-        if not self.closed:
-            self.closed = True
-            self.socket.close()
 
 
 class Watchers(NamedTuple):
@@ -175,34 +78,34 @@ class Worker:
     def __init__(
         self,
         offered: Offered,
-        place: Place,
+        endpoint: Endpoint,
         size: int,
         words: Callable[[], Sequence[int]],
         watchers: Watchers = NOBODY,
     ) -> None:
         """`size`: calls at once. `words` are of the version page, which says whether to poll."""
         self.offered = offered
-        self.place = place
+        self.endpoint = endpoint
         self._size = size
         self._words = words
         self._done, self._beat = watchers
-        self._slots = place.slots
-        self._lines: dict[int, Line] = {}
+        self._slots = endpoint.slots
+        self._callers: dict[int, Caller] = {}
         self._in_hand = 0
         self._sending = 0
         """Answers on their way out."""
         self._began: dict[int, float] = {}
-        """When each call in hand began, by the descriptor of its line; not while whoever called is
-        waited for."""
+        """When each call in hand began, by the descriptor of its connection; not while whoever
+        called is waited for."""
         self._counting = threading.Lock()
         self._spinning = Spinning(REPLY_SPIN_SECONDS)
         self._hub = best_hub()
-        self._hub.add(place.socket.fileno(), READ)
+        self._hub.add(endpoint.socket.fileno(), READ)
         self._woken, self._wake = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
         self._hub.add(self._woken, READ)
-        self._finished: deque[Line] = deque()
-        """Lines whose call a thread has finished."""
-        self._threads: SimpleQueue[tuple[Line, Called] | None] | None = None
+        self._finished: deque[Caller] = deque()
+        """Those whose call a thread has finished."""
+        self._threads: SimpleQueue[tuple[Caller, Called] | None] | None = None
         """What the threads are to carry out, if there is more than one call at a time; None: they
         are to end."""
         if size > 1:
@@ -269,9 +172,9 @@ class Worker:
             if not ready and missing and not self._leaving and not self._in_hand:
                 self._slots.give(self._size, 0)
         for fd, _ in ready:
-            line = self._lines.get(fd)
-            if line is not None:
-                self._read(line)
+            caller = self._callers.get(fd)
+            if caller is not None:
+                self._read(caller)
             elif fd == self._woken:
                 self._look()
             else:
@@ -300,7 +203,7 @@ class Worker:
     def _accept(self) -> None:
         while True:
             try:
-                sock, _ = self.place.socket.accept()
+                sock, _ = self.endpoint.socket.accept()
             except BlockingIOError:
                 return
             except OSError as error:
@@ -311,14 +214,14 @@ class Worker:
                 sock.close()
                 continue
             sock.setblocking(False)
-            line = Line(sock)
-            self._lines[line.fd] = line
-            self._hub.add(line.fd, READ)
+            caller = Caller(sock)
+            self._callers[caller.fd] = caller
+            self._hub.add(caller.fd, READ)
 
     def _make_room(self) -> bool:
         """This process can open no more files: close the connection that has been there longest and
         asks nothing. Who has it makes another when it wants to call."""
-        idle = next((line for line in self._lines.values() if not line.busy), None)
+        idle = next((caller for caller in self._callers.values() if caller.idle), None)
         if idle is None:
             time.sleep(FULL_SECONDS)  # it would be told at once that somebody waits
             return False
@@ -327,40 +230,40 @@ class Worker:
         self._drop(idle)
         return True
 
-    def _read(self, line: Line) -> None:
-        alive = line.receive()
-        if line.waiting:
-            self._next(line)
+    def _read(self, caller: Caller) -> None:
+        alive = caller.receive()
+        if caller.waiting:
+            self._next(caller)
         elif not alive:
-            self._drop(line)
+            self._drop(caller)
 
-    def _next(self, line: Line) -> None:
-        """Begin with what waits on a line."""
-        while line.waiting and not line.closed:
-            message = line.waiting.popleft()
+    def _next(self, caller: Caller) -> None:
+        """Begin with what has come over a connection."""
+        while caller.waiting and not caller.closed:
+            message = caller.waiting.popleft()
             call = called(message)
             if call is None:
                 log.warning("a connection is closed: %.100r is no call", message)
-                self._drop(line)
+                self._drop(caller)
                 return
             if self._leaving and self._coming <= 0:
-                line.send(leaving_frame(call.msgid))
+                caller.send(leaving_frame(call.msgid))
                 continue
             with self._counting:
                 if self._leaving:
                     self._coming -= 1
                 self._in_hand += 1
             if self._threads is None:
-                self._finish(line, self._carry_out(line, call))
+                self._finish(caller, self._carry_out(caller, call))
             else:
-                self._hub.remove(line.fd)  # nobody reads it meanwhile
-                line.busy = True
-                self._threads.put((line, call))
+                self._hub.remove(caller.fd)  # nobody reads it meanwhile
+                caller.busy = True
+                self._threads.put((caller, call))
                 return
 
-    def _finish(self, line: Line, good: bool) -> None:
+    def _finish(self, caller: Caller, good: bool) -> None:
         if not good:
-            self._drop(line)
+            self._drop(caller)
         self._done()
 
     # --- one call -----------------------------------------------------------------------------
@@ -369,9 +272,9 @@ class Worker:
         """In a thread, until the worker has left."""
         assert self._threads is not None
         while (given := self._threads.get()) is not None:
-            line, call = given
-            line.failed = not self._carry_out(line, call)
-            self._finished.append(line)
+            caller, call = given
+            caller.failed = not self._carry_out(caller, call)
+            self._finished.append(caller)
             self._wake_up()
 
     def _look(self) -> None:
@@ -379,35 +282,35 @@ class Worker:
         with contextlib.suppress(BlockingIOError):
             os.read(self._woken, 4096)
         while self._finished:
-            line = self._finished.popleft()
-            line.busy = False
-            if not line.failed:
-                self._hub.add(line.fd, READ)
-            self._finish(line, not line.failed)
-            if line.waiting and not line.failed:
-                self._next(line)
+            caller = self._finished.popleft()
+            caller.busy = False
+            if not caller.failed:
+                self._hub.add(caller.fd, READ)
+            self._finish(caller, not caller.failed)
+            if caller.waiting and not caller.failed:
+                self._next(caller)
 
-    def _carry_out(self, line: Line, call: Called) -> bool:
-        """Call the function and send what comes of it. False: the line is of no use any more."""
-        began = self._began[line.fd] = monotonic()
+    def _carry_out(self, caller: Caller, call: Called) -> bool:
+        """Call the function and send what comes of it. False: nobody is there any more."""
+        began = self._began[caller.fd] = monotonic()
         self._show()
         try:
-            frame = self._called(line, call, began)
+            frame = self._called(caller, call, began)
         except BaseException:  # of what somebody has written, while it was looked at
             log.exception("%s: a call ended in a way that cannot be told", self.offered.service)
             frame = fault_frame(call)
-        self._began.pop(line.fd, None)
+        self._began.pop(caller.fd, None)
         with self._counting:
             # It is free before its answer is sent: whoever gets it may call again at once.
             self._in_hand -= 1
             self._sending += 1
             self._slots.give(1, self._in_hand)
-        sent = frame is None or line.send(frame)
+        sent = frame is None or caller.send(frame)
         with self._counting:
             self._sending -= 1
-        return sent and not line.lost
+        return sent and not caller.lost
 
-    def _called(self, line: Line, call: Called, began: float) -> bytes | None:
+    def _called(self, caller: Caller, call: Called, began: float) -> bytes | None:
         """What to answer, at last; None: nothing any more."""
         until = None if call.seconds is None else began + call.seconds
         try:
@@ -416,14 +319,14 @@ class Worker:
             function.check(args, kwargs)
         except Error as error:
             return refusal_frame(call, refusal(error))
-        if line.given_up():
-            line.lost = True
+        if caller.given_up():
+            caller.lost = True
             return None
-        token = current.set(CurrentCall(function.name, until, line.given_up))
+        token = current.set(CurrentCall(function.name, until, caller.given_up))
         try:
             result = function.function(*args, **kwargs)
             if inspect.isgenerator(result):
-                return self._stream(line, call, function, result)
+                return self._stream(caller, call, function, result)
             frame = result_frame(call, function.name, result)
         except BaseException as error:
             if not isinstance(error, Exception):
@@ -435,26 +338,26 @@ class Worker:
         return None if late else frame  # whoever called has given up, or is about to
 
     def _stream(
-        self, line: Line, call: Called, function: Function, items: Iterator[Any]
+        self, caller: Caller, call: Called, function: Function, items: Iterator[Any]
     ) -> bytes | None:
         """Send what it yields. Returns its end; None: nobody takes it."""
-        if not line.send(stream_frame(call)):
-            line.lost = True
+        if not caller.send(stream_frame(call)):
+            caller.lost = True
             return None
         try:
-            while not line.given_up():
+            while not caller.given_up():
                 try:
                     frame = item_frame(function.name, next(items))
                 except StopIteration:
                     return end_frame()
-                self._began.pop(line.fd, None)  # whoever called takes his time, and not the call
+                self._began.pop(caller.fd, None)  # whoever called takes his time, and not the call
                 self._show()
-                if not line.send(frame, None, self._show):
+                if not caller.send(frame, None, self._show):
                     break
-                self._began[line.fd] = monotonic()
+                self._began[caller.fd] = monotonic()
                 self._show()
                 current.get().wait_for_more(call.seconds)
-            line.lost = True
+            caller.lost = True
             return None
         except BaseException as error:
             return end_frame(error)
@@ -466,17 +369,17 @@ class Worker:
 
     # --- ends ---------------------------------------------------------------------------------
 
-    def _drop(self, line: Line) -> None:
-        if self._lines.pop(line.fd, None) is not None and not line.closed:
+    def _drop(self, caller: Caller) -> None:
+        if self._callers.pop(caller.fd, None) is not None and not caller.closed:
             with contextlib.suppress(OSError, KeyError):
-                self._hub.remove(line.fd)
-        line.close()
+                self._hub.remove(caller.fd)
+        caller.close()
 
     def _close(self) -> None:
         if self._forks == len(FORKS):  # else these are the parent's
-            self.place.close()
-        for line in list(self._lines.values()):
-            line.close()
+            self.endpoint.close()
+        for caller in list(self._callers.values()):
+            caller.close()
         if self._threads is not None:
             for _ in range(self._size):
                 self._threads.put(None)

@@ -60,6 +60,11 @@ class Decoder:
         self._alone = True
         self._swollen = False
 
+    @property
+    def partial(self) -> bool:
+        """A message has come, but for its rest."""
+        return bool(self._large) or (self._unpacker is not None and self._fed > self._whole)
+
     def feed(self, data: bytes | bytearray) -> list[Any]:
         """The messages that `data` completes: lists of the length and types of the framing."""
         if self._large:

@@ -115,6 +115,11 @@ class Link:
         return bool(self._output) and not self.closed
 
     @property
+    def partial(self) -> bool:
+        """A message has come to a part."""
+        return self._decoder.partial
+
+    @property
     def full(self) -> bool:
         return len(self._output) > FULL_BYTES
 

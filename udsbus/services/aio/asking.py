@@ -19,7 +19,7 @@ from ...errors import BrokerUnavailable, RequestTimeout
 from ...wire.values import decode
 from ..asking import Again, Leaving, Lost, NotTaken
 from ..failures import raised
-from ..finding import Worker
+from ..finding import RemoteWorker
 from ..frames import AGAIN, LEAVING, answer_of, call_frame, is_stream
 from ..inherited import not_for_children
 
@@ -33,7 +33,7 @@ ITEMS_AHEAD = 64
 
 
 async def begin(
-    client: AsyncClient, worker: Worker[AsyncConversation], service: str, patience: float
+    client: AsyncClient, worker: RemoteWorker[AsyncConversation], service: str, patience: float
 ) -> AsyncConversation:
     """Connect. Raises NotTaken, Error."""
     path = worker.path + ".sock"
@@ -50,7 +50,7 @@ async def begin(
 
 class AsyncConversation:
     def __init__(
-        self, worker: Worker[AsyncConversation], service: str, sock: Any, start: Start
+        self, worker: RemoteWorker[AsyncConversation], service: str, sock: Any, start: Start
     ) -> None:
         not_for_children(sock)
         self.worker = worker

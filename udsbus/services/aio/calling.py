@@ -13,7 +13,7 @@ from ...client.requests import check_timeout
 from ...errors import Error, RequestTimeout, ServiceUnavailable, WorkerLost
 from ...limits import TIMEOUT_MOST
 from ..asking import Again, Leaving, Lost, NotTaken
-from ..finding import Service, Worker, is_due, service_key, ways_to_read, workers_of
+from ..finding import RemoteWorker, Service, is_due, service_key, ways_to_read, workers_of
 from ..frames import arguments
 from .asking import AsyncConversation, begin
 from .waiting import AsyncLine
@@ -52,7 +52,7 @@ class AsyncCalls:
         payload = arguments(name, args, kwargs)
         until = monotonic() + seconds
         attempts = 0
-        lost_by: tuple[str, Worker[AsyncConversation]] | None = None
+        lost_by: tuple[str, RemoteWorker[AsyncConversation]] | None = None
         """The service, and the worker of it that had the call when it died."""
         while True:
             try:
@@ -85,7 +85,7 @@ class AsyncCalls:
 
     async def _ask(
         self,
-        worker: Worker[AsyncConversation],
+        worker: RemoteWorker[AsyncConversation],
         service: str,
         method: str,
         payload: bytes,
@@ -144,7 +144,7 @@ class AsyncCalls:
 
     async def _wait_for(
         self, service: Service[AsyncConversation], until: float, seconds: float
-    ) -> Worker[AsyncConversation]:
+    ) -> RemoteWorker[AsyncConversation]:
         """A worker, as soon as one is free. Raises ServiceUnavailable if none is left, and
         RequestTimeout."""
         if not service.workers:
@@ -170,7 +170,7 @@ class AsyncCalls:
         name: str,
         args: tuple[Any, ...],
         kwargs: dict[str, Any],
-        lost_by: tuple[str, Worker[AsyncConversation]],
+        lost_by: tuple[str, RemoteWorker[AsyncConversation]],
         attempts: int,
     ) -> Error:
         """Nobody has answered, and nobody else is asked."""
@@ -205,7 +205,7 @@ def _worker_lost(service: str, name: str, pid: int, attempts: int, queue: str | 
     )  # fmt: skip
 
 
-def lost_midway(service: str, worker: Worker[Any]) -> WorkerLost:
+def lost_midway(service: str, worker: RemoteWorker[Any]) -> WorkerLost:
     """For a stream, of which a part has come."""
     return WorkerLost(
         f"{service}: the worker (pid {worker.pid}) died before its stream was at its end",

@@ -9,8 +9,8 @@ import threading
 import anyio
 
 from ..current import current
+from ..endpoint import Endpoint
 from ..offered import Offered
-from ..place import Place
 from ..worker import NOBODY, Watchers
 from .worker import AsyncWorker
 
@@ -19,9 +19,9 @@ class InLoop:
     """`run` is for one thread, `stop` for any."""
 
     def __init__(
-        self, offered: Offered, place: Place, size: int, watchers: Watchers = NOBODY
+        self, offered: Offered, endpoint: Endpoint, size: int, watchers: Watchers = NOBODY
     ) -> None:
-        self._what = offered, place, size, watchers
+        self._what = offered, endpoint, size, watchers
         self._loop: asyncio.AbstractEventLoop | None = None
         self._worker: AsyncWorker | None = None
         self._begun = threading.Event()

@@ -1,4 +1,4 @@
-"""What an async client serves: a worker for each service, and its place on the bus."""
+"""What an async client serves: a worker for each service, and its endpoint."""
 
 from __future__ import annotations
 
@@ -17,8 +17,8 @@ from ...limits import CALLS_GRACE
 from ...patterns import WORKER_KEYS
 from ...terms import GONE
 from ..current import current
+from ..endpoint import Endpoint
 from ..offered import Offered
-from ..place import Place
 from ..serving import AGAIN_SECONDS, WITHDRAW_SECONDS, about, check_options
 from ..worker import COMING_SECONDS
 from .worker import AsyncWorker
@@ -40,13 +40,13 @@ class AsyncServed:
         self.service = service
         self._client = client
         offered = Offered(service, target)
-        self._place = Place(client.address, concurrency)
-        self._about = about(offered, self._place, retry, concurrency)
+        self._endpoint = Endpoint(client.address, concurrency)
+        self._about = about(offered, self._endpoint, retry, concurrency)
         self._leaving = False
         self._offered = anyio.Event()
         self.ended = anyio.Event()
-        self._worker = AsyncWorker(offered, self._place, concurrency)
-        self._place.slots.give(concurrency, 0)  # whoever finds it finds it free
+        self._worker = AsyncWorker(offered, self._endpoint, concurrency)
+        self._endpoint.slots.give(concurrency, 0)  # whoever finds it finds it free
         client._start(self._run)
         client._start(self._stay_offered)
 
@@ -59,7 +59,7 @@ class AsyncServed:
         May be called twice."""
         self._leaving = True
         with contextlib.suppress(Error), anyio.move_on_after(WITHDRAW_SECONDS):
-            await self._client._call(requests.withdraw(self.service, self._place.name))
+            await self._client._call(requests.withdraw(self.service, self._endpoint.name))
         self._worker.leave(grace)
         with contextlib.suppress(ValueError):
             self._client._served.remove(self)
@@ -81,13 +81,13 @@ class AsyncServed:
 
     async def _offer(self) -> None:
         self._client._stay()  # it is to be known that this process lives
-        await self._client._call(requests.offer(self.service, self._place.name, self._about))
+        await self._client._call(requests.offer(self.service, self._endpoint.name, self._about))
 
     async def _stay_offered(self) -> None:
         """Offer it, and again when that is gone: with a broker that has forgotten, or a kick."""
         await self._insist()
         self._offered.set()
-        key = f"{WORKER_KEYS}{self.service}/{self._place.name}"
+        key = f"{WORKER_KEYS}{self.service}/{self._endpoint.name}"
         async with self._client.watch(key, initial=True) as watch:
             async for change in watch:
                 if self._leaving:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import anyio
 
 from ...errors import RequestTimeout
-from ..finding import LOOK_SECONDS, Service, Worker
+from ..finding import LOOK_SECONDS, RemoteWorker, Service
 
 if TYPE_CHECKING:
     from .asking import AsyncConversation
@@ -21,7 +21,7 @@ class AsyncLine:
         self._service = service
         self._first = anyio.Lock()
 
-    async def wait(self, until: float, timeout: float) -> Worker[AsyncConversation] | None:
+    async def wait(self, until: float, timeout: float) -> RemoteWorker[AsyncConversation] | None:
         """One that is free now; None: somebody should look whether there are others.
 
         Raises RequestTimeout at `until`.

@@ -14,10 +14,9 @@ import errno
 import inspect
 import logging
 import os
-import socket
 import threading
 from collections import deque
-from collections.abc import AsyncIterator, Callable, Coroutine, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
 from functools import partial
 from math import inf
 from time import monotonic
@@ -28,16 +27,14 @@ import anyio.abc
 import anyio.lowlevel
 import anyio.to_thread
 
-from ...client.aio.asked import running_asyncio, wake, waker, woken
-from ...client.aio.link import Link
 from ...errors import Error
 from ...peers import peer_credentials
 from ...wire.encoding import refusal
-from ...wire.framing import Decoder
+from ..caller import BEAT_SECONDS
 from ..current import CurrentCall, current
+from ..endpoint import Endpoint
 from ..frames import (
     Called,
-    again_frame,
     called,
     end_frame,
     failure_frame,
@@ -50,15 +47,14 @@ from ..frames import (
 )
 from ..inherited import not_for_children
 from ..offered import Function, Offered
-from ..place import Place
 from ..worker import (
-    BEAT_SECONDS,
     COMING_SECONDS,
     FULL_SECONDS,
     IDLE_SECONDS,
     NOBODY,
     Watchers,
 )
+from .caller import AsyncCaller
 
 log = logging.getLogger("udsbus.services")
 
@@ -69,22 +65,22 @@ class AsyncWorker:
     def __init__(
         self,
         offered: Offered,
-        place: Place,
+        endpoint: Endpoint,
         size: int,
         watchers: Watchers = NOBODY,
     ) -> None:
         """As for a `Worker`."""
         self.offered = offered
-        self.place = place
+        self.endpoint = endpoint
         self._size = size
         self._done, self._beat = watchers
-        self._slots = place.slots
-        self._lines: set[Line] = set()
+        self._slots = endpoint.slots
+        self._callers: set[AsyncCaller] = set()
         self._began: dict[int, float] = {}
         """When each call in hand began."""
         self._begun = 0
         """How many calls have begun, ever."""
-        self._held: deque[tuple[Line, Called]] = deque()
+        self._held: deque[tuple[AsyncCaller, Called]] = deque()
         """Calls beyond those that are carried out at once: somebody has taken a byte twice."""
         self._in_threads: dict[int, threading.Event] = {}
         """Of plain functions that nobody waits for any more: set when they have ended."""
@@ -104,9 +100,9 @@ class AsyncWorker:
                 await self._leave_in_time()
                 self._tasks.cancel_scope.cancel()
         finally:
-            for line in list(self._lines):
-                line.close()
-            self.place.close()
+            for caller in list(self._callers):
+                caller.close()
+            self.endpoint.close()
 
     def leave(self, grace: float) -> None:
         """Take no more calls, finish those in hand within `grace` seconds, and end `run`."""
@@ -124,7 +120,7 @@ class AsyncWorker:
         while True:
             now = monotonic()
             coming = self._coming > 0 and now < self._coming_until
-            busy = self._began or self._held or any(line.sends for line in self._lines)
+            busy = self._began or self._held or any(caller.sends for caller in self._callers)
             if not coming and (not busy or now >= self._until):
                 return
             self._changed = anyio.Event()
@@ -133,10 +129,10 @@ class AsyncWorker:
 
     async def _accept(self) -> None:
         while True:
-            await anyio.wait_readable(self.place.socket)
+            await anyio.wait_readable(self.endpoint.socket)
             while True:
                 try:
-                    sock, _ = self.place.socket.accept()
+                    sock, _ = self.endpoint.socket.accept()
                 except BlockingIOError:
                     break
                 except OSError as error:
@@ -149,13 +145,13 @@ class AsyncWorker:
                     sock.close()
                     continue
                 sock.setblocking(False)
-                line = Line(self, sock)
-                self._lines.add(line)
-                self._tasks.start_soon(line.serve)
+                caller = AsyncCaller(self, sock)
+                self._callers.add(caller)
+                self._tasks.start_soon(caller.serve)
 
     def _make_room(self) -> bool:
         """As in a `Worker`."""
-        idle = next((line for line in self._lines if line.idle), None)
+        idle = next((caller for caller in self._callers if caller.idle), None)
         if idle is not None:
             log.warning("%s: too many open files; a connection is closed", self.offered.service)
             idle.refuse()
@@ -177,29 +173,29 @@ class AsyncWorker:
             begun = self._begun
             await anyio.sleep(IDLE_SECONDS if missing or self._in_threads else BEAT_SECONDS)
 
-    # --- called by the lines ------------------------------------------------------------------
+    # --- called by the connections ------------------------------------------------------------
 
-    def begin(self, line: Line, message: list[Any]) -> None:
+    def begin(self, caller: AsyncCaller, message: list[Any]) -> None:
         """A message has come."""
         call = called(message)
         if call is None:
             log.warning("a connection is closed: %.100r is no call", message)
-            line.close()
+            caller.close()
         elif self._leaving and self._coming <= 0:
-            line.send(leaving_frame(call.msgid))
+            caller.send(leaving_frame(call.msgid))
         else:
             if self._leaving:
                 self._coming -= 1
             if len(self._began) >= self._size:
-                self._held.append((line, call))
+                self._held.append((caller, call))
             else:
-                self._begin(line, call)
+                self._begin(caller, call)
 
-    def _begin(self, line: Line, call: Called) -> None:
+    def _begin(self, caller: AsyncCaller, call: Called) -> None:
         self._begun += 1
         self._began[self._begun] = monotonic()
         self._show()
-        line.give(call, self._begun)
+        caller.give(call, self._begun)
 
     def _show(self) -> None:
         """As in a `Worker`."""
@@ -209,46 +205,51 @@ class AsyncWorker:
         """One call is done: another can be."""
         del self._began[number]
         while self._held:
-            line, call = self._held.popleft()
-            if not line.closed:
-                self._begin(line, call)
+            caller, call = self._held.popleft()
+            if not caller.closed:
+                self._begin(caller, call)
                 break
         else:
             self._slots.give(1, len(self._began))
         self._show()
         self._changed.set()
 
-    def forget(self, line: Line) -> None:
-        self._lines.discard(line)
+    def forget(self, caller: AsyncCaller) -> None:
+        self._callers.discard(caller)
 
     # --- one call -----------------------------------------------------------------------------
 
-    async def carry_out(self, line: Line, call: Called, number: int) -> None:
-        """In the task of the line."""
+    async def carry_out(self, caller: AsyncCaller, call: Called, number: int) -> None:
+        """In the task of the connection."""
         until = None if call.seconds is None else self._began[number] + max(0.0, call.seconds)
         frame = b""
         try:
             seconds = None if until is None else max(0.0, until - monotonic())
             with anyio.move_on_after(seconds) as scope:
-                line.scope = scope
-                if line.closed:
+                caller.scope = scope
+                if caller.closed:
                     return
-                frame = await self._called(line, call, until, scope, number)
+                frame = await self._called(caller, call, until, scope, number)
         except Exception:  # of what somebody has written, while it was looked at
             log.exception("%s: a call ended in a way that cannot be told", self.offered.service)
             frame = fault_frame(call)
         finally:
-            line.scope = None
+            caller.scope = None
             if number in self._in_threads and self._in_threads[number].is_set():
                 del self._in_threads[number]
             if number not in self._in_threads:  # else `_look_after` sees when it has ended
                 self.finish(number)
             if frame:
-                line.send(frame)
+                caller.send(frame)
             self._done()
 
     async def _called(
-        self, line: Line, call: Called, until: float | None, scope: anyio.CancelScope, number: int
+        self,
+        caller: AsyncCaller,
+        call: Called,
+        until: float | None,
+        scope: anyio.CancelScope,
+        number: int,
     ) -> bytes:
         """What to answer; b"": nothing any more."""
         try:
@@ -257,7 +258,7 @@ class AsyncWorker:
             function.check(args, kwargs)
         except Error as error:
             return refusal_frame(call, refusal(error))
-        current.set(CurrentCall(function.name, until, line.is_closed))
+        current.set(CurrentCall(function.name, until, caller.is_closed))
         try:
             if not function.is_async:
                 ended = self._in_threads[number] = threading.Event()
@@ -272,27 +273,27 @@ class AsyncWorker:
             if inspect.isasyncgen(result) or inspect.isgenerator(result):
                 scope.deadline = inf
                 items = result if inspect.isasyncgen(result) else _in_thread(result)
-                return await self._stream(line, call, function, items, number)
+                return await self._stream(caller, call, function, items, number)
             return result_frame(call, function.name, result)
         except (Exception, SystemExit) as error:  # which would end the event loop
             return failure_frame(call, error)
 
     async def _stream(
         self,
-        line: Line,
+        caller: AsyncCaller,
         call: Called,
         function: Function,
         items: AsyncIterator[Any],
         number: int,
     ) -> bytes:
-        line.send(stream_frame(call))
+        caller.send(stream_frame(call))
         try:
             async for item in items:
                 self._began[number] = inf  # whoever called takes his time, and not the call
                 self._show()
-                line.send(item_frame(function.name, item))
-                await line.room()
-                if line.closed:
+                caller.send(item_frame(function.name, item))
+                await caller.room()
+                if caller.closed:
                     return b""
                 self._began[number] = monotonic()
                 self._show()
@@ -333,96 +334,3 @@ async def _in_thread(items: Iterator[Any]) -> AsyncIterator[Any]:
         close = getattr(items, "close", None)
         if close is not None:
             close()
-
-
-class Line:
-    """A connection of somebody who calls."""
-
-    def __init__(self, worker: AsyncWorker, sock: Any) -> None:
-        self._worker = worker
-        self.scope: anyio.CancelScope | None = None
-        """Of the call in hand."""
-        self._waiting: deque[tuple[Called, int]] = deque()
-        """Calls that have come and are not begun. More than one is against the rules, but does no
-        harm."""
-        self._loop = running_asyncio()
-        self._waker = waker(self._loop)
-        self._socket = sock
-        self._link = Link(sock, self._received, self._ended)
-        self._link.take_files()  # none are expected
-        self._link.start(self._start)
-
-    @property
-    def closed(self) -> bool:
-        return self._link.closed
-
-    def is_closed(self) -> bool:
-        return self._link.closed
-
-    @property
-    def idle(self) -> bool:
-        """Nothing is under way that was read already."""
-        return self.scope is None and not self._waiting
-
-    def refuse(self) -> None:
-        """Close it though nobody wants that; as a `Line` of a `Worker`."""
-        with contextlib.suppress(OSError):
-            self._socket.shutdown(socket.SHUT_RD)
-            decoder = Decoder()
-            for message in decoder.feed(self._socket.recv(decoder.share)):
-                self._socket.send(again_frame(message[1]))
-        self.close()
-
-    async def serve(self) -> None:
-        """Carry out what comes, until it is closed."""
-        try:
-            while True:
-                while self._waiting:
-                    await self._worker.carry_out(self, *self._waiting.popleft())
-                if self._link.closed:
-                    return
-                self._waker = waker(self._loop)
-                await woken(self._waker)
-        finally:
-            self.close()  # somebody may wait who would not be answered
-            while self._waiting:
-                self._worker.finish(self._waiting.popleft()[1])
-
-    def give(self, call: Called, number: int) -> None:
-        self._waiting.append((call, number))
-        wake(self._waker)
-
-    @property
-    def sends(self) -> bool:
-        """Something is on its way out."""
-        return self._link.sends
-
-    def send(self, frame: bytes) -> None:
-        if not self._link.closed:
-            self._link.send(frame, True)
-
-    async def room(self) -> None:
-        """Until what is sent has been taken, but for a little."""
-        await anyio.lowlevel.checkpoint()
-        await self._link.room()
-
-    def close(self) -> None:
-        self._link.close()
-        self._over()
-
-    def _start(self, function: Callable[[], Coroutine[Any, Any, None]]) -> None:
-        self._worker._tasks.start_soon(function)
-
-    def _received(self, messages: list[Any]) -> None:
-        for message in messages:
-            self._worker.begin(self, message)
-
-    def _ended(self, why: str) -> None:
-        self._over()
-
-    def _over(self) -> None:
-        """Nobody waits for the call in hand any more."""
-        self._worker.forget(self)
-        wake(self._waker)
-        if self.scope is not None:
-            self.scope.cancel()

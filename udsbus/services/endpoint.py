@@ -21,7 +21,7 @@ NAME_BYTES = 8
 MAKING_TRIES = 100
 
 
-class Place:
+class Endpoint:
     """Owns the files, and what is open of them."""
 
     def __init__(self, address: str, slots: int) -> None:

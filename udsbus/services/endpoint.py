@@ -13,7 +13,7 @@ import socket
 from pathlib import Path
 
 from ..paths import ensure_private_directory, workers_directory
-from .free import Slots, is_stale
+from .free import MAKING, Slots, is_stale
 from .inherited import not_for_children
 
 NAME_BYTES = 8
@@ -67,8 +67,9 @@ def folder_of(address: str) -> Path:
 
 def _sweep(folder: Path) -> None:
     """Remove what workers have left that were killed. The pipe is made first and removed last, and
-    its worker has it open in between; so a socket without a pipe is nobody's either."""
-    for pipe in folder.glob("*.free"):
+    its worker has it open in between; so a socket without a pipe is nobody's either. One that was
+    just made, and not opened yet, may go too: its maker begins again."""
+    for pipe in (*folder.glob("*.free"), *folder.glob("*.free" + MAKING)):
         if is_stale(str(pipe)):
             for path in (pipe.with_suffix(".sock"), pipe):
                 path.unlink(missing_ok=True)

@@ -34,12 +34,14 @@ class Slots:
         # By its name it is known when somebody has it open: else another would take it for that of
         # a worker that is dead.
         made = path + MAKING
+        self._fd = -1
         os.mkfifo(made, 0o600)
         try:
             # Opened for both, so that it is never at its end while the worker lives.
             self._fd = os.open(made, os.O_RDWR | os.O_NONBLOCK | os.O_CLOEXEC)
             os.rename(made, path)
         except BaseException:
+            self.close()
             with contextlib.suppress(OSError):
                 os.unlink(made)
             raise

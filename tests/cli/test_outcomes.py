@@ -50,6 +50,21 @@ def test_exit_code(command: Command, client: udsbus.Client, args: list[str], cod
 
 
 @pytest.mark.parametrize(
+    ("args", "meant"),
+    [
+        (("gte", "a"), "'get'"), (("config", "psh"), "'push'"), (("worker", "statsu"), "'status'"),
+        (("get", "a", "--rw"), "'--raw'"),
+    ],
+)  # fmt: skip
+def test_a_slip_is_told_what_was_meant(
+    command: Command, client: udsbus.Client, args: tuple[str, ...], meant: str
+) -> None:
+    outcome = command(*args)
+    assert outcome.code == 2
+    assert f"Did you mean {meant}?" in outcome.err
+
+
+@pytest.mark.parametrize(
     "args",
     [
         ("config", "push", "-1"), ("config", "diff", "-1"), ("schema", "set", "x", "-1"),

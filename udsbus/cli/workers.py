@@ -32,8 +32,21 @@ class WorkerGroup(click.Group):
 
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
         if args and args[0] not in self.commands and args[0] not in ("-h", "--help"):
+            self._check_no_slip(ctx, args[0])
             args = ["run", *args]
         return super().parse_args(ctx, args)
+
+    def _check_no_slip(self, ctx: click.Context, word: str) -> None:
+        """Refuse what is nearly a subcommand, and no module."""
+        from difflib import get_close_matches
+        from importlib.util import find_spec
+
+        close = get_close_matches(word, self.commands, 1)
+        if not close or not word.isidentifier():
+            return
+        here = Path(word).is_dir() or Path(f"{word}.py").exists()
+        if not here and find_spec(word) is None:
+            ctx.fail(f"{word!r} is neither a subcommand nor a module. Did you mean {close[0]!r}?")
 
 
 @click.group("worker", cls=WorkerGroup, invoke_without_command=True)

@@ -176,7 +176,7 @@ def test_who_serves_what(calc: Command, worker: subprocess.Popen[str]) -> None:
         )),
         "odd\\x1b[31m", "texts/shout",
     ]  # fmt: skip
-    signature = "(a: 'int', b: 'int' = 1, *, double: 'bool' = False) -> 'int'"
+    signature = "(a: int, b: int = 1, *, double: bool = False) -> int"
     assert rows[0] == ["calc/add", signature, "1", "1", str(worker.pid)]
     assert len(calc.lines("services", "texts/*")) == 1
     assert calc("services", "nothing/*") == (1, "", "")
@@ -186,7 +186,7 @@ def test_who_serves_what(calc: Command, worker: subprocess.Popen[str]) -> None:
 def test_as_json(calc: Command, worker: subprocess.Popen[str]) -> None:
     (found,) = [json.loads(line) for line in calc.lines("services", "calc", "--json")]
     assert found["methods"]["add"] == [
-        "(a: 'int', b: 'int' = 1, *, double: 'bool' = False) -> 'int'", "Add them.",
+        "(a: int, b: int = 1, *, double: bool = False) -> int", "Add them.",
     ]  # fmt: skip
     assert found["workers"] == [
         {"pid": worker.pid, "client": "\x1b[31mred", "concurrency": 1, "free": 1}

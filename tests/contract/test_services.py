@@ -397,7 +397,7 @@ async def test_services_are_listed(client: AsyncClient, connect: Connect) -> Non
         calc, shout = (await client.services())[1], (await client.services("a/*"))[0]
         assert (calc.name, calc.retry) == ("calc", 2)
         assert calc.methods["add"] == (
-            "(a: 'int', b: 'int' = 1, *, double: 'bool' = False) -> 'int'", "Add them.",
+            "(a: int, b: int = 1, *, double: bool = False) -> int", "Add them.",
         )  # fmt: skip
         assert [worker.client for worker in calc.workers] == ["worker one"]
         assert [(worker.concurrency, worker.free) for worker in calc.workers] == [(4, 4)]

@@ -6,6 +6,7 @@ Each prints a line when it can be called and told to end, and serves until it is
 from __future__ import annotations
 
 import os
+import resource
 import signal
 import sys
 import threading
@@ -146,6 +147,39 @@ def calc(address: str) -> None:
         client.service("odd\x1b[31m", str.lower)
         say_when_told()
         client.serve()
+
+
+def call_without_files(address: str) -> None:
+    """Call in vain: no more files can be opened. Prints how that ended each time."""
+    with udsbus.connect(address, timeout=20) as client:
+        client.get("key")
+        client._calls._find("work/pid")
+        lowest = os.dup(0)
+        os.close(lowest)
+        resource.setrlimit(resource.RLIMIT_NOFILE, (lowest, lowest))
+        for _ in range(5):
+            try:
+                client.call("work/pid")
+            except udsbus.Error as error:
+                print(type(error).__name__, flush=True)
+
+
+def stuck(address: str) -> None:
+    """An async worker whose plain generator hangs."""
+    import anyio
+
+    async def serve() -> None:
+        class Stuck:
+            def items(self) -> Iterator[int]:
+                yield 1
+                time.sleep(60)
+
+        async with udsbus.connect_async(address) as client:
+            await client.service("stuck", Stuck()).offered()
+            say_when_told()
+            await client.serve(grace=0.2)
+
+    anyio.run(serve)
 
 
 async def _work_async(address: str, retry: str = "0") -> None:

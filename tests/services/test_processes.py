@@ -15,6 +15,7 @@ import termios
 import threading
 import time
 from pathlib import Path
+from typing import Any
 
 import anyio
 import msgpack
@@ -23,6 +24,7 @@ import pytest
 from tests.harness import BrokerProcess, running_broker, wait_until
 from udsbus import (
     Client,
+    Error,
     RequestTimeout,
     ServiceUnavailable,
     WorkerLost,
@@ -32,7 +34,7 @@ from udsbus import (
 from udsbus.client import requests
 from udsbus.services.endpoint import Endpoint, folder_of
 from udsbus.services.frames import call_frame
-from udsbus.services.worker import IDLE_SECONDS
+from udsbus.services.free import IDLE_SECONDS
 from udsbus.wire.values import decode, encode
 
 from .conftest import PATIENCE, Start
@@ -307,10 +309,94 @@ def test_to_make_room_no_connection_is_closed_with_a_part_of_a_call(
         assert msgpack.unpackb(slow.recv(4096))[:3] == [1, 1, None]
 
 
+def test_one_that_cannot_connect_takes_no_place(
+    broker: BrokerProcess, client: Client, start: Start
+) -> None:
+    process = start("work")
+    run = subprocess.run(
+        [sys.executable, "-m", "tests.services.programs", "call_without_files", broker.address],
+        stdout=subprocess.PIPE, text=True, timeout=PATIENCE, check=True,
+    )  # fmt: skip
+    assert run.stdout.split() == 5 * ["BrokerUnavailable"], "and not that all are busy"
+    assert client.call("work/pid") == process.pid
+
+
+def test_whoever_takes_no_answer_holds_up_nobody(
+    client: Client, start: Start, tmp_path: Path
+) -> None:
+    start("work")
+    begun = tmp_path / "begun"
+    client.call("work/pid")
+    (worker,) = client._calls._services["work"].workers
+    with socket.socket(socket.AF_UNIX) as stopped:
+        stopped.connect(worker.path + ".sock")
+        assert worker.free.take()
+        payload = encode([[8_000_000, str(begun)], {}])
+        stopped.send(call_frame(1, "large", payload, PATIENCE))
+        wait_until(begun.exists, "the call to begin")
+        other = start("work")
+        for _ in range(4):
+            assert client.call("work/pid") == other.pid
+
+
+def test_a_worker_whose_socket_was_removed_serves_nobody(client: Client, start: Start) -> None:
+    start("work")
+    for socket_file in folder_of(client.address).glob("*.sock"):
+        socket_file.unlink()
+    with pytest.raises(ServiceUnavailable):
+        client.call("work/pid")
+
+
+def test_the_grace_is_kept_though_a_generator_hangs(client: Client, start: Start) -> None:
+    process = start("stuck")
+    stream = client.call("stuck/items")
+    assert next(stream) == 1
+    process.terminate()
+    assert process.wait(PATIENCE) == 0
+
+
+@pytest.mark.parametrize("backend", ["asyncio", "trio"])
+def test_a_client_that_is_closed_while_a_call_waits_leaves_others_alone(
+    client: Client, start: Start, backend: str, tmp_path: Path
+) -> None:
+    start("work")
+
+    async def close_and_go_on() -> None:
+        begun = tmp_path / "begun"
+        async with anyio.create_task_group() as tasks:
+            closing = connect_async(client.address, timeout=PATIENCE)
+            async with closing as busy, connect_async(client.address, timeout=PATIENCE) as other:
+                tasks.start_soon(other.call, "work/sleep", 0.5, str(begun))
+                while not begun.exists():
+                    await anyio.sleep(0.001)
+
+                async def wait() -> None:
+                    with contextlib.suppress(Error):
+                        await busy.call("work/pid")
+
+                tasks.start_soon(wait)
+                line: Any = None
+                while line is None or not line._first.locked():
+                    await anyio.sleep(0.001)
+                    line = busy._calls._lines.get("work")
+                await busy.close()
+                for _ in range(4):
+                    async with connect_async(client.address, timeout=PATIENCE) as new:
+                        assert await new.call("work/echo", 1) == 1
+
+    anyio.run(close_and_go_on, backend=backend)
+
+
 def test_what_others_offer_that_is_no_worker_is_left_alone(client: Client, start: Start) -> None:
     process = start("work")
     for number, odd in enumerate((None, 1, {}, {"pid": 1, "path": 2}, {"pid": 1, "path": "/x"})):
         client._call(requests.offer("work", f"odd{number}", odd))
+    like_one = {"pid": 1, "path": "/x", "retry": 0, "concurrency": 1, "methods": {}}
+    methods: list[Any] = [{"a": "sig"}, {"a": [1, None]}, {1: ["()", None]}, {"a": ["()", 2]}]
+    for number, about in enumerate(
+        [{**like_one, "path": "/x\0"}, *({**like_one, "methods": each} for each in methods)]
+    ):
+        client._call(requests.offer("work", f"nearly{number}", about))
     assert client.call("work/pid") == process.pid
     assert [worker.pid for worker in client.services("work")[0].workers] == [process.pid]
 

@@ -268,8 +268,10 @@ class Base(Methods):
     def close(self) -> None:
         """Close every connection and end every watch. May be called twice, and in a callback."""
         served, self._served = self._served, []
-        for each in served:  # while others can be told of it
-            each.stop(self.timeout)
+        if served:  # while others can be told of it
+            from ..services.serving import stop_all
+
+            stop_all(served, self.timeout)
         closed, self._closed = self._closed, True
         if self._calling is not None:
             self._calling.close()

@@ -11,7 +11,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, TypeVar, overload
 
 from ..errors import InvalidRequest
-from ..patterns import check_name
+from ..patterns import check_name, check_pattern
 from . import requests
 from .base import Base
 from .binding import MISSING
@@ -246,7 +246,8 @@ class Client(Base):
         return self._calls.call(name, args, kwargs, timeout)
 
     def service_proxy(self, name: str, *, timeout: float | None = None) -> ServiceProxy:
-        """A service as an object: `service_proxy("calc").add(2, 3)`."""
+        """A service as an object: `service_proxy("calc").add(2, 3)`. What is given by name goes to
+        the function, also a `timeout`; `timeout` here is for each call."""
         from ..services.calling import ServiceProxy
 
         check_name(name, "service")
@@ -257,6 +258,7 @@ class Client(Base):
         from ..services.finding import workers_of
         from ..services.listing import service_infos
 
+        check_pattern(pattern)
         found = self.items(workers_of(pattern))
         return service_infos(found, self.clients())
 

@@ -60,7 +60,7 @@ class Conversation:
                 worker.path + ".sock", patience
             )
         except BrokerUnavailable as error:
-            if not worker.free.gone():  # it is this process that cannot
+            if not worker.unreachable():  # it is this process that cannot
                 raise
             raise NotTaken(str(error)) from None
         not_for_children(self._socket)

@@ -40,6 +40,8 @@ class Caller:
         """And has found it to be of no use any more."""
         self.lost = False
         """Whoever called has gone."""
+        self.streams = False
+        """What was sent may not have been taken yet."""
 
     def receive(self) -> bool:
         """Take what has come. False: the other side is gone, or sends rubbish."""
@@ -67,9 +69,14 @@ class Caller:
                 self.send(again_frame(message[1]))
 
     @property
+    def partial(self) -> bool:
+        """A part of a call has come."""
+        return self._decoder.partial
+
+    @property
     def idle(self) -> bool:
         """Nothing is under way that was read already."""
-        return not self.busy and not self._decoder.partial
+        return not self.busy and not self.partial
 
     def given_up(self) -> bool:
         """Whether the other side has closed the connection; for the thread that serves it."""

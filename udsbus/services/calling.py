@@ -36,17 +36,26 @@ class Calls:
     def __init__(self, client: Client) -> None:
         self._client = client
         self._services: dict[str, Service[Conversation]] = {}
-        self._meant: dict[str, tuple[Service[Conversation], str]] = {}
-        """Name of a call → the service and the method."""
+        self._meant: dict[str, list[tuple[Service[Conversation], str]]] = {}
+        """Name of a call → the services and methods that it may mean."""
         self._lines: dict[str, Line] = {}
         self.forks = len(FORKS)
 
     def call(
         self, name: str, args: tuple[Any, ...], kwargs: dict[str, Any], timeout: float | None
     ) -> Any:
-        seconds = self._client._patience if timeout is None else timeout
-        check_timeout(seconds)
-        seconds = min(seconds, TIMEOUT_MOST)
+        patience = self._client._patience
+        if timeout is None:
+            return self._call(name, args, kwargs, patience)
+        check_timeout(timeout)
+        if timeout >= patience:
+            return self._call(name, args, kwargs, min(timeout, TIMEOUT_MOST))
+        with self._client.timeout_of(timeout):  # it is for finding the workers too
+            return self._call(name, args, kwargs, timeout)
+
+    def _call(
+        self, name: str, args: tuple[Any, ...], kwargs: dict[str, Any], seconds: float
+    ) -> Any:
         payload = arguments(name, args, kwargs)
         until = monotonic() + seconds
         attempts = 0
@@ -55,7 +64,9 @@ class Calls:
         while True:
             try:
                 service, method = self._find(name)
-                worker = service.take() or self._wait_for(service, until, seconds)
+                worker = self._take(service, until)
+                if worker is None:
+                    worker = self._wait_for(service, until, seconds)
             except ServiceUnavailable:
                 if lost_by is None:
                     raise
@@ -109,59 +120,96 @@ class Calls:
             except Again:
                 sleep(PAUSE_SECONDS)  # it has no room, or has just ended
 
+    def _take(
+        self, service: Service[Conversation], until: float
+    ) -> RemoteWorker[Conversation] | None:
+        """A worker that is free, whose turn it is; None: all are busy, or have gone."""
+        for worker in service.in_turn():
+            if not worker.idle and worker.seems_free:
+                # Before a place is taken, which would be lost for a while if we could not.
+                self._connect(service, worker, until)
+            if service.take(worker):
+                return worker
+        return None
+
+    def _connect(
+        self,
+        service: Service[Conversation],
+        worker: RemoteWorker[Conversation],
+        until: float,
+    ) -> None:
+        """Have a connection to it, if it lives."""
+        try:
+            conversation = begin(self._client, worker, service.name, until - monotonic())
+        except NotTaken:
+            service.forget(worker)
+        else:
+            worker.back(conversation)
+
     def _find(self, name: str) -> tuple[Service[Conversation], str]:
         """The service that a call is to, with the workers that it has now, and the method.
 
         Raises ServiceUnavailable when there is none.
         """
-        meant = self._meant.get(name)
-        if meant is not None and self._look(meant[0]):
-            return meant
+        ways = self._meant.get(name) or self._ways(name)
+        for way in ways:
+            self._look(way[0])
+            if way[0].workers:
+                return way
         self._client._own_offers()
-        for service_name, method in ways_to_read(name):
-            service = self._services.get(service_name) or Service(service_name)
-            if self._look(service):
-                service = self._services.setdefault(service_name, service)
-                if len(self._meant) >= NAMES_KEPT:
-                    self._meant.clear()
-                self._meant[name] = service, method
-                return service, method
-        raise service.nobody()
+        for way in ways:
+            self._look_again(way[0])
+            if way[0].workers:
+                return way
+        services = [service for service, _ in reversed(ways)]
+        raise next((each for each in services if each.number is not None), services[0]).nobody()
 
-    def _look(self, service: Service[Conversation]) -> bool:
-        """Know the workers that a service has now. False: there never were any."""
+    def _ways(self, name: str) -> list[tuple[Service[Conversation], str]]:
+        if len(self._meant) >= NAMES_KEPT:
+            self._meant.clear()
+            known = self._services.items()
+            self._services = {name: each for name, each in known if each.number is not None}
+        ways = self._meant[name] = [
+            (self._services.setdefault(service, Service(service)), method)
+            for service, method in ways_to_read(name)
+        ]
+        return ways
+
+    def _look(self, service: Service[Conversation]) -> None:
+        """Know the workers that a service has now."""
         client = self._client
         if is_due(service, client._cache.active):
             number = client.get(service_key(service.name))
             service.looked = monotonic()
             if number is None:  # perhaps of a broker that has forgotten
-                return bool(service.workers)
+                return
             if number != service.number:
                 service.renew(number, client.items(workers_of(service.name)))
-        return True
+
+    def _look_again(self, service: Service[Conversation]) -> None:
+        """The same, though nobody has told of a change: nobody tells when a worker has died."""
+        service.looked = 0.0
+        if not service.workers and service.number is not None:
+            service.number = False
+        self._look(service)
 
     def _wait_for(
         self, service: Service[Conversation], until: float, seconds: float
     ) -> RemoteWorker[Conversation]:
         """A worker, as soon as one is free. Raises ServiceUnavailable if none is left, and
         RequestTimeout."""
-        if not service.workers:
-            self._look_again(service)
         line = self._lines.get(service.name)
         if line is None:
-            line = self._lines[service.name] = Line(service)
+            line = self._lines[service.name] = Line(service, self._take)
         while True:
+            if not service.workers:
+                self._look_again(service)
+                if not service.workers:
+                    raise service.nobody()
             worker = line.wait(until, seconds)
             if worker is not None:
                 return worker
-            self._look_again(service)
-
-    def _look_again(self, service: Service[Conversation]) -> None:
-        """Nobody tells when a worker has died."""
-        service.number = service.number if service.workers else False
-        self._look(service)
-        if not service.workers:
-            raise service.nobody()
+            self._look(service)
 
     def _lost(
         self,
@@ -225,13 +273,13 @@ class ServiceProxy:
 
         def call(*args: Any, **kwargs: Any) -> Any:
             name = f"{self._service}/{method}"
-            return self._client.call(name, *args, timeout=self._timeout, **kwargs)
+            return self._client._calls.call(name, args, kwargs, self._timeout)
 
         return call
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         """For a service that is one function."""
-        return self._client.call(self._service, *args, timeout=self._timeout, **kwargs)
+        return self._client._calls.call(self._service, args, kwargs, self._timeout)
 
     def __repr__(self) -> str:
         return f"<udsbus.ServiceProxy {self._service!r} on {self._client.address}>"

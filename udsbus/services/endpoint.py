@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import select
 import socket
 from pathlib import Path
 
@@ -39,7 +40,12 @@ class Endpoint:
             except FileNotFoundError:  # the last worker has just gone, and its directory with it
                 if attempt == MAKING_TRIES - 1:
                     raise
-        self.socket = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+        try:
+            self.socket = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+        except OSError:
+            self.slots.close()
+            os.unlink(self.path + ".free")
+            raise
         not_for_children(self.socket)
         try:
             self.socket.bind(self.path + ".sock")
@@ -58,6 +64,13 @@ class Endpoint:
                 os.unlink(self.path + ending)
         with contextlib.suppress(OSError):
             os.rmdir(os.path.dirname(self.path))  # if nobody else is in it
+
+
+def is_waited_for(listening: socket.socket) -> bool:
+    """Whether somebody wants to connect: a process that can open no more files is not told."""
+    poll = select.poll()
+    poll.register(listening, select.POLLIN)
+    return bool(poll.poll(0))
 
 
 def folder_of(address: str) -> Path:

@@ -1,13 +1,16 @@
 """Exceptions on their way from a worker to whoever called it.
 
-They travel as the name of their class, their arguments, and the traceback as text. The class is
-looked for among the built-in ones and in the modules that the caller has imported already: nothing
-is imported because somebody else says so, and nothing is unpickled.
+They travel as the name of their class, their arguments and attributes, and the traceback as text.
+The class is looked for among the built-in ones and in the modules that the caller has imported
+already: nothing is imported because somebody else says so, and nothing is unpickled. As when an
+exception is unpickled, its constructor is not asked: it may take others than it keeps.
 """
 
 from __future__ import annotations
 
 import builtins
+import contextlib
+import inspect
 import os
 import sys
 import traceback
@@ -23,6 +26,19 @@ TRACEBACK_LINES = 60
 
 _HERE = os.path.dirname(__file__) + os.sep
 
+ATTRIBUTES_BYTES = 64 * 1024
+"""Of an exception; with more it comes without them."""
+BESIDE_ARGS: tuple[tuple[type[Exception], tuple[str, ...]], ...] = (
+    (OSError, ("filename", "filename2")),
+    (ImportError, ("name", "path")),
+    (AttributeError, ("name",)),
+    (NameError, ("name",)),
+)
+"""What built-in exceptions keep that is neither an argument nor in their dict."""
+OF_CLASSES = {name for _, names in BESIDE_ARGS for name in names}
+NOTES = "__notes__"
+"""Where `add_note` puts them."""
+
 ENDS = (StopIteration, StopAsyncIteration)
 """What these mean where they are raised, they would not mean to whoever called."""
 
@@ -37,6 +53,7 @@ def failure(error: BaseException) -> Refusal:
         arguments: bytes | None = encode(list(error.args))
     except Exception:  # of a class that somebody has written, too
         arguments = None
+    attributes = _attributes(error)
     try:
         lines = traceback.format_exception(cls, error, _below(error.__traceback__))
     except Exception:
@@ -53,9 +70,27 @@ def failure(error: BaseException) -> Refusal:
     shown = f"{name.removeprefix('builtins.')}: {message}".removesuffix(": ")
     details = {
         "error": RemoteError.word, "type": name, "arguments": arguments,
-        "traceback": "\n".join(text),
+        "attributes": attributes, "traceback": "\n".join(text),
     }  # fmt: skip
     return (RemoteError.number, shown), details
+
+
+def _attributes(error: BaseException) -> dict[str, bytes]:
+    """Those that can be sent, each by itself."""
+    found: dict[str, Any] = {}
+    try:
+        found.update(error.__dict__)
+        for cls, names in BESIDE_ARGS:
+            if isinstance(error, cls):
+                found.update({name: getattr(error, name) for name in names})
+    except Exception:  # of a class that somebody has written
+        return {}
+    sent = {}
+    for name, value in found.items():
+        if name == NOTES or (isinstance(name, str) and not name.startswith("__")):
+            with contextlib.suppress(Exception):  # it has no form
+                sent[name] = encode(value)
+    return sent if sum(map(len, sent.values())) <= ATTRIBUTES_BYTES else {}
 
 
 def _sendable(text: str) -> str:
@@ -80,28 +115,37 @@ def raised(error: Any, details: Any) -> BaseException:
     if not isinstance(found, RemoteError):
         return found
     arguments = found.details.pop("arguments", None)
+    attributes = found.details.pop("attributes", None)
     cls = _shared(found.details.get("type"))
     if cls is None:
         return found
     try:
         args = decode(arguments) if arguments is not None else [Exception.__str__(found)]
-        made = _made(cls, args)
+        made = _made(cls, args, attributes)
     except Exception:  # of a constructor that somebody has written
         return found
     made.__cause__ = found
     return made
 
 
-def _made(cls: type[Exception], args: list[Any]) -> Exception:
-    try:
-        made = cls(*args)
-        if list(made.args) == args:
-            return made
-    except Exception:  # it takes others than it keeps
-        pass
+def _made(cls: type[Exception], args: list[Any], attributes: Any) -> Exception:
+    sent = {name: decode(value) for name, value in (attributes or {}).items()}
     made = cls.__new__(cls, *args)
+    if not inspect.isfunction(cls.__init__):  # one of C, which sets what is no attribute of a dict
+        cls.__init__(made, *args)
     made.args = tuple(args)
+    for name, value in sent.items():
+        if name not in OF_CLASSES:
+            made.__dict__[name] = value
+        elif value is not None:
+            setattr(made, name, value)
     return made
+
+
+def _is_internal(module: str) -> bool:
+    """Whether its classes mean something within udsbus."""
+    package = __name__.partition(".")[0]
+    return module.startswith(package + ".") and module != f"{package}.errors"
 
 
 def _shared(name: Any) -> type[Exception] | None:
@@ -117,6 +161,6 @@ def _shared(name: Any) -> type[Exception] | None:
         for part in parts[end:]:  # not by getattr, by which a module may import another
             found = getattr(found, "__dict__", {}).get(part)
         if isinstance(found, type) and issubclass(found, Exception):
-            return None if issubclass(found, ENDS) else found
+            return None if issubclass(found, ENDS) or _is_internal(module) else found
         return None
     return None

@@ -9,7 +9,7 @@ import logging
 import os
 import threading
 from collections import deque
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from time import monotonic
 from typing import Any, Generic, Protocol, TypeVar
 
@@ -51,6 +51,18 @@ class RemoteWorker(Generic[C]):
         """Connections over which nothing is under way."""
         self.gone = False
 
+    @property
+    def seems_free(self) -> bool:
+        """A call could be taken now, unless somebody else is quicker."""
+        try:
+            return self.free.waiting() > 0
+        except OSError:  # forgotten meanwhile
+            return False
+
+    def unreachable(self) -> bool:
+        """Whether nobody can connect to it: it is dead, or its socket was removed."""
+        return self.free.gone() or not os.path.exists(self.path + ".sock")
+
     def back(self, connection: C) -> None:
         """A connection is not needed any more."""
         if self.gone or len(self.idle) >= IDLE_CONNECTIONS:
@@ -79,15 +91,36 @@ class Service(Generic[C]):
         """When it was read last."""
         self.workers: list[RemoteWorker[C]] = []
         self._hub: Hub | None = None
+        self._waiting = 0
+        """How many wait for the hub."""
+        self._closed = False
         self._turn = itertools.count(os.getpid())  # not all begin with the same one
         self._changing = threading.Lock()
 
     @property
-    def hub(self) -> Hub:
-        """Ready when one of the workers may be free, or has gone."""
+    def _open_hub(self) -> Hub:
         if self._hub is None:
             self._hub = best_hub()
         return self._hub
+
+    @contextlib.contextmanager
+    def hub(self) -> Iterator[Hub]:
+        """Ready when one of the workers may be free, or has gone. It stays open within the block,
+        though the client is closed meanwhile: its number must not be another's."""
+        with self._changing:
+            self._waiting += 1
+            hub = self._open_hub
+        try:
+            yield hub
+        finally:
+            with self._changing:
+                self._waiting -= 1
+                self._close_hub()
+
+    def _close_hub(self) -> None:
+        if self._closed and not self._waiting and self._hub is not None:
+            self._hub.close()
+            self._hub = None
 
     def renew(self, number: Any, found: Iterable[tuple[str, Any]]) -> None:
         """These are the workers, as (key, about)."""
@@ -110,7 +143,9 @@ class Service(Generic[C]):
             return None
         try:
             worker = RemoteWorker[C](name, about)
-            self.hub.add(worker.free.fd, READ)
+            if worker.unreachable():
+                return None
+            self._open_hub.add(worker.free.fd, READ)
         except WorkerGone:
             return None
         except (OSError, ValueError) as error:
@@ -122,22 +157,21 @@ class Service(Generic[C]):
             return None
         return worker
 
-    def take(self) -> RemoteWorker[C] | None:
-        """A worker that is free, whose turn it is; None: all are busy, or there are none. It
-        expects a call now."""
+    def in_turn(self) -> list[RemoteWorker[C]]:
+        """All of them, beginning with the one whose turn it is."""
         workers = self.workers
-        count = len(workers)
-        if not count:
-            return None
-        first = next(self._turn)
-        for offset in range(count):
-            worker = workers[(first + offset) % count]
-            try:
-                if worker.free.take():
-                    return worker
-            except (WorkerGone, OSError):
-                self.forget(worker)
-        return None
+        if len(workers) < 2:
+            return workers
+        first = next(self._turn) % len(workers)
+        return workers[first:] + workers[:first]
+
+    def take(self, worker: RemoteWorker[C]) -> bool:
+        """Whether it was free. If so it expects a call now."""
+        try:
+            return not worker.gone and worker.free.take()
+        except (WorkerGone, OSError):
+            self.forget(worker)
+            return False
 
     def forget(self, worker: RemoteWorker[C]) -> None:
         """It has gone."""
@@ -148,7 +182,7 @@ class Service(Generic[C]):
 
     def _drop(self, worker: RemoteWorker[C]) -> None:
         with contextlib.suppress(OSError, ValueError, KeyError):
-            self.hub.remove(worker.free.fd)
+            self._open_hub.remove(worker.free.fd)
         worker.forget()
 
     def close(self) -> None:
@@ -156,8 +190,8 @@ class Service(Generic[C]):
             for worker in self.workers:
                 worker.forget()
             self.workers = []
-            if self._hub is not None:
-                self._hub.close()
+            self._closed = True
+            self._close_hub()
 
     # --- what the errors say ------------------------------------------------------------------
 
@@ -199,6 +233,4 @@ def ways_to_read(name: str) -> list[tuple[str, str]]:
 
 def is_due(service: Service[Any], reads_from_memory: bool) -> bool:
     """Whether the key of the service should be read again."""
-    if reads_from_memory or not service.workers:
-        return True
-    return monotonic() - service.looked > LOOK_SECONDS
+    return reads_from_memory or monotonic() - service.looked > LOOK_SECONDS

@@ -22,6 +22,10 @@ import termios
 
 from .inherited import not_for_children
 
+IDLE_SECONDS = 0.1
+"""A byte that is missing for so long while no call comes was lost with whoever took it."""
+BUSY_SECONDS = 1.0
+"""The same while others come."""
 MAKING = ".new"
 """At the end of the name of a pipe that nobody has open yet."""
 
@@ -63,6 +67,8 @@ class Slots:
 
     def take_all(self) -> int:
         """Let nobody take one any more. Returns how many nobody has taken."""
+        if self._fd < 0:
+            return 0
         self.closed = True
         taken = 0
         with contextlib.suppress(BlockingIOError):
@@ -71,9 +77,36 @@ class Slots:
         return taken
 
     def close(self) -> None:
+        self.closed = True
         fd, self._fd = self._fd, -1
         if fd >= 0:
             os.close(fd)
+
+
+class Missing:
+    """Finds out which bytes are lost: those that are missing for some time whenever one looks. A
+    byte too many does no harm for long: no more are put in than there is room for."""
+
+    def __init__(self) -> None:
+        self._since: float | None = None
+        """When some were missing first."""
+        self._least = 0
+        """How many were at least, since then."""
+        self._begun = 0
+
+    def look(self, missing: int, begun: int, now: float) -> int:
+        """So many are missing now, and so many calls have ever begun. Returns how many are lost."""
+        if missing <= 0:
+            self._since = None
+            return 0
+        if self._since is None:
+            self._since, self._least, self._begun = now, missing, begun
+        self._least = min(self._least, missing)
+        # Where calls come and go, some byte is nearly always on its way.
+        if now - self._since < (IDLE_SECONDS if begun == self._begun else BUSY_SECONDS):
+            return 0
+        self._since = None
+        return self._least
 
 
 class WorkerGone(Exception):

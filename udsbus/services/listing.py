@@ -58,8 +58,22 @@ def service_infos(
 def is_of_worker(about: Any) -> bool:
     """Whether it is what a worker tells of itself. Anybody can `offer` anything."""
     kinds = {"pid": int, "path": str, "retry": int, "concurrency": int, "methods": dict}
-    return isinstance(about, dict) and all(
-        isinstance(about.get(name), kind) for name, kind in kinds.items()
+    return (
+        isinstance(about, dict)
+        and all(isinstance(about.get(name), kind) for name, kind in kinds.items())
+        and "\0" not in about["path"]
+        and all(_is_of_method(name, told) for name, told in about["methods"].items())
+    )
+
+
+def _is_of_method(name: Any, told: Any) -> bool:
+    """Whether it is [signature, docstring or None]."""
+    return (
+        isinstance(name, str)
+        and isinstance(told, list | tuple)
+        and len(told) == 2
+        and isinstance(told[0], str)
+        and isinstance(told[1], str | None)
     )
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import inspect
+import types
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
@@ -11,6 +12,11 @@ from ..errors import BadArguments, InvalidRequest, UnknownMethod
 
 ITSELF = ""
 """The name of the method of a service that is one function."""
+
+NO_SERVICES = (types.ModuleType, types.NoneType, int, float, complex, str, bytes)
+"""They have methods, but nobody means these: it is a slip."""
+DESCRIBING = (functools.partialmethod, functools.singledispatchmethod)
+"""Methods that are no functions themselves."""
 
 
 class Function:
@@ -32,7 +38,7 @@ class Function:
 
     @property
     def signature(self) -> str:
-        return "(...)" if self._signature is None else str(self._signature)
+        return "(...)" if self._signature is None else str(_unquoted(self._signature))
 
     def check(self, args: list[Any], kwargs: Mapping[str, Any]) -> None:
         """Raise BadArguments unless it can be called with these."""
@@ -44,6 +50,29 @@ class Function:
             raise BadArguments(
                 f"{self.name}: {error}; it takes {self.signature}", function=self.name
             ) from None
+
+
+class _Written:
+    """An annotation as it stands in the source, which may have been kept as a text."""
+
+    def __init__(self, text: str) -> None:
+        self._text = text
+
+    def __repr__(self) -> str:
+        return self._text
+
+
+def _unquoted(signature: inspect.Signature) -> inspect.Signature:
+    def shown(annotation: Any) -> Any:
+        return _Written(annotation) if isinstance(annotation, str) else annotation
+
+    return signature.replace(
+        parameters=[
+            parameter.replace(annotation=shown(parameter.annotation))
+            for parameter in signature.parameters.values()
+        ],
+        return_annotation=shown(signature.return_annotation),
+    )
 
 
 def _positional(signature: inspect.Signature | None) -> tuple[int, int]:
@@ -83,12 +112,18 @@ class Offered:
             self.functions: dict[str, Function] = {}
             self._all = target.function
             return
-        if inspect.isroutine(target) or isinstance(target, functools.partial):
+        if isinstance(target, NO_SERVICES):
+            raise InvalidRequest(
+                f"the service {service!r}: {target!r:.100} is no function, class or object with "
+                "methods"
+            )
+        routine = inspect.isroutine(target) or isinstance(target, functools.partial)
+        methods = {} if routine else _public_methods(target)
+        if routine or (not methods and callable(target)):
             self.functions = {ITSELF: Function(service, target)}
         else:
             self.functions = {
-                name: Function(f"{service}/{name}", function)
-                for name, function in _public_methods(target).items()
+                name: Function(f"{service}/{name}", function) for name, function in methods.items()
             }
         if not self.functions:
             raise InvalidRequest(
@@ -132,9 +167,23 @@ def _public_methods(target: Any) -> dict[str, Callable[..., Any]]:
         if name.startswith("_"):
             continue
         static = inspect.getattr_static(target, name)
-        if isinstance(static, property) or not callable(getattr(static, "__func__", static)):
+        method = callable(getattr(static, "__func__", static)) or isinstance(static, DESCRIBING)
+        if isinstance(static, property) or not method:
             continue  # a property would be carried out
         value = getattr(target, name)
+        if isinstance(static, functools.singledispatchmethod):
+            value = _passed_on(value)
         if callable(value) and not inspect.isclass(value):
             found[name] = value
     return found
+
+
+def _passed_on(function: Callable[..., Any]) -> Callable[..., Any]:
+    """One with no signature of its own: that of the first of several is not that of all, and what
+    `inspect` finds has `self` in it."""
+
+    def passed_on(*args: Any, **kwargs: Any) -> Any:
+        return function(*args, **kwargs)
+
+    passed_on.__doc__ = function.__doc__
+    return passed_on

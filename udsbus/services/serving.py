@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from ..client import requests
 from ..client.followed import Change
-from ..errors import Error, InvalidRequest
+from ..errors import Error, InternalError, InvalidRequest
 from ..limits import CALLS_AT_ONCE, CALLS_GRACE
 from ..patterns import WORKER_KEYS, check_writable
 from ..terms import GONE
@@ -29,6 +29,8 @@ log = logging.getLogger("udsbus.services")
 
 WITHDRAW_SECONDS = 1.0
 """For telling the broker that a worker leaves. One that is away learns it by itself."""
+STOP_SECONDS = 0.1
+"""So much longer than its time a worker may take to end, before it is left alone."""
 SIGNAL_SECONDS = 1.0
 """So late at most it is seen that a signal has come."""
 AGAIN_SECONDS = 1.0
@@ -81,6 +83,8 @@ class Served:
         self._leaving = False
         self.ended = threading.Event()
         """It serves no longer."""
+        self.failed = False
+        """Because of a fault: nobody has told it to end."""
         self._worker: Worker | InLoop
         if offered.is_async:
             from .aio.inloop import InLoop
@@ -110,14 +114,21 @@ class Served:
         """Take no more calls, and end when those in hand are done, after `grace` seconds at most.
         May be called twice."""
         self._leaving = True
-        with contextlib.suppress(Error), self._client.timeout_of(WITHDRAW_SECONDS):
-            self._client._call(requests.withdraw(self.service, self._endpoint.name))
+        self._withdraw()
         self._worker.stop(grace)
         self._watch.close()
         with contextlib.suppress(ValueError):
             self._client._served.remove(self)
-        if not self._worker.runs_here():  # which would wait for itself
-            self.ended.wait(grace + 2 * COMING_SECONDS)
+        if not self.runs_here():  # which would wait for itself
+            self.ended.wait(max(grace, COMING_SECONDS) + STOP_SECONDS)
+
+    def runs_here(self) -> bool:
+        """Whether this thread carries out a call of it."""
+        return self._worker.runs_here()
+
+    def _withdraw(self) -> None:
+        with contextlib.suppress(Error), self._client.timeout_of(WITHDRAW_SECONDS):
+            self._client._call(requests.withdraw(self.service, self._endpoint.name))
 
     def __repr__(self) -> str:
         state = "leaving" if self._leaving else "serving"
@@ -131,7 +142,13 @@ class Served:
     def _run(self) -> None:
         try:
             self._worker.run()
+        except BaseException:
+            log.exception("%s is not served any more", self.service)
+            self.failed = True
         finally:
+            if not self._leaving:
+                self.failed = self._leaving = True
+                self._withdraw()
             self.ended.set()
 
     def _offer(self) -> None:
@@ -171,13 +188,27 @@ def serve_until_told(
         raise InvalidRequest("only the main thread of a program can wait for signals") from None
     try:
         begun()
-        while not ending.wait(SIGNAL_SECONDS):
+        while not ending.wait(SIGNAL_SECONDS) and not any(each.failed for each in served):
             pass  # a signal that another thread got is only seen when this one runs
-        stopping = [threading.Thread(target=each.stop, args=(grace,)) for each in list(served)]
-        for thread in stopping:
-            thread.start()
-        for thread in stopping:
-            thread.join()
+        failed = [each.service for each in served if each.failed]
+        stop_all(served, grace)
+        if failed:
+            raise InternalError(
+                f"{', '.join(failed)}: not served any more, because of a fault that was logged"
+            )
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
+
+
+def stop_all(served: Sequence[Served], grace: float) -> None:
+    """All at once: each may take that long, but for the one that this thread carries out."""
+    if len(served) == 1 or any(each.runs_here() for each in served):
+        for each in list(served):
+            each.stop(grace)
+        return
+    stopping = [threading.Thread(target=each.stop, args=(grace,)) for each in list(served)]
+    for thread in stopping:
+        thread.start()
+    for thread in stopping:
+        thread.join()

@@ -33,7 +33,7 @@ from ..spinning import Spinning
 from ..wire.encoding import refusal
 from .caller import BEAT_SECONDS, Caller
 from .current import CurrentCall, current
-from .endpoint import Endpoint
+from .endpoint import Endpoint, is_waited_for
 from .frames import (
     Called,
     called,
@@ -46,15 +46,15 @@ from .frames import (
     result_frame,
     stream_frame,
 )
+from .free import IDLE_SECONDS, Missing
 from .offered import Function, Offered
 
 log = logging.getLogger("udsbus.services")
 
-IDLE_SECONDS = 0.1
-"""After so long without anything to do, a byte of the pipe that is missing was lost with whoever
-took it."""
 COMING_SECONDS = 1.0
 """How long a worker that leaves waits for a call that somebody was about to send."""
+AT_ONCE_BYTES = 64 * 1024
+"""An answer that the kernel takes in any case, when nothing else is on its way."""
 FULL_SECONDS = 0.01
 """Pause when there is no room for another connection."""
 
@@ -92,6 +92,9 @@ class Worker:
         self._slots = endpoint.slots
         self._callers: dict[int, Caller] = {}
         self._in_hand = 0
+        self._begun = 0
+        """Calls, ever."""
+        self._missing = Missing()
         self._sending = 0
         """Answers on their way out."""
         self._began: dict[int, float] = {}
@@ -167,10 +170,8 @@ class Worker:
         ready = self._spinning.spin(self._hub.poll) if self._words()[ADVICE] else []
         if not ready:
             self._show()
-            missing = self._in_hand + self._slots.free() < self._size
+            missing = self._put_lost_back()
             ready = self._hub.poll(self._patience(missing))
-            if not ready and missing and not self._leaving and not self._in_hand:
-                self._slots.give(self._size, 0)
         for fd, _ in ready:
             caller = self._callers.get(fd)
             if caller is not None:
@@ -182,6 +183,17 @@ class Worker:
         if self._stop is not None:
             self.leave(max(0.0, self._stop - monotonic()))
             self._stop = None
+
+    def _put_lost_back(self) -> bool:
+        """Whether bytes are missing that may come back by themselves."""
+        if self._leaving:
+            return False
+        with self._counting:
+            missing = self._size - self._in_hand - self._slots.free()
+            lost = self._missing.look(missing, self._begun, monotonic())
+            if lost:
+                self._slots.give(lost, self._in_hand)
+        return missing > 0
 
     def _show(self) -> None:
         """Show that it lives, and since when the oldest call has been in hand."""
@@ -207,7 +219,8 @@ class Worker:
             except BlockingIOError:
                 return
             except OSError as error:
-                if error.errno not in (errno.EMFILE, errno.ENFILE) or not self._make_room():
+                full = error.errno in (errno.EMFILE, errno.ENFILE)
+                if not full or not is_waited_for(self.endpoint.socket) or not self._make_room():
                     return
                 continue
             if peer_credentials(sock).uid not in (os.getuid(), 0):
@@ -253,6 +266,7 @@ class Worker:
                 if self._leaving:
                     self._coming -= 1
                 self._in_hand += 1
+                self._begun += 1
             if self._threads is None:
                 self._finish(caller, self._carry_out(caller, call))
             else:
@@ -300,15 +314,23 @@ class Worker:
             log.exception("%s: a call ended in a way that cannot be told", self.offered.service)
             frame = fault_frame(call)
         self._began.pop(caller.fd, None)
-        with self._counting:
+        if frame is None or (len(frame) <= AT_ONCE_BYTES and not caller.streams):
             # It is free before its answer is sent: whoever gets it may call again at once.
-            self._in_hand -= 1
-            self._sending += 1
-            self._slots.give(1, self._in_hand)
-        sent = frame is None or caller.send(frame)
-        with self._counting:
-            self._sending -= 1
+            self._is_free(sending=1)
+            sent = frame is None or caller.send(frame)
+            with self._counting:
+                self._sending -= 1
+        else:  # whoever called may take his time, in which nothing else could be done
+            sent = caller.send(frame)
+            self._is_free()
+        caller.streams = False
         return sent and not caller.lost
+
+    def _is_free(self, sending: int = 0) -> None:
+        with self._counting:
+            self._in_hand -= 1
+            self._sending += sending
+            self._slots.give(1, self._in_hand)
 
     def _called(self, caller: Caller, call: Called, began: float) -> bytes | None:
         """What to answer, at last; None: nothing any more."""
@@ -341,6 +363,7 @@ class Worker:
         self, caller: Caller, call: Called, function: Function, items: Iterator[Any]
     ) -> bytes | None:
         """Send what it yields. Returns its end; None: nobody takes it."""
+        caller.streams = True
         if not caller.send(stream_frame(call)):
             caller.lost = True
             return None
@@ -373,6 +396,9 @@ class Worker:
         if self._callers.pop(caller.fd, None) is not None and not caller.closed:
             with contextlib.suppress(OSError, KeyError):
                 self._hub.remove(caller.fd)
+            if caller.partial:  # a byte was taken for what will not come any more
+                with self._counting:
+                    self._slots.give(1, self._in_hand)
         caller.close()
 
     def _close(self) -> None:

@@ -470,8 +470,10 @@ class AsyncBase(AsyncConnected, AsyncMethods):
             return
         served, self._served = self._served, []
         try:
-            for each in served:  # while others can be told of it
-                await each.stop(self.timeout)
+            if served:  # while others can be told of it
+                from ...services.aio.serving import stop_all
+
+                await stop_all(served, self.timeout)
         finally:  # which may be cancelled
             await self._close()
 

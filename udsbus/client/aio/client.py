@@ -10,7 +10,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, TypeVar, overload
 
 from ...errors import InvalidRequest
-from ...patterns import check_name
+from ...patterns import check_name, check_pattern
 from .. import requests
 from ..binding import MISSING
 from ..forks import FORKS
@@ -248,7 +248,8 @@ class AsyncClient(AsyncBase):
         return await self._calls.call(name, args, kwargs, timeout)
 
     def service_proxy(self, name: str, *, timeout: float | None = None) -> AsyncServiceProxy:
-        """A service as an object: `service_proxy("calc").add(2, 3)`."""
+        """A service as an object: `service_proxy("calc").add(2, 3)`. What is given by name goes to
+        the function, also a `timeout`; `timeout` here is for each call."""
         from ...services.aio.calling import AsyncServiceProxy
 
         check_name(name, "service")
@@ -259,6 +260,7 @@ class AsyncClient(AsyncBase):
         from ...services.finding import workers_of
         from ...services.listing import service_infos
 
+        check_pattern(pattern)
         found = await self.items(workers_of(pattern))
         return service_infos(found, await self.clients())
 

@@ -123,9 +123,9 @@ class Link:
     def full(self) -> bool:
         return len(self._output) > FULL_BYTES
 
-    async def room(self) -> None:
-        """Wait until there is room for more, or it is closed."""
-        while self.full and not self.closed:
+    async def room(self, most: int = FULL_BYTES) -> None:
+        """Wait until no more than so many bytes wait to be sent, or it is closed."""
+        while len(self._output) > most and not self.closed:
             await self._drained.wait()
 
     def close(self) -> None:

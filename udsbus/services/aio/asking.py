@@ -16,6 +16,7 @@ from ...client.aio.asked import running_asyncio, wake, waker, woken
 from ...client.aio.link import Link, Start
 from ...client.connecting import open_at_once, open_socket
 from ...errors import BrokerUnavailable, RequestTimeout
+from ...wire.framing import NOTIFICATION
 from ...wire.values import decode
 from ..asking import Again, Leaving, Lost, NotTaken
 from ..failures import raised
@@ -29,6 +30,7 @@ if TYPE_CHECKING:
     from ...client.aio.client import AsyncClient
 
 ITEMS_AHEAD = 64
+BYTES_AHEAD = 256 * 1024
 """Of a stream, received and not taken yet; beyond, nothing more is read, and the worker waits."""
 
 
@@ -42,7 +44,7 @@ async def begin(
         if sock is None:
             sock = await anyio.to_thread.run_sync(partial(open_socket, path, patience))
     except BrokerUnavailable as error:
-        if not worker.free.gone():  # it is this process that cannot
+        if not worker.unreachable():  # it is this process that cannot
             raise
         raise NotTaken(str(error)) from None
     return AsyncConversation(worker, service, sock, client._start)
@@ -57,6 +59,8 @@ class AsyncConversation:
         self.service = service
         self._loop = running_asyncio()
         self._come: deque[list[Any]] = deque()
+        self._bytes = 0
+        """Of the items among them."""
         self._waker = waker(self._loop)
         self._msgid = 0
         self._what = service
@@ -120,9 +124,13 @@ class AsyncConversation:
                     f"{timeout:g} s; it is told to give up, but may have done it"
                 )
         message = self._come.popleft()
-        if len(self._come) < ITEMS_AHEAD:
+        self._bytes -= _size(message)
+        if not self._is_full():
             self._link.resume()
         return message
+
+    def _is_full(self) -> bool:
+        return len(self._come) >= ITEMS_AHEAD or self._bytes >= BYTES_AHEAD
 
     def close(self) -> None:
         self._link.close()
@@ -132,12 +140,21 @@ class AsyncConversation:
 
     def _received(self, messages: list[Any]) -> None:
         self._come += messages
-        if len(self._come) >= ITEMS_AHEAD:
+        self._bytes += sum(map(_size, messages))
+        if self._is_full():
             self._link.pause()
         wake(self._waker)
 
     def _ended(self, why: str) -> None:
         wake(self._waker)
+
+
+def _size(message: list[Any]) -> int:
+    """The bytes of an item of a stream; 0: it is something else."""
+    params = message[2]
+    if message[0] == NOTIFICATION and type(params) is list and params:
+        return len(params[0]) if type(params[0]) is bytes else 0
+    return 0
 
 
 class AsyncStream:

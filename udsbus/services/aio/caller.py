@@ -71,7 +71,7 @@ class AsyncCaller:
         finally:
             self.close()  # somebody may wait who would not be answered
             while self._waiting:
-                self._worker.finish(self._waiting.popleft()[1])
+                self._worker.over(self._waiting.popleft()[1])
 
     def give(self, call: Called, number: int) -> None:
         self._waiting.append((call, number))
@@ -86,10 +86,10 @@ class AsyncCaller:
         if not self._link.closed:
             self._link.send(frame, True)
 
-    async def room(self) -> None:
-        """Until what is sent has been taken, but for a little."""
+    async def taken(self) -> None:
+        """Until the kernel has taken what is sent."""
         await anyio.lowlevel.checkpoint()
-        await self._link.room()
+        await self._link.room(0)
 
     def close(self) -> None:
         self._link.close()
@@ -107,7 +107,7 @@ class AsyncCaller:
 
     def _over(self) -> None:
         """Nobody waits for the call in hand any more."""
-        self._worker.forget(self)
+        self._worker.forget(self, self._link.partial)
         wake(self._waker)
         if self.scope is not None:
             self.scope.cancel()

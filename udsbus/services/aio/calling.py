@@ -38,17 +38,26 @@ class AsyncCalls:
     def __init__(self, client: AsyncClient) -> None:
         self._client = client
         self._services: dict[str, Service[AsyncConversation]] = {}
-        self._meant: dict[str, tuple[Service[AsyncConversation], str]] = {}
-        """Name of a call → the service and the method."""
+        self._meant: dict[str, list[tuple[Service[AsyncConversation], str]]] = {}
+        """Name of a call → the services and methods that it may mean."""
         self._lines: dict[str, AsyncLine] = {}
         self.forks = len(FORKS)
 
     async def call(
         self, name: str, args: tuple[Any, ...], kwargs: dict[str, Any], timeout: float | None
     ) -> Any:
-        seconds = self._client._patience if timeout is None else timeout
-        check_timeout(seconds)
-        seconds = min(seconds, TIMEOUT_MOST)
+        patience = self._client._patience
+        if timeout is None:
+            return await self._call(name, args, kwargs, patience)
+        check_timeout(timeout)
+        if timeout >= patience:
+            return await self._call(name, args, kwargs, min(timeout, TIMEOUT_MOST))
+        with self._client.timeout_of(timeout):  # it is for finding the workers too
+            return await self._call(name, args, kwargs, timeout)
+
+    async def _call(
+        self, name: str, args: tuple[Any, ...], kwargs: dict[str, Any], seconds: float
+    ) -> Any:
         payload = arguments(name, args, kwargs)
         until = monotonic() + seconds
         attempts = 0
@@ -57,7 +66,9 @@ class AsyncCalls:
         while True:
             try:
                 service, method = await self._find(name)
-                worker = service.take() or await self._wait_for(service, until, seconds)
+                worker = await self._take(service, until)
+                if worker is None:
+                    worker = await self._wait_for(service, until, seconds)
             except ServiceUnavailable:
                 if lost_by is None:
                     raise
@@ -111,59 +122,96 @@ class AsyncCalls:
             except Again:
                 await sleep(PAUSE_SECONDS)  # it has no room, or has just ended
 
+    async def _take(
+        self, service: Service[AsyncConversation], until: float
+    ) -> RemoteWorker[AsyncConversation] | None:
+        """A worker that is free, whose turn it is; None: all are busy, or have gone."""
+        for worker in service.in_turn():
+            if not worker.idle and worker.seems_free:
+                # Before a place is taken, which would be lost for a while if we could not.
+                await self._connect(service, worker, until)
+            if service.take(worker):
+                return worker
+        return None
+
+    async def _connect(
+        self,
+        service: Service[AsyncConversation],
+        worker: RemoteWorker[AsyncConversation],
+        until: float,
+    ) -> None:
+        """Have a connection to it, if it lives."""
+        try:
+            conversation = await begin(self._client, worker, service.name, until - monotonic())
+        except NotTaken:
+            service.forget(worker)
+        else:
+            worker.back(conversation)
+
     async def _find(self, name: str) -> tuple[Service[AsyncConversation], str]:
         """The service that a call is to, with the workers that it has now, and the method.
 
         Raises ServiceUnavailable when there is none.
         """
-        meant = self._meant.get(name)
-        if meant is not None and await self._look(meant[0]):
-            return meant
+        ways = self._meant.get(name) or self._ways(name)
+        for way in ways:
+            await self._look(way[0])
+            if way[0].workers:
+                return way
         await self._client._own_offers()
-        for service_name, method in ways_to_read(name):
-            service = self._services.get(service_name) or Service(service_name)
-            if await self._look(service):
-                service = self._services.setdefault(service_name, service)
-                if len(self._meant) >= NAMES_KEPT:
-                    self._meant.clear()
-                self._meant[name] = service, method
-                return service, method
-        raise service.nobody()
+        for way in ways:
+            await self._look_again(way[0])
+            if way[0].workers:
+                return way
+        services = [service for service, _ in reversed(ways)]
+        raise next((each for each in services if each.number is not None), services[0]).nobody()
 
-    async def _look(self, service: Service[AsyncConversation]) -> bool:
-        """Know the workers that a service has now. False: there never were any."""
+    def _ways(self, name: str) -> list[tuple[Service[AsyncConversation], str]]:
+        if len(self._meant) >= NAMES_KEPT:
+            self._meant.clear()
+            known = self._services.items()
+            self._services = {name: each for name, each in known if each.number is not None}
+        ways = self._meant[name] = [
+            (self._services.setdefault(service, Service(service)), method)
+            for service, method in ways_to_read(name)
+        ]
+        return ways
+
+    async def _look(self, service: Service[AsyncConversation]) -> None:
+        """Know the workers that a service has now."""
         client = self._client
         if is_due(service, client._cache.active):
             number = await client.get(service_key(service.name))
             service.looked = monotonic()
             if number is None:  # perhaps of a broker that has forgotten
-                return bool(service.workers)
+                return
             if number != service.number:
                 service.renew(number, await client.items(workers_of(service.name)))
-        return True
+
+    async def _look_again(self, service: Service[AsyncConversation]) -> None:
+        """The same, though nobody has told of a change: nobody tells when a worker has died."""
+        service.looked = 0.0
+        if not service.workers and service.number is not None:
+            service.number = False
+        await self._look(service)
 
     async def _wait_for(
         self, service: Service[AsyncConversation], until: float, seconds: float
     ) -> RemoteWorker[AsyncConversation]:
         """A worker, as soon as one is free. Raises ServiceUnavailable if none is left, and
         RequestTimeout."""
-        if not service.workers:
-            await self._look_again(service)
         line = self._lines.get(service.name)
         if line is None:
-            line = self._lines[service.name] = AsyncLine(service)
+            line = self._lines[service.name] = AsyncLine(service, self._take)
         while True:
+            if not service.workers:
+                await self._look_again(service)
+                if not service.workers:
+                    raise service.nobody()
             worker = await line.wait(until, seconds)
             if worker is not None:
                 return worker
-            await self._look_again(service)
-
-    async def _look_again(self, service: Service[AsyncConversation]) -> None:
-        """Nobody tells when a worker has died."""
-        service.number = service.number if service.workers else False
-        await self._look(service)
-        if not service.workers:
-            raise service.nobody()
+            await self._look(service)
 
     async def _lost(
         self,
@@ -227,13 +275,13 @@ class AsyncServiceProxy:
 
         async def call(*args: Any, **kwargs: Any) -> Any:
             name = f"{self._service}/{method}"
-            return await self._client.call(name, *args, timeout=self._timeout, **kwargs)
+            return await self._client._calls.call(name, args, kwargs, self._timeout)
 
         return call
 
     async def __call__(self, *args: Any, **kwargs: Any) -> Any:
         """For a service that is one function."""
-        return await self._client.call(self._service, *args, timeout=self._timeout, **kwargs)
+        return await self._client._calls.call(self._service, args, kwargs, self._timeout)
 
     def __repr__(self) -> str:
         return f"<udsbus.AsyncServiceProxy {self._service!r} on {self._client.address}>"

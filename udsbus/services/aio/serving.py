@@ -12,14 +12,14 @@ import anyio
 
 from ...client import requests
 from ...client.followed import Change
-from ...errors import Error, InvalidRequest
+from ...errors import Error, InternalError, InvalidRequest
 from ...limits import CALLS_GRACE
 from ...patterns import WORKER_KEYS
 from ...terms import GONE
 from ..current import current
 from ..endpoint import Endpoint
 from ..offered import Offered
-from ..serving import AGAIN_SECONDS, WITHDRAW_SECONDS, about, check_options
+from ..serving import AGAIN_SECONDS, STOP_SECONDS, WITHDRAW_SECONDS, about, check_options
 from ..worker import COMING_SECONDS
 from .worker import AsyncWorker
 
@@ -45,6 +45,8 @@ class AsyncServed:
         self._leaving = False
         self._offered = anyio.Event()
         self.ended = anyio.Event()
+        self.failed = False
+        """Because of a fault: nobody has told it to end."""
         self._worker = AsyncWorker(offered, self._endpoint, concurrency)
         self._endpoint.slots.give(concurrency, 0)  # whoever finds it finds it free
         client._start(self._run)
@@ -58,14 +60,17 @@ class AsyncServed:
         """Take no more calls, and end when those in hand are done, after `grace` seconds at most.
         May be called twice."""
         self._leaving = True
-        with contextlib.suppress(Error), anyio.move_on_after(WITHDRAW_SECONDS):
-            await self._client._call(requests.withdraw(self.service, self._endpoint.name))
+        await self._withdraw()
         self._worker.leave(grace)
         with contextlib.suppress(ValueError):
             self._client._served.remove(self)
         if current.get(None) is None:  # else it would wait for itself
-            with anyio.move_on_after(grace + 2 * COMING_SECONDS):
+            with anyio.move_on_after(max(grace, COMING_SECONDS) + STOP_SECONDS):
                 await self.ended.wait()
+
+    async def _withdraw(self) -> None:
+        with contextlib.suppress(Error), anyio.move_on_after(WITHDRAW_SECONDS):
+            await self._client._call(requests.withdraw(self.service, self._endpoint.name))
 
     def __repr__(self) -> str:
         state = "leaving" if self._leaving else "serving"
@@ -76,6 +81,10 @@ class AsyncServed:
     async def _run(self) -> None:
         try:
             await self._worker.run()
+        except Exception:
+            log.exception("%s is not served any more", self.service)
+            self.failed = self._leaving = True
+            await self._withdraw()
         finally:
             self.ended.set()
 
@@ -111,8 +120,28 @@ async def serve_until_told(served: Sequence[AsyncServed], grace: float) -> None:
     if not served:
         raise InvalidRequest("there is nothing to serve: declare it with `service` first")
     with anyio.open_signal_receiver(SIGTERM, SIGINT) as signals:
-        async for _ in signals:
-            break
-        async with anyio.create_task_group() as stopping:
-            for each in list(served):
-                stopping.start_soon(each.stop, grace)
+        async with anyio.create_task_group() as waiting:
+            for each in served:
+                waiting.start_soon(_wait_for_fault, each, waiting.cancel_scope)
+            async for _ in signals:
+                break
+            waiting.cancel_scope.cancel()
+        failed = [each.service for each in served if each.failed]
+        await stop_all(served, grace)
+    if failed:
+        raise InternalError(
+            f"{', '.join(failed)}: not served any more, because of a fault that was logged"
+        )
+
+
+async def _wait_for_fault(served: AsyncServed, scope: anyio.CancelScope) -> None:
+    await served.ended.wait()
+    if served.failed:
+        scope.cancel()
+
+
+async def stop_all(served: Sequence[AsyncServed], grace: float) -> None:
+    """All at once: each may take that long."""
+    async with anyio.create_task_group() as stopping:
+        for each in list(served):
+            stopping.start_soon(each.stop, grace)

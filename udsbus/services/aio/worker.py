@@ -16,7 +16,7 @@ import logging
 import os
 import threading
 from collections import deque
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Callable
 from functools import partial
 from math import inf
 from time import monotonic
@@ -24,15 +24,14 @@ from typing import Any
 
 import anyio
 import anyio.abc
-import anyio.lowlevel
-import anyio.to_thread
 
+from ...client.aio.asked import running_asyncio
 from ...errors import Error
 from ...peers import peer_credentials
 from ...wire.encoding import refusal
 from ..caller import BEAT_SECONDS
 from ..current import CurrentCall, current
-from ..endpoint import Endpoint
+from ..endpoint import Endpoint, is_waited_for
 from ..frames import (
     Called,
     called,
@@ -45,18 +44,35 @@ from ..frames import (
     result_frame,
     stream_frame,
 )
+from ..free import IDLE_SECONDS, Missing
 from ..inherited import not_for_children
 from ..offered import Function, Offered
 from ..worker import (
     COMING_SECONDS,
     FULL_SECONDS,
-    IDLE_SECONDS,
     NOBODY,
     Watchers,
 )
 from .caller import AsyncCaller
+from .threads import Job, Threads
 
 log = logging.getLogger("udsbus.services")
+
+
+class InHand:
+    """A call from when it has come until nothing is done for it any more."""
+
+    __slots__ = ("job", "over", "raised", "since")
+
+    def __init__(self, since: float) -> None:
+        self.since = since
+        """When it began, or whoever called wanted the next item; inf: he takes his time."""
+        self.job: Job | None = None
+        """What its thread does, or has done last, if it has one."""
+        self.raised: BaseException | None = None
+        """By a thread."""
+        self.over = False
+        """Its task has done with it."""
 
 
 class AsyncWorker:
@@ -76,18 +92,17 @@ class AsyncWorker:
         self._done, self._beat = watchers
         self._slots = endpoint.slots
         self._callers: set[AsyncCaller] = set()
-        self._began: dict[int, float] = {}
-        """When each call in hand began."""
+        self._in_hand: dict[int, InHand] = {}
+        """By their numbers."""
         self._begun = 0
         """How many calls have begun, ever."""
         self._held: deque[tuple[AsyncCaller, Called]] = deque()
         """Calls beyond those that are carried out at once: somebody has taken a byte twice."""
-        self._in_threads: dict[int, threading.Event] = {}
-        """Of plain functions that nobody waits for any more: set when they have ended."""
+        self._missing = Missing()
         self._leaving = False
         self._until = self._coming_until = 0.0
         self._coming = 0
-        self._threads: anyio.CapacityLimiter | None = None
+        self._threads: Threads | None = None
         self._tasks: anyio.abc.TaskGroup
         self._changed = anyio.Event()
 
@@ -102,13 +117,15 @@ class AsyncWorker:
         finally:
             for caller in list(self._callers):
                 caller.close()
+            if self._threads is not None:
+                self._threads.close()
             self.endpoint.close()
 
     def leave(self, grace: float) -> None:
         """Take no more calls, finish those in hand within `grace` seconds, and end `run`."""
         if not self._leaving:
             self._leaving = True
-            self._coming = self._size - len(self._began) - self._slots.take_all()
+            self._coming = self._size - len(self._in_hand) - self._slots.take_all()
             now = monotonic()
             self._until, self._coming_until = now + grace, now + COMING_SECONDS
             self._changed.set()
@@ -120,7 +137,7 @@ class AsyncWorker:
         while True:
             now = monotonic()
             coming = self._coming > 0 and now < self._coming_until
-            busy = self._began or self._held or any(caller.sends for caller in self._callers)
+            busy = self._in_hand or self._held or any(caller.sends for caller in self._callers)
             if not coming and (not busy or now >= self._until):
                 return
             self._changed = anyio.Event()
@@ -136,7 +153,10 @@ class AsyncWorker:
                 except BlockingIOError:
                     break
                 except OSError as error:
-                    if error.errno not in (errno.EMFILE, errno.ENFILE) or not self._make_room():
+                    full = error.errno in (errno.EMFILE, errno.ENFILE)
+                    if full and not is_waited_for(self.endpoint.socket):
+                        break
+                    if not full or not self._make_room():
                         await anyio.sleep(FULL_SECONDS)
                         break
                     continue
@@ -147,7 +167,13 @@ class AsyncWorker:
                 sock.setblocking(False)
                 caller = AsyncCaller(self, sock)
                 self._callers.add(caller)
-                self._tasks.start_soon(caller.serve)
+                self._tasks.start_soon(self._serve, caller)
+
+    async def _serve(self, caller: AsyncCaller) -> None:
+        try:
+            await caller.serve()
+        except Exception:  # a fault of ours: it shall not end the others
+            log.exception("%s: a connection is closed", self.offered.service)
 
     def _make_room(self) -> bool:
         """As in a `Worker`."""
@@ -159,19 +185,16 @@ class AsyncWorker:
 
     async def _look_after(self) -> None:
         """Show that it lives, and put bytes back that somebody has taken for nothing."""
-        missing, begun = False, 0
+        while not self._leaving:
+            self._show()
+            missing = self._size - len(self._in_hand) - self._slots.free()
+            lost = self._missing.look(missing, self._begun, monotonic())
+            if lost:
+                self._slots.give(lost, len(self._in_hand))
+            await anyio.sleep(IDLE_SECONDS / 2 if missing > 0 else BEAT_SECONDS)
         while True:
             self._show()
-            for number, ended in list(self._in_threads.items()):
-                if ended.is_set():
-                    del self._in_threads[number]
-                    self.finish(number)
-            was_missing, missing = missing, self._slots.free() + len(self._began) < self._size
-            idle = not self._began and begun == self._begun and not self._leaving
-            if was_missing and missing and idle:
-                self._slots.give(self._size, 0)
-            begun = self._begun
-            await anyio.sleep(IDLE_SECONDS if missing or self._in_threads else BEAT_SECONDS)
+            await anyio.sleep(BEAT_SECONDS)
 
     # --- called by the connections ------------------------------------------------------------
 
@@ -186,42 +209,55 @@ class AsyncWorker:
         else:
             if self._leaving:
                 self._coming -= 1
-            if len(self._began) >= self._size:
+            if len(self._in_hand) >= self._size:
                 self._held.append((caller, call))
             else:
                 self._begin(caller, call)
 
     def _begin(self, caller: AsyncCaller, call: Called) -> None:
         self._begun += 1
-        self._began[self._begun] = monotonic()
+        self._in_hand[self._begun] = InHand(monotonic())
         self._show()
         caller.give(call, self._begun)
 
     def _show(self) -> None:
         """As in a `Worker`."""
-        self._beat(min(self._began.values(), default=None))
+        self._beat(min((hand.since for hand in self._in_hand.values()), default=None))
 
-    def finish(self, number: int) -> None:
-        """One call is done: another can be."""
-        del self._began[number]
+    def over(self, number: int) -> None:
+        """Nothing is to be done for a call any more, but that a thread of it may still run."""
+        self._in_hand[number].over = True
+        self._finish(number)
+
+    def _finish(self, number: int) -> None:
+        """If a call is done, another can be."""
+        hand = self._in_hand.get(number)
+        if hand is None or not hand.over or (hand.job is not None and not hand.job.ended):
+            return
+        del self._in_hand[number]
         while self._held:
             caller, call = self._held.popleft()
             if not caller.closed:
                 self._begin(caller, call)
                 break
         else:
-            self._slots.give(1, len(self._began))
+            self._slots.give(1, len(self._in_hand))
         self._show()
         self._changed.set()
 
-    def forget(self, caller: AsyncCaller) -> None:
-        self._callers.discard(caller)
+    def forget(self, caller: AsyncCaller, partial: bool) -> None:
+        """It is closed. `partial`: a part of a call had come, for which a byte was taken."""
+        if caller in self._callers:
+            self._callers.discard(caller)
+            if partial:
+                self._slots.give(1, len(self._in_hand))
 
     # --- one call -----------------------------------------------------------------------------
 
     async def carry_out(self, caller: AsyncCaller, call: Called, number: int) -> None:
         """In the task of the connection."""
-        until = None if call.seconds is None else self._began[number] + max(0.0, call.seconds)
+        hand = self._in_hand[number]
+        until = None if call.seconds is None else hand.since + max(0.0, call.seconds)
         frame = b""
         try:
             seconds = None if until is None else max(0.0, until - monotonic())
@@ -230,18 +266,28 @@ class AsyncWorker:
                 if caller.closed:
                     return
                 frame = await self._called(caller, call, until, scope, number)
-        except Exception:  # of what somebody has written, while it was looked at
+        except BaseException as error:  # of what somebody has written, while it was looked at
+            if self._is_ours(error, hand):
+                raise
             log.exception("%s: a call ended in a way that cannot be told", self.offered.service)
             frame = fault_frame(call)
         finally:
             caller.scope = None
-            if number in self._in_threads and self._in_threads[number].is_set():
-                del self._in_threads[number]
-            if number not in self._in_threads:  # else `_look_after` sees when it has ended
-                self.finish(number)
+            self.over(number)
             if frame:
                 caller.send(frame)
             self._done()
+
+    def _is_ours(self, error: BaseException, hand: InHand) -> bool:
+        """Whether it is this task that is to end, and not only what was called."""
+        if error is hand.raised:
+            return False
+        if isinstance(error, KeyboardInterrupt):  # in other threads it is never Ctrl-C
+            return threading.current_thread() is threading.main_thread()
+        if isinstance(error, anyio.get_cancelled_exc_class()):
+            # On asyncio also what comes of awaiting a task that somebody has cancelled.
+            return running_asyncio() is None or anyio.current_effective_deadline() == -inf
+        return False
 
     async def _called(
         self,
@@ -261,21 +307,19 @@ class AsyncWorker:
         current.set(CurrentCall(function.name, until, caller.is_closed))
         try:
             if not function.is_async:
-                ended = self._in_threads[number] = threading.Event()
-                made = partial(_and_tell, ended, function.function, *args, **kwargs)
-                result = await anyio.to_thread.run_sync(
-                    made, abandon_on_cancel=True, limiter=self._limiter()
-                )
+                result = await self._apart(number, partial(function.function, *args, **kwargs))
             else:
                 result = function.function(*args, **kwargs)
                 if inspect.isawaitable(result):
                     result = await result
             if inspect.isasyncgen(result) or inspect.isgenerator(result):
                 scope.deadline = inf
-                items = result if inspect.isasyncgen(result) else _in_thread(result)
+                items = result if inspect.isasyncgen(result) else self._items(number, result)
                 return await self._stream(caller, call, function, items, number)
             return result_frame(call, function.name, result)
-        except (Exception, SystemExit) as error:  # which would end the event loop
+        except BaseException as error:
+            if self._is_ours(error, self._in_hand[number]):
+                raise
             return failure_frame(call, error)
 
     async def _stream(
@@ -286,51 +330,56 @@ class AsyncWorker:
         items: AsyncIterator[Any],
         number: int,
     ) -> bytes:
+        hand = self._in_hand[number]
         caller.send(stream_frame(call))
         try:
             async for item in items:
-                self._began[number] = inf  # whoever called takes his time, and not the call
+                hand.since = inf  # whoever called takes his time, and not the call
                 self._show()
                 caller.send(item_frame(function.name, item))
-                await caller.room()
+                await caller.taken()
                 if caller.closed:
                     return b""
-                self._began[number] = monotonic()
+                hand.since = monotonic()
                 self._show()
                 current.get().wait_for_more(call.seconds)
-        except (Exception, SystemExit) as error:
+        except BaseException as error:
+            if self._is_ours(error, hand):
+                raise
             return end_frame(error)
         finally:
             close = getattr(items, "aclose", None)
             if close is not None:
-                with anyio.CancelScope(shield=True), contextlib.suppress(Exception):
+                with anyio.CancelScope(shield=True), contextlib.suppress(BaseException):
                     await close()
         return end_frame()
 
-    def _limiter(self) -> anyio.CapacityLimiter:
-        """anyio's own lets 40 threads run."""
+    # --- functions that are no coroutines -----------------------------------------------------
+
+    async def _apart(self, number: int, function: Callable[[], Any]) -> Any:
+        """In a thread. Cancelled, that goes on, and the call stays in hand until it has ended."""
+        job = self._start(number, function)
+        try:
+            return await job.result()
+        finally:
+            self._in_hand[number].raised = job.error
+
+    def _start(self, number: int, function: Callable[[], Any]) -> Job:
         if self._threads is None:
-            self._threads = anyio.CapacityLimiter(self._size)
-        return self._threads
+            self._threads = Threads(self.offered.service, self._size)
+        job = self._threads.start(function, partial(self._finish, number))
+        self._in_hand[number].job = job
+        return job
 
-
-def _and_tell(
-    ended: threading.Event, function: Callable[..., Any], *args: Any, **kwargs: Any
-) -> Any:
-    try:
-        return function(*args, **kwargs)
-    finally:
-        ended.set()
+    async def _items(self, number: int, items: Any) -> AsyncIterator[Any]:
+        """What a plain generator yields, which only its thread uses."""
+        try:
+            while (item := await self._apart(number, partial(next, items, _END))) is not _END:
+                yield item
+        finally:
+            job = self._in_hand[number].job
+            if job is None or not job.then(items.close):
+                self._start(number, items.close)
 
 
 _END = object()
-
-
-async def _in_thread(items: Iterator[Any]) -> AsyncIterator[Any]:
-    try:
-        while (item := await anyio.to_thread.run_sync(next, items, _END)) is not _END:
-            yield item
-    finally:
-        close = getattr(items, "close", None)
-        if close is not None:
-            close()

@@ -68,10 +68,12 @@ def failure(error: BaseException) -> Refusal:
         message = ""
     name = f"{cls.__module__}.{cls.__qualname__}"
     shown = f"{name.removeprefix('builtins.')}: {message}".removesuffix(": ")
-    details = {
+    details: dict[str, Any] = {
         "error": RemoteError.word, "type": name, "arguments": arguments,
-        "attributes": attributes, "traceback": "\n".join(text),
+        "traceback": "\n".join(text),
     }  # fmt: skip
+    if attributes:
+        details["attributes"] = attributes
     return (RemoteError.number, shown), details
 
 

@@ -9,6 +9,7 @@ import signal
 import threading
 from collections.abc import Callable, Sequence
 from signal import SIGINT, SIGTERM
+from time import monotonic
 from typing import TYPE_CHECKING, Any
 
 from ..client import requests
@@ -153,8 +154,9 @@ class Served:
 
 def serve_until_told(
     served: Sequence[Served], grace: float, begun: Callable[[], None] = lambda: None
-) -> None:
-    """Wait for SIGTERM or SIGINT, and stop them all. `begun` is called when these are seen.
+) -> float:
+    """Wait for SIGTERM or SIGINT, and stop them all. `begun` is called when these are seen. Returns
+    the time, of the monotonic clock, at which it was told.
 
     Raises InvalidRequest in a thread that signals do not reach.
     """
@@ -173,6 +175,7 @@ def serve_until_told(
         begun()
         while not ending.wait(SIGNAL_SECONDS):
             pass  # a signal that another thread got is only seen when this one runs
+        told = monotonic()
         stopping = [threading.Thread(target=each.stop, args=(grace,)) for each in list(served)]
         for thread in stopping:
             thread.start()
@@ -181,3 +184,4 @@ def serve_until_told(
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
+    return told

@@ -21,6 +21,7 @@ from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from functools import partial
 from time import monotonic
+from typing import NoReturn
 
 from ..client.sync import Client
 from ..errors import Error
@@ -31,6 +32,10 @@ from .beats import Beats
 
 NOT_LOADED = 78
 """The exit code when there is nothing to serve (EX_CONFIG of sysexits.h)."""
+RENEW = 79
+"""When another is to begin afresh in the place of this one, which is well but for what it asks."""
+ENDED = 1
+"""When the program has ended that this one asks."""
 TOLD_SECONDS = 60.0
 """After so long a worker tells again that another should take its place: that may have failed."""
 MEMORY_SECONDS = 0.25
@@ -135,9 +140,7 @@ def main() -> int:
             client._served.append(Served(client, name, target, retry, concurrency, watchers))
         threading.Thread(target=_end_with_pool, args=(control,), daemon=True).start()
         serve_until_told(client._served, configuration.grace, lambda: tell("ready"))
-    for stream in (sys.stdout, sys.stderr):
-        stream.flush()
-    os._exit(0)  # a thread that carries out a call for ever would keep it alive
+    return _leave(control, 0)
 
 
 def _declared(configuration: Configuration, pids: list[int]) -> list[Declared]:
@@ -158,9 +161,30 @@ def _declared(configuration: Configuration, pids: list[int]) -> list[Declared]:
     return [Declared(configuration.service, program.offered(), configuration.retry, 1)]
 
 
+def _leave(control: socket.socket, code: int) -> NoReturn:
+    """End at once: a thread that carries out a call for ever would keep it alive. What this process
+    has started ends too: the pool sees to that, or if it is dead, this does."""
+    for stream in (sys.stdout, sys.stderr):
+        with contextlib.suppress(OSError):  # of a dead pool, nobody reads it
+            stream.flush()
+    if _is_closed(control) and os.getpgrp() == os.getpid():
+        os.killpg(0, signal.SIGKILL)
+    os._exit(code)
+
+
+def _is_closed(control: socket.socket) -> bool:
+    try:
+        return not control.recv(1, socket.MSG_PEEK | socket.MSG_DONTWAIT)
+    except BlockingIOError:
+        return False
+    except OSError:  # it died without reading what we told
+        return True
+
+
 def _end_with_pool(control: socket.socket) -> None:
-    while control.recv(100):
-        pass
+    with contextlib.suppress(OSError):  # it died without reading what we told
+        while control.recv(100):
+            pass
     os.kill(os.getpid(), signal.SIGTERM)
 
 

@@ -7,8 +7,11 @@ from __future__ import annotations
 
 import json
 import os
+import subprocess
 import sys
 import time
+
+kept: list[bytes] = []
 
 
 def answer(request: dict[str, object]) -> str | None:
@@ -36,6 +39,40 @@ def answer(request: dict[str, object]) -> str | None:
         case "sleep":
             time.sleep(args[0])
             result = "slept"
+        case "begin":
+            print("begun", file=sys.stderr, flush=True)
+            time.sleep(args[0])
+            if len(args) > 1:
+                return str(args[1])
+            result = "slept"
+        case "text":  # whatever is to be said instead of an answer
+            return str(args[0])
+        case "too much":
+            return "x" * (66 * 2**20)
+        case "unfinished":
+            print(json.dumps({"id": request["id"]})[:8], end="", flush=True)
+            time.sleep(60)
+            result = None
+        case "close":
+            os.close(args[0])
+            time.sleep(60)
+            result = None
+        case "answer and close":
+            print(json.dumps({"id": request["id"], "result": None}), flush=True)
+            os.close(args[0])
+            time.sleep(60)
+            result = None
+        case "leave a child":  # which has its stdout
+            subprocess.Popen(["sleep", "60"], stdin=subprocess.DEVNULL)
+            if args[0]:
+                print(json.dumps({"id": request["id"], "result": "last"}), flush=True)
+            sys.exit(3)
+        case "kill":
+            os.kill(os.getpid(), args[0])
+            result = None
+        case "keep":
+            kept.append(b"x" * args[0])
+            result = None
         case "log":
             print(args[0], file=sys.stderr, flush=True)
             result = None
@@ -57,6 +94,11 @@ def main() -> None:
         if text is not None:
             sys.stdout.write(text)
             sys.stdout.flush()
+    if len(sys.argv) > 2:  # where it saves what it has, and how long that takes
+        print("saving\n" * 50_000, flush=True)
+        time.sleep(float(sys.argv[2]))
+        with open(sys.argv[1], "w") as file:
+            file.write("saved")
 
 
 if __name__ == "__main__":

@@ -9,6 +9,7 @@ import signal
 import threading
 from collections.abc import Callable, Sequence
 from signal import SIGINT, SIGTERM
+from time import monotonic
 from typing import TYPE_CHECKING, Any
 
 from ..client import requests
@@ -170,8 +171,9 @@ class Served:
 
 def serve_until_told(
     served: Sequence[Served], grace: float, begun: Callable[[], None] = lambda: None
-) -> None:
-    """Wait for SIGTERM or SIGINT, and stop them all. `begun` is called when these are seen.
+) -> float:
+    """Wait for SIGTERM or SIGINT, and stop them all. `begun` is called when these are seen. Returns
+    the time, of the monotonic clock, at which it was told.
 
     Raises InvalidRequest in a thread that signals do not reach.
     """
@@ -190,25 +192,12 @@ def serve_until_told(
         begun()
         while not ending.wait(SIGNAL_SECONDS) and not any(each.failed for each in served):
             pass  # a signal that another thread got is only seen when this one runs
+        while not ending.wait(SIGNAL_SECONDS) and not any(each.failed for each in served):
+            pass  # a signal that another thread got is only seen when this one runs
+        told = monotonic()
         failed = [each.service for each in served if each.failed]
         stop_all(served, grace)
         if failed:
             raise InternalError(
                 f"{', '.join(failed)}: not served any more, because of a fault that was logged"
             )
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
-
-
-def stop_all(served: Sequence[Served], grace: float) -> None:
-    """All at once: each may take that long, but for the one that this thread carries out."""
-    if len(served) == 1 or any(each.runs_here() for each in served):
-        for each in list(served):
-            each.stop(grace)
-        return
-    stopping = [threading.Thread(target=each.stop, args=(grace,)) for each in list(served)]
-    for thread in stopping:
-        thread.start()
-    for thread in stopping:
-        thread.join()

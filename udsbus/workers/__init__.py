@@ -8,4 +8,7 @@ loading.py     what it serves, by a name like `module:app`
 beats.py       how it shows that it does not hang
 logs.py        what it prints, labelled
 stdio.py       a program in any language, which is asked over its stdin
+forms.py       how it is spoken to: lines of JSON, or MessagePack (pure)
+descendants.py what it has started
+answering.py   the other end, for a program in Python
 """

@@ -5,13 +5,16 @@ from __future__ import annotations
 import json
 import os
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any, Literal
 
 import msgpack
 
 from ..errors import Error
 from ..services.offered import Offered
+
+READ_BYTES = 256 * 1024
+"""At once, of what has come."""
 
 
 def serve_stdio(target: Any, *, format: Literal["json", "msgpack"] = "json") -> None:  # noqa: A002
@@ -29,13 +32,31 @@ def serve_stdio(target: Any, *, format: Literal["json", "msgpack"] = "json") -> 
     os.dup2(nothing, 0)
     os.close(nothing)
     os.dup2(2, 1)
-    with os.fdopen(requests, "rb", buffering=0) as source, os.fdopen(answers, "wb", 0) as sink:
-        if format == "json":
-            for line in iter(source.readline, b""):
-                sink.write(_packed(_in_json, _answer(offered, _request(line))))
-        else:
-            for request in msgpack.Unpacker(source, read_size=1):
-                sink.write(_packed(msgpack.packb, _answer(offered, request)))
+    pack, read = (_in_json, _lines) if format == "json" else (msgpack.packb, _maps)
+    for request in read(requests):
+        try:
+            _write(answers, _packed(pack, _answer(offered, request)))
+        except BrokenPipeError:  # as at the end of stdin
+            return
+
+
+def _lines(descriptor: int) -> Iterator[Any]:
+    with os.fdopen(descriptor, "rb", READ_BYTES) as source:
+        yield from map(_request, source)
+
+
+def _maps(descriptor: int) -> Iterator[Any]:
+    unpacker = msgpack.Unpacker(max_buffer_size=0, strict_map_key=False)
+    while data := os.read(descriptor, READ_BYTES):
+        unpacker.feed(data)
+        yield from unpacker
+
+
+def _write(descriptor: int, data: bytes) -> None:
+    """All of it: a signal may come in between."""
+    rest = memoryview(data)
+    while rest:
+        rest = rest[os.write(descriptor, rest) :]
 
 
 def _in_json(answer: dict[str, Any]) -> bytes:
@@ -69,6 +90,8 @@ def _answer(offered: Offered, request: Any) -> dict[str, Any]:
         return {"id": number, "result": function.function(*args, **kwargs)}
     except Error as error:
         return {"id": number, "error": str(error)}
-    except Exception as error:
+    except KeyboardInterrupt:
+        raise
+    except BaseException as error:  # SystemExit too: it is a call that has failed, not the program
         traceback.print_exc()
         return {"id": number, "error": f"{type(error).__name__}: {error}"}

@@ -21,6 +21,7 @@ from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from functools import partial
 from time import monotonic
+from typing import TYPE_CHECKING, NoReturn
 
 from ..client.sync import Client
 from ..errors import Error
@@ -29,8 +30,15 @@ from ..services.serving import Served, serve_until_told
 from ..services.worker import Watchers
 from .beats import Beats
 
+if TYPE_CHECKING:
+    from .stdio import Program
+
 NOT_LOADED = 78
 """The exit code when there is nothing to serve (EX_CONFIG of sysexits.h)."""
+RENEW = 79
+"""When another is to begin afresh in the place of this one, which is well but for what it asks."""
+ENDED = 1
+"""When the program has ended that this one asks."""
 TOLD_SECONDS = 60.0
 """After so long a worker tells again that another should take its place: that may have failed."""
 MEMORY_SECONDS = 0.25
@@ -106,9 +114,8 @@ def main() -> int:
     configuration = Configuration(**json.loads(sys.argv[1]))
     control = socket.socket(fileno=configuration.control)
     beats = Beats(configuration.beats)
-    pids = [os.getpid()]  # and that of the program, if there is one
     try:
-        declared = _declared(configuration, pids)
+        declared, program = _declared(configuration, control)
     except Error as error:
         print(f"udsbus worker: {error}", file=sys.stderr)
         return NOT_LOADED
@@ -116,7 +123,7 @@ def main() -> int:
         traceback.print_exc()
         return NOT_LOADED
     told = 0.0
-    limits = Limits(configuration, lambda: pids)
+    limits = Limits(configuration, lambda: [os.getpid(), *(program.pids() if program else [])])
 
     def tell(line: str) -> None:
         with contextlib.suppress(OSError):  # the pool is dead, and so shall we be
@@ -124,6 +131,8 @@ def main() -> int:
 
     def done() -> None:
         nonlocal told
+        if program is not None:
+            program.done()
         why = limits.reached() if monotonic() > told + TOLD_SECONDS or not told else None
         if why is not None:
             told = monotonic()
@@ -134,33 +143,55 @@ def main() -> int:
             watchers = Watchers(done, partial(beats.beat, number))
             client._served.append(Served(client, name, target, retry, concurrency, watchers))
         threading.Thread(target=_end_with_pool, args=(control,), daemon=True).start()
-        serve_until_told(client._served, configuration.grace, lambda: tell("ready"))
-    for stream in (sys.stdout, sys.stderr):
-        stream.flush()
-    os._exit(0)  # a thread that carries out a call for ever would keep it alive
+        since = serve_until_told(client._served, configuration.grace, lambda: tell("ready"))
+    if program is not None:
+        program.end(configuration.grace - (monotonic() - since))
+    return _leave(control, 0)
 
 
-def _declared(configuration: Configuration, pids: list[int]) -> list[Declared]:
+def _declared(
+    configuration: Configuration, control: socket.socket
+) -> tuple[list[Declared], Program | None]:
     if configuration.app is not None:
         from .loading import load
 
         return load(
             configuration.app, configuration.service, configuration.retry,
             configuration.concurrency,
-        )  # fmt: skip
+        ), None  # fmt: skip
     from .stdio import Program
 
-    def started(pid: int) -> None:
-        pids[1:] = [pid]
-
-    program = Program(configuration.command, configuration.format, started)
+    renew, ended = partial(_leave, control, RENEW), partial(_leave, control, ENDED)
+    program = Program(configuration.command, configuration.format, renew, ended)
     assert configuration.service is not None
-    return [Declared(configuration.service, program.offered(), configuration.retry, 1)]
+    declared = Declared(configuration.service, program.offered(), configuration.retry, 1)
+    return [declared], program
+
+
+def _leave(control: socket.socket, code: int) -> NoReturn:
+    """End at once: a thread that carries out a call for ever would keep it alive. What this process
+    has started ends too: the pool sees to that, or if it is dead, this does."""
+    for stream in (sys.stdout, sys.stderr):
+        with contextlib.suppress(OSError):  # of a dead pool, nobody reads it
+            stream.flush()
+    if _is_closed(control) and os.getpgrp() == os.getpid():
+        os.killpg(0, signal.SIGKILL)
+    os._exit(code)
+
+
+def _is_closed(control: socket.socket) -> bool:
+    try:
+        return not control.recv(1, socket.MSG_PEEK | socket.MSG_DONTWAIT)
+    except BlockingIOError:
+        return False
+    except OSError:  # it died without reading what we told
+        return True
 
 
 def _end_with_pool(control: socket.socket) -> None:
-    while control.recv(100):
-        pass
+    with contextlib.suppress(OSError):  # it died without reading what we told
+        while control.recv(100):
+            pass
     os.kill(os.getpid(), signal.SIGTERM)
 
 

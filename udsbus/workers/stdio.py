@@ -3,55 +3,137 @@
     {"id": 1, "method": "add", "args": [2, 3], "kwargs": {}}
     {"id": 1, "result": 5}                or   {"id": 1, "error": "why not"}
 
-One line of JSON each, or with `msgpack` the same maps, back to back. One request at a time. What
-the program writes to stderr is its log. An answer that is none fails the call that it came for, and
-no other. When the program ends, the worker ends with it, as one that has crashed.
+One line of JSON each, or with `msgpack` the same maps, back to back (forms.py). One request at a
+time. What the program writes to stderr is its log.
+
+A worker has one program, and they end together. When the program ends, or closes its stdin or
+stdout, the worker ends as one that has crashed. When what the program says next could be the answer
+to something else, the worker ends too, after the call in hand has got its error, so that another
+begins afresh. No other call is begun in between: those that have been sent already go to others.
 """
 
 from __future__ import annotations
 
-import json
+import array
+import contextlib
+import fcntl
 import os
 import select
 import signal
 import subprocess
 import sys
+import termios
 import threading
-import time
 from collections.abc import Callable
-from typing import Any
+from time import monotonic
+from typing import Any, NoReturn, TypeGuard
 
-import msgpack
-
-from ..errors import InvalidRequest, ProtocolError
-from ..limits import FRAME_BYTES
-from ..services.current import current_call
+from ..errors import InvalidRequest, ProtocolError, RemoteError
+from ..services.current import CurrentCall, current_call
 from ..services.offered import AnyMethod
+from .descendants import with_descendants
+from .forms import FORMS, NOTHING
 
-ENDED = 1
-"""The exit code of a worker whose program has ended."""
+READ_BYTES = 256 * 1024
+LOOK_SECONDS = 0.1
+"""So often it is looked whether anybody still waits, and whether the program still runs."""
+ENDING_SECONDS = 1.0
+"""So long a program may take to end that has closed its stdin or stdout."""
+SHOWN_LINES = 10
+"""Of what is printed between two calls."""
+SHOWN_BYTES = 500
+"""Of each of these lines."""
+KEPT_BYTES = 64 * 1024
+"""Of what it prints while it ends."""
 
 
-class CommandFailed(Exception):
-    """The program has answered with an error."""
+class _Ended(Exception):
+    """The program has; or as good as: how."""
 
 
 class Program:
+    """Owns the process. `offered` is called, then `done`, in one thread, `end` in any."""
+
     def __init__(
-        self, command: list[str], form: str, started: Callable[[int], None] = lambda pid: None
+        self,
+        command: list[str],
+        form: str,
+        renew: Callable[[], NoReturn],
+        ended: Callable[[], NoReturn],
     ) -> None:
-        """`started` is told each pid. Raises InvalidRequest when there is no such program."""
-        self._started = started
-        self._command = command
-        self._form = form
+        """`renew` ends this worker so that another takes its place, `ended` as one that has
+        crashed. Raises InvalidRequest when there is no such program."""
+        self._command = command[0]
+        self._form = FORMS[form]()
+        self._renew, self._ended = renew, ended
         self._number = 0
-        self._asking = False
-        self._process: subprocess.Popen[bytes] | None = None
-        self._start()
+        self._over = False
+        """What it says next could be the answer to something else."""
+        self._calling = False
+        self._in_hand = threading.Lock()
+        """Held while a call is, until its answer is sent; by whoever ends the program, too."""
+        try:
+            self._process = subprocess.Popen(
+                command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, bufsize=0
+            )
+        except OSError as error:
+            raise InvalidRequest(f"cannot start {self._command!r}: {error.strerror}") from None
+        assert self._process.stdin is not None
+        assert self._process.stdout is not None
+        self._stdin = self._process.stdin
+        self._in = self._stdin.fileno()
+        self._out = self._process.stdout.fileno()
+        for end in (self._in, self._out):  # of ours only: the program has others
+            os.set_blocking(end, False)
+        self._poll = select.poll()
+        self._poll.register(self._out, select.POLLIN)
+        self._woken, self._wake = os.pipe()
+        """For whoever watches it, to stop that."""
+        threading.Thread(target=self._watch, daemon=True).start()
 
     def offered(self) -> AnyMethod:
         """What is served: whatever is called is passed on."""
         return AnyMethod(self._method)
+
+    def pids(self) -> list[int]:
+        """Its own, and those of all that it has started."""
+        return with_descendants(self._process.pid)
+
+    def done(self) -> None:
+        """Called when the answer to a call was sent. This worker may end now."""
+        if self._over:
+            self._process.kill()
+            self._renew()
+        if self._calling:
+            self._calling = False
+            self._in_hand.release()
+
+    def end(self, seconds: float) -> None:
+        """Close its stdin, and wait until it ends, for so long at most. It is killed then."""
+        if not self._in_hand.acquire(blocking=False):
+            return  # its call is still in hand, or it has just ended by itself
+        until = monotonic() + seconds
+        os.write(self._wake, b".")  # for the kernel keeps a file open for whoever polls it
+        self._stdin.close()
+        said, more = bytearray(), 0
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            while self._process.poll() is None and (left := until - monotonic()) > 0:
+                if not self._poll.poll(min(left, LOOK_SECONDS) * 1000):
+                    continue
+                data = self._read()
+                if data == b"":
+                    self._process.wait(left)
+                kept = (data or b"")[: KEPT_BYTES - len(said)]
+                said += kept
+                more += len(data or b"") - len(kept)
+        self._log(self._form.rest() + bytes(said) + self._there(), more)
+        if self._process.poll() is None:
+            self._say("it has not ended within the grace, and is killed")
+            self._process.kill()
+        elif self._process.returncode:
+            self._say(f"has ended ({_how(self._process.returncode)})")
+
+    # --- one call -----------------------------------------------------------------------------
 
     def _method(self, name: str) -> Callable[..., Any]:
         def ask(*args: Any, **kwargs: Any) -> Any:
@@ -59,134 +141,174 @@ class Program:
 
         return ask
 
-    def _start(self) -> None:
-        try:
-            self._process = subprocess.Popen(
-                self._command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, bufsize=0
-            )
-        except OSError as error:
-            raise InvalidRequest(f"cannot start {self._command[0]!r}: {error.strerror}") from None
-        assert self._process.stdin is not None
-        assert self._process.stdout is not None
-        self._in = self._process.stdin.fileno()
-        self._out = self._process.stdout.fileno()
-        os.set_blocking(self._out, False)
-        self._started(self._process.pid)
-        watching = threading.Thread(target=self._watch, args=(self._process,), daemon=True)
-        watching.start()
-        self._begun = b""
-        self._unpacker = msgpack.Unpacker(max_buffer_size=FRAME_BYTES)
-
-    def _restart(self) -> None:
-        """What it says now is the answer to something else."""
-        before, self._process = self._process, None
-        if before is not None:
-            before.kill()
-            before.wait()
-        self._start()
-
-    def _watch(self, process: subprocess.Popen[bytes]) -> None:
-        """In a thread: when the program ends, so does this worker, though nobody asks it."""
-        process.wait()
-        while self._asking and process is self._process:
-            time.sleep(0.01)  # its last answer may still be read
-        if process is self._process:
-            self._died()
-
     def _ask(self, request: dict[str, Any]) -> Any:
+        packed = self._form.pack({"id": self._number + 1, **request})
+        self._in_hand.acquire()
+        self._calling = True
         self._number += 1
-        request = {"id": self._number, **request}
+        self._log(self._form.rest() + self._there())  # since its last answer: it is nobody's
         try:
-            packed: bytes = (
-                json.dumps(request).encode() + b"\n"
-                if self._form == "json"
-                else msgpack.packb(request)
-            )
-        except (TypeError, ValueError) as error:
-            raise InvalidRequest(f"the arguments have no form in {self._form}: {error}") from None
-        self._asking = True
-        try:
-            self._discard()
-            self._write(packed)
-            answer = self._answer()
-            while type(answer) is dict and self._is_late(answer.get("id")):
-                answer = self._answer()
-        except BrokenPipeError:
-            self._died()
-        finally:
-            self._asking = False
-        if type(answer) is not dict or answer.get("id") != self._number:
-            raise ProtocolError(f"the program answered with {answer!r:.200}, which is no answer")
+            answer = self._exchange(packed)
+        except _Ended as ended:
+            self._die(str(ended))
+        except BaseException as error:
+            self._over = True
+            self._say(f"{error}; another is started in its place")
+            raise
         if answer.get("error") is not None:
-            raise CommandFailed(str(answer["error"]))
+            raise RemoteError(str(answer["error"]))
         if "result" not in answer:
             raise ProtocolError(f"the program answered without a result: {answer!r:.200}")
         return answer["result"]
 
-    def _is_late(self, number: Any) -> bool:
-        """Whether an answer is to a call that has failed already."""
-        return type(number) is int and 0 < number < self._number
+    def _exchange(self, packed: bytes) -> Any:
+        """Write the request, and read until its answer is there.
 
-    def _write(self, data: bytes) -> None:
-        rest = memoryview(data)
-        while rest:
-            rest = rest[os.write(self._in, rest) :]
-
-    def _discard(self) -> None:
-        """What it has printed since its last answer is nobody's."""
-        while select.select([self._out], [], [], 0)[0]:
-            if not self._receive():
-                self._died()
-        if self._begun:
-            print(f"printed unasked: {self._begun[:200]!r}", file=sys.stderr)
-            self._begun = b""
-
-    def _answer(self) -> Any:
+        Raises ProtocolError, TimeoutError, _Ended.
+        """
         call = current_call()
+        rest = memoryview(packed)
+        answer: Any = NOTHING
+        look = monotonic() + LOOK_SECONDS
+        while rest or answer is NOTHING:
+            ended = ""
+            try:
+                rest = self._write(rest)
+            except BrokenPipeError:
+                ended = "has closed its stdin"
+            if not ended:
+                self._wait(bool(rest))
+                if monotonic() > look:
+                    ended = self._looked(call, rest)
+                    look = monotonic() + LOOK_SECONDS
+            data = self._there() if ended else self._read()
+            if data:
+                self._form.feed(data)
+            elif data == b"":
+                ended = ended or "has closed its stdout"
+            if answer is NOTHING:
+                answer = self._next()
+            if ended and answer is NOTHING:
+                raise _Ended(ended)
+            if ended:  # these were its last words
+                return answer
+        return answer
+
+    def _looked(self, call: CurrentCall, rest: memoryview) -> str:
+        """How the program has ended; "": it has not. Raises TimeoutError when nobody waits."""
+        if self._process.poll() is not None:
+            return "has ended"
+        if not call.cancelled:
+            return ""
+        said = self._form.begun()
+        if rest:
+            what = "it has not read all of the call"
+        else:
+            what = f"nothing but {said}" if said else "nothing at all; does it flush its answers?"
+        who = "in time" if call.seconds_left == 0.0 else "before whoever called was gone"
+        raise TimeoutError(f"has not answered {call.function} {who} ({what})")
+
+    def _next(self) -> Any:
+        """The answer to this call, or NOTHING; those to earlier ones are left out."""
         while True:
-            if self._form == "json":
-                line, newline, rest = self._begun.partition(b"\n")
-                if newline:
-                    self._begun = rest
-                    try:
-                        return json.loads(line)
-                    except ValueError:
-                        raise ProtocolError(
-                            f"the program answered with {line[:200]!r}, which is no JSON"
-                        ) from None
-            else:
-                try:
-                    for answer in self._unpacker:
-                        return answer
-                except Exception as error:  # msgpack raises many kinds
-                    self._restart()
-                    raise ProtocolError(f"the program sent no MessagePack: {error}") from None
-            if len(self._begun) > FRAME_BYTES:
-                self._restart()
-                raise ProtocolError(f"the program answered with more than {FRAME_BYTES} bytes")
-            if not select.select([self._out], [], [], 0.1)[0]:
-                if call.cancelled:  # nobody waits, and its answer must not be the next one's
-                    self._restart()
-                    raise TimeoutError("nobody waits any more; the program was started again")
-            elif not self._receive():
-                self._died()
+            answer = self._form.next()
+            if answer is NOTHING:
+                return answer
+            number = answer.get("id") if type(answer) is dict else None
+            if not _is_number(number) or not 0 < number <= self._number:
+                raise ProtocolError(
+                    f"the program answered with {answer!r:.200}, which is no answer"
+                )
+            if number == self._number:
+                return answer
 
-    def _receive(self) -> bool:
-        """Take what has come. False: it was the end."""
+    # --- its pipes, which never block ---------------------------------------------------------
+
+    def _write(self, rest: memoryview) -> memoryview:
+        """Some of it. Returns what is left. Raises BrokenPipeError."""
         try:
-            data = os.read(self._out, 256 * 1024)
+            return rest[os.write(self._in, rest) :] if rest else rest
         except BlockingIOError:
-            return True
-        if self._form == "json":
-            self._begun += data
-        elif data:
-            self._unpacker.feed(data)
-        return bool(data)
+            return rest
 
-    def _died(self) -> Any:
+    def _read(self) -> bytes | None:
+        """Some of what it has said; None: it has said nothing; b"": that was the end."""
+        try:
+            return os.read(self._out, READ_BYTES)
+        except BlockingIOError:
+            return None
+
+    def _there(self) -> bytes:
+        """What it has said and nobody has read, now: it may say more and more."""
+        count = array.array("i", [0])
+        fcntl.ioctl(self._out, termios.FIONREAD, count)
+        return os.read(self._out, count[0]) if count[0] else b""
+
+    def _wait(self, writing: bool) -> None:
+        """Until something can be read or written, or it is time to look."""
+        if writing:
+            self._poll.register(self._in, select.POLLOUT)
+        self._poll.poll(LOOK_SECONDS * 1000)
+        if writing:
+            self._poll.unregister(self._in)
+
+    # --- its end ------------------------------------------------------------------------------
+
+    def _watch(self) -> None:
+        """In a thread: when the program ends, so does this worker, though nobody asks it."""
+        poll = select.poll()
+        poll.register(self._woken, select.POLLIN)
+        poll.register(self._in, 0)
+        poll.register(self._out, 0)
+        patience: float | None = LOOK_SECONDS * 1000
+        if hasattr(os, "pidfd_open"):
+            with contextlib.suppress(OSError):
+                poll.register(os.pidfd_open(self._process.pid), select.POLLIN)
+                patience = None
+        while not (ready := poll.poll(patience)) and self._process.poll() is None:
+            pass
+        closed = {fd for fd, _ in ready}
+        if self._woken not in closed:
+            self._in_hand.acquire()  # its last answer may still be read
+            self._die("has closed its stdout" if self._out in closed else "has closed its stdin")
+
+    def _die(self, how: str) -> NoReturn:
         """End at once: whoever called sees that its call is lost, and tries again if it may."""
-        assert self._process is not None
-        code = self._process.wait()
-        how = f"exit code {code}" if code >= 0 else f"signal {signal.Signals(-code).name}"
-        print(f"{self._command[0]} has ended ({how})", file=sys.stderr, flush=True)
-        os._exit(ENDED)
+        try:
+            how = f"has ended ({_how(self._process.wait(ENDING_SECONDS))})"
+        except subprocess.TimeoutExpired:
+            self._process.kill()
+            how = f"{how}, and is killed"
+        self._log(self._form.rest() + self._there())
+        self._say(how)
+        self._ended()
+
+    # --- the log ------------------------------------------------------------------------------
+
+    def _log(self, said: bytes, more: int = 0) -> None:
+        """What it has printed and nobody has asked for, and so many bytes that were not kept."""
+        lines = said.split(b"\n")
+        for line in lines[:SHOWN_LINES]:
+            text = line[:SHOWN_BYTES].decode(errors="backslashreplace").rstrip()
+            if text:
+                self._say(f"has printed what is no answer: {text}")
+            more += len(line[SHOWN_BYTES:])
+        more += len(b"\n".join(lines[SHOWN_LINES:]))
+        if more:
+            self._say(f"… and {more} bytes more")
+
+    def _say(self, what: str) -> None:
+        with contextlib.suppress(OSError):  # the pool is dead, and nobody reads it
+            print(f"{self._command}: {what}", file=sys.stderr, flush=True)
+
+
+def _is_number(value: Any) -> TypeGuard[float]:
+    return type(value) in (int, float)
+
+
+def _how(code: int) -> str:
+    if code >= 0:
+        return f"exit code {code}"
+    with contextlib.suppress(ValueError):
+        return f"signal {signal.Signals(-code).name}"
+    return f"signal {-code}"

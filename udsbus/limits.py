@@ -292,5 +292,7 @@ START_SECONDS: Final = 10.0
 # --- calls ------------------------------------------------------------------------------------
 CALLS_AT_ONCE: Final = 1_024
 """What one worker may carry out at once, at most: each is a byte in a pipe, which holds 4,096."""
+PROCESSES_MOST: Final = 1_000
+"""Processes of a pool of workers: more are a slip of the pen."""
 CALLS_GRACE: Final = 10.0
 """Seconds that calls in hand have when a worker is to end, unless it is told otherwise."""

@@ -7,14 +7,15 @@ import logging
 import signal
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TextIO, cast
 
 import click
 
-from ..errors import Conflict, ServiceUnavailable
+from ..errors import Conflict, RequestTimeout, ServiceUnavailable, WorkerLost
+from ..limits import PROCESSES_MOST
 from .options import Command, Name, Text, address, socket_option, timeout
 from .options import timeout_option as request_timeout_option
-from .outcomes import ABSENT, DONE, REFUSED, USAGE
+from .outcomes import ABSENT, DONE, REFUSED, USAGE, exit_code_of
 from .output import complain, shown, write_line
 
 if TYPE_CHECKING:
@@ -63,9 +64,10 @@ def worker_command(ctx: click.Context) -> int | None:
 @click.argument("app", metavar="MODULE:NAME | COMMAND", type=Text(), nargs=-1)
 @click.option(
     "--processes",
+    "--workers",
     "-n",
     metavar="N",
-    type=click.IntRange(min=0),
+    type=click.IntRange(0, PROCESSES_MOST),
     default=1,
     show_default=True,
     help="How many.",
@@ -115,6 +117,14 @@ def worker_command(ctx: click.Context) -> int | None:
     help="Kill a worker whose call takes longer.",
 )
 @click.option(
+    "--ready-within",
+    metavar="SECONDS",
+    type=click.FloatRange(min=0.5),
+    default=60.0,
+    show_default=True,
+    help="Kill a worker that does not serve by then.",
+)
+@click.option(
     "--grace",
     metavar="SECONDS",
     type=click.FloatRange(min=0.0),
@@ -140,20 +150,24 @@ def worker_command(ctx: click.Context) -> int | None:
 @socket_option
 def run_command(app: tuple[str, ...], processes: int, name: str | None, stdio: bool, form: str,
                 service: str | None, log_dir: Path | None, hang: float, max_seconds: float | None,
-                max_memory: int | None, **options: Any) -> int:  # fmt: skip
+                max_memory: int | None, ready_within: float, **options: Any) -> int:  # fmt: skip
     """Serve what NAME in MODULE is: a `udsbus.Services`, a function, a class or an object.
 
     A worker that ends is started again, with a pause if it ends soon; one that hangs is killed.
-    SIGTERM and Ctrl-C end the pool when what is in hand is done, SIGHUP renews all workers one
-    after the other. What workers print comes to stderr, with the name and the pid of each.
+    SIGTERM and Ctrl-C end the pool when what is in hand is done, a second one ends it at once.
+    SIGHUP renews all workers one after the other, or ends the pool when its terminal is gone. What
+    workers print comes to stderr, with the name and the pid of each.
 
     With --stdio: COMMAND is asked in lines like {"id": 1, "method": "add", "args": [2, 3],
     "kwargs": {}} and answers with {"id": 1, "result": 5} or {"id": 1, "error": "why"}.
     """
     if not app or (len(app) > 1 and not stdio):
         raise click.UsageError("it needs one MODULE:NAME, or --stdio and a COMMAND")
-    if not stdio and app[0].startswith(":"):
-        raise click.UsageError(f"{app[0]!r} names no module; it is MODULE:NAME")
+    from ..running.programs import has_terminal
+    from ..workers.loading import named
+
+    if not stdio:
+        named(app[0])
     if stdio and options["concurrency"] > 1:
         raise click.UsageError(
             "a program with --stdio is asked one thing at a time; use --processes"
@@ -161,10 +175,12 @@ def run_command(app: tuple[str, ...], processes: int, name: str | None, stdio: b
     if stdio and service is None:
         raise click.UsageError("--stdio needs --service, the name by which it is called")
     from ..workers.pool import Pool, Rules
+    from ..workers.printing import Printer
     from ..workers.program import Configuration
 
     called = name or service or app[0].partition(":")[0].rpartition(".")[2]
-    logging.basicConfig(format="%(message)s", level=logging.INFO)
+    printer = Printer(2)
+    logging.basicConfig(format="%(message)s", level=logging.INFO, stream=cast(TextIO, printer))
     logging.getLogger("udsbus.client").setLevel(logging.ERROR)
     client = _client(f"udsbus worker {called}")
     client.ping()  # without a broker it is better not to begin
@@ -177,13 +193,19 @@ def run_command(app: tuple[str, ...], processes: int, name: str | None, stdio: b
         command=list(app) if stdio else [], format=form, service=service,
         max_bytes=None if max_memory is None else max_memory * 2**20, **options,
     )  # fmt: skip
-    pool = Pool(called, processes, configuration, Rules(hang, max_seconds), log_dir)
+    rules = Rules(hang, max_seconds, ready_within)
+    pool = Pool(called, processes, configuration, rules, log_dir, printer)
     client.service(POOLS + called, _Asked(pool))
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: pool.stop())
-    signal.signal(signal.SIGHUP, lambda *_: pool.restart())
+    had_terminal = has_terminal()
+    signal.signal(
+        signal.SIGHUP,
+        lambda *_: pool.stop() if had_terminal and not has_terminal() else pool.restart(),
+    )
     pool.run()
     client.close()
+    printer.close()
     if pool.failed is not None:
         complain(f"{shown(app[0])}: {pool.failed}")
         return REFUSED
@@ -225,14 +247,22 @@ def status_command(pool: str, as_json: bool) -> int:
 
     A table on a terminal, lines with tabs in a pipe. A process is starting, ready, leaving, waiting
     (to be started again), or flapping: it has ended soon after its start several times in a row.
-    A pool of 0 processes is empty. Exit code 1 if there is no pool.
+    A pool of 0 processes is empty, and one that does not answer is silent. Exit code 1 if there is
+    no pool.
     """
     client = _client("udsbus command")
     rows: list[list[str]] = []
     found = client.services(POOLS + pool)
+    code = DONE
     for info in found:
         called = info.name.removeprefix(POOLS)
-        for each in client.call(f"{info.name}/status") or [EMPTY]:
+        try:
+            processes = client.call(f"{info.name}/status") or [EMPTY]
+        except (RequestTimeout, ServiceUnavailable, WorkerLost) as error:
+            complain(str(error))
+            code = exit_code_of(error)
+            processes = [{**EMPTY, "state": "silent"}]
+        for each in processes:
             if as_json:
                 write_line(json.dumps({"pool": called, **each}))
             cells = [called, *("" if each[name] is None else each[name] for name in HEADINGS[1:])]
@@ -245,7 +275,10 @@ def status_command(pool: str, as_json: bool) -> int:
         else:
             for row in rows:
                 write_line("\t".join(row))
-    return DONE if found else ABSENT
+    if not found:
+        complain(f"there is no pool {shown(pool)}" if pool != "**" else "there are no pools")
+        return ABSENT
+    return code
 
 
 @worker_command.command("scale", cls=Command)

@@ -116,8 +116,15 @@ def _check_owner(address: str, sock: socket.socket) -> None:
         )
 
 
-def unavailable(address: str, cause: OSError) -> Error:
-    """What to tell a person when `address` cannot be connected to."""
+def unavailable(address: str, cause: OSError) -> BrokerUnavailable | AccessDenied:
+    """What to tell a person when `address` cannot be connected to. It has the `errno` of the
+    cause."""
+    found = _unavailable(address, cause)
+    found.errno = cause.errno
+    return found
+
+
+def _unavailable(address: str, cause: OSError) -> BrokerUnavailable | AccessDenied:
     start = f"start a broker with: udsbus serve --socket {address}"
     if isinstance(cause, BlockingIOError):
         return BrokerUnavailable(

@@ -7,6 +7,8 @@ worker sees; and what a stream does not take waits in the socket, so the worker 
 from __future__ import annotations
 
 import contextlib
+import errno
+import os
 import select
 from collections import deque
 from time import monotonic
@@ -50,6 +52,14 @@ class Lost(Exception):
     """The worker died, or left, with the call in hand."""
 
 
+def not_connected(worker: RemoteWorker[Any], service: str, error: BrokerUnavailable) -> Exception:
+    """What it means that a worker cannot be connected to."""
+    if error.errno in (errno.ECONNREFUSED, errno.ENOENT) or worker.free.gone():
+        return NotTaken(str(error))  # it is dead, or about to be
+    why = "" if error.errno is None else f": {os.strerror(error.errno)}"
+    return BrokerUnavailable(f"{service}: cannot connect to its worker (pid {worker.pid}){why}")
+
+
 class Conversation:
     """Owns its socket."""
 
@@ -60,9 +70,7 @@ class Conversation:
                 worker.path + ".sock", patience
             )
         except BrokerUnavailable as error:
-            if not worker.unreachable():  # it is this process that cannot
-                raise
-            raise NotTaken(str(error)) from None
+            raise not_connected(worker, service, error) from None
         not_for_children(self._socket)
         self.worker = worker
         self.service = service

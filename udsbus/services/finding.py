@@ -59,10 +59,6 @@ class RemoteWorker(Generic[C]):
         except OSError:  # forgotten meanwhile
             return False
 
-    def unreachable(self) -> bool:
-        """Whether nobody can connect to it: it is dead, or its socket was removed."""
-        return self.free.gone() or not os.path.exists(self.path + ".sock")
-
     def back(self, connection: C) -> None:
         """A connection is not needed any more."""
         if self.gone or len(self.idle) >= IDLE_CONNECTIONS:
@@ -143,7 +139,7 @@ class Service(Generic[C]):
             return None
         try:
             worker = RemoteWorker[C](name, about)
-            if worker.unreachable():
+            if not os.path.exists(worker.path + ".sock"):  # somebody has removed it
                 return None
             self._open_hub.add(worker.free.fd, READ)
         except WorkerGone:

@@ -192,8 +192,6 @@ def serve_until_told(
         begun()
         while not ending.wait(SIGNAL_SECONDS) and not any(each.failed for each in served):
             pass  # a signal that another thread got is only seen when this one runs
-        while not ending.wait(SIGNAL_SECONDS) and not any(each.failed for each in served):
-            pass  # a signal that another thread got is only seen when this one runs
         told = monotonic()
         failed = [each.service for each in served if each.failed]
         stop_all(served, grace)
@@ -201,3 +199,20 @@ def serve_until_told(
             raise InternalError(
                 f"{', '.join(failed)}: not served any more, because of a fault that was logged"
             )
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+    return told
+
+
+def stop_all(served: Sequence[Served], grace: float) -> None:
+    """All at once: each may take that long, but for the one that this thread carries out."""
+    if len(served) == 1 or any(each.runs_here() for each in served):
+        for each in list(served):
+            each.stop(grace)
+        return
+    stopping = [threading.Thread(target=each.stop, args=(grace,)) for each in list(served)]
+    for thread in stopping:
+        thread.start()
+    for thread in stopping:
+        thread.join()

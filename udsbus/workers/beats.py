@@ -41,18 +41,19 @@ class Beats:
             self._numbers[2 * service + 1] = since or 0.0
             self._numbers[2 * service] = monotonic()
 
-    def hangs(self, now: float, seconds: float, silence: float) -> str | None:
+    def hangs(self, now: float, seconds: float, silence: float, since: float) -> str | None:
         """For the pool: why the worker seems to hang; None: it does not.
 
-        `seconds`: how long a call may take; `silence`: how long without a beat one may have none.
+        `seconds`: how long a call may take; `silence`: how long without a beat one may have none;
+        `since`: what was before then does not count.
         """
         for service in range(SERVICES):
-            beat, since = self._numbers[2 * service : 2 * service + 2]
+            beat, began = self._numbers[2 * service : 2 * service + 2]
             if not beat:
                 return None  # there are no more services
-            if since and now - since > seconds:
-                return f"a call has taken {now - since:.3g} s"
-            if not since and now - beat > silence:
+            if began and now - max(began, since) > seconds:
+                return f"a call has taken {now - began:.3g} s"
+            if not began and now - max(beat, since) > silence:
                 return f"it was not seen to go on for {now - beat:.3g} s"
         return None
 

@@ -11,23 +11,30 @@ from ..errors import InvalidRequest
 from ..services.collection import Declared, Services
 
 
+def named(app: str) -> tuple[str, str]:
+    """The module, and the name in it; "": none is said. Raises InvalidRequest."""
+    module_name, _, attribute = app.partition(":")
+    if not module_name:
+        raise InvalidRequest(f"{app!r} names no module; it is MODULE:NAME")
+    if "/" in module_name or module_name.startswith(".") or module_name.endswith(".py"):
+        hint = module_name.removesuffix(".py").strip("./").replace("/", ".")
+        raise InvalidRequest(
+            f"{app!r}: {module_name} is a file; the module is {hint}, as in "
+            f"{hint}:{attribute or 'app'}. For a program that is asked over its stdin: "
+            "--stdio -- COMMAND"
+        )
+    return module_name, attribute
+
+
 def load(app: str, service: str | None, retry: int, concurrency: int) -> list[Declared]:
     """What `app` names: a `Services`, or a function, class or object, which is served as `service`
     (by default its own name).
 
     Raises InvalidRequest for a name that leads nowhere; and whatever the module raises.
     """
-    module_name, _, attribute = app.partition(":")
-    if not module_name:
-        raise InvalidRequest(f"{app!r} names no module; it is MODULE:NAME")
+    module_name, attribute = named(app)
     if "" not in sys.path:
         sys.path.insert(0, "")
-    if "/" in module_name or module_name.startswith(".") or module_name.endswith(".py"):
-        hint = module_name.removesuffix(".py").strip("./").replace("/", ".")
-        raise InvalidRequest(
-            f"{app!r}: {module_name} is a file; the module is {hint}, as in {hint}:app. "
-            "For a program that is asked over its stdin: --stdio -- COMMAND"
-        )
     try:
         found: Any = importlib.import_module(module_name)
     except ModuleNotFoundError as error:
@@ -44,7 +51,7 @@ def load(app: str, service: str | None, retry: int, concurrency: int) -> list[De
     if isinstance(found, Services):
         if not found.declared:
             raise InvalidRequest(f"{app!r} declares no service")
-        if service is not None:
+        if service is not None or retry or concurrency != 1:
             names = ", ".join(declared.name for declared in found.declared)
             raise InvalidRequest(
                 f"{app!r} declares its own services ({names}); --service, --retry and "

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import contextlib
 import os
-import sys
 from pathlib import Path
 from typing import BinaryIO
+
+from .printing import Printer
 
 LINE_BYTES = 64 * 1024
 """A longer line is broken."""
@@ -15,9 +16,10 @@ LINE_BYTES = 64 * 1024
 class Log:
     """Of one place in the pool. Owns the reading end of the pipe of its process, one at a time."""
 
-    def __init__(self, label: str, directory: Path | None) -> None:
+    def __init__(self, label: str, directory: Path | None, printer: Printer) -> None:
         """Raises OSError when a file cannot be written."""
         self.label = label
+        self._printer = printer
         self._file: BinaryIO | None = None
         if directory is not None:
             directory.mkdir(parents=True, exist_ok=True)
@@ -26,16 +28,12 @@ class Log:
 
     def write(self, pid: int, data: bytes) -> None:
         """Whole lines, without a newline at the end."""
-        for line in data.split(b"\n"):
-            if self._file is not None:
-                self._write(self._file.fileno(), line + b"\n")
-            elif sys.stderr is not None:
-                sys.stderr.flush()
-                self._write(sys.stderr.fileno(), f"[{self.label} {pid}] ".encode() + line + b"\n")
-
-    def _write(self, descriptor: int, line: bytes) -> None:
-        with contextlib.suppress(OSError):  # there is nobody to tell
-            os.write(descriptor, line)
+        if self._file is not None:
+            with contextlib.suppress(OSError):  # there is nobody to tell
+                self._file.write(data + b"\n")
+        else:
+            label = f"[{self.label} {pid}] ".encode()
+            self._printer.put(label + data.replace(b"\n", b"\n" + label) + b"\n")
 
     def close(self) -> None:
         if self._file is not None:

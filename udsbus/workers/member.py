@@ -33,9 +33,13 @@ class Member:
         """When it has had its time to leave."""
         self.killed_for: str | None = None
         """Why it was killed, if it hung."""
-        self.control, theirs = socket.socketpair()
-        reading, writing = os.pipe()
         beats = new_beats()
+        try:
+            reading, writing = os.pipe()
+        except OSError:
+            os.close(beats)
+            raise
+        self.control, theirs = socket.socketpair()
         try:
             self.process = subprocess.Popen(
                 [

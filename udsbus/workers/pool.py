@@ -20,9 +20,11 @@ from typing import Any
 
 from ..errors import InvalidRequest
 from ..hub import READ, best_hub
+from ..limits import PROCESSES_MOST
 from .logs import Log
 from .member import Member
-from .program import NOT_LOADED, Configuration
+from .printing import Printer
+from .program import NO_BROKER, NOT_LOADED, RENEW, Configuration
 from .restarting import STEADY_SECONDS, Restarting
 
 log = logging.getLogger("udsbus.workers")
@@ -31,9 +33,12 @@ TICK_SECONDS = 0.25
 """So often the pool looks at all of them, though nothing has happened."""
 KILL_SECONDS = 1.0
 """So much longer than the grace that it was told a worker has until it is killed."""
-STARTING_SECONDS = 60.0
-"""So long a worker may take until it serves."""
-PROCESSES_MOST = 1_000
+LATE_SECONDS = 1.0
+"""If the pool looks so much later than it should, it was held up itself, and the workers too."""
+AT_ONCE = max(4, 2 * (os.cpu_count() or 1))
+"""So many workers begin at a time; the others wait for them."""
+BROKER_SECONDS = 1.0
+"""Until a worker is started again that has found no broker."""
 RENEWAL_SECONDS = 1.0
 """At least, after a worker that was to take the place of another has ended before it was ready."""
 
@@ -46,15 +51,17 @@ class Rules:
     """A call that takes longer hangs."""
     max_seconds: float | None
     """So old a worker may be."""
+    ready_seconds: float
+    """So long a worker may take until it serves."""
 
 
 class Place:
     """One of the places in the pool; its processes come and go."""
 
-    def __init__(self, number: int, name: str, directory: Path | None) -> None:
+    def __init__(self, number: int, log: Log) -> None:
         self.number = number
         self.restarting = Restarting()
-        self.log = Log(f"{name}.{number}", directory)
+        self.log = log
         self.member: Member | None = None
         self.start_at: float | None = 0.0
         """When to start one; None: there is one."""
@@ -67,15 +74,19 @@ class Place:
 class Pool:
     def __init__(
         self, name: str, processes: int, configuration: Configuration, rules: Rules,
-        directory: Path | None,
+        directory: Path | None, printer: Printer,
     ) -> None:  # fmt: skip
-        """`directory`: for a log of each place; None: to stderr."""
+        """`directory`: for a log of each place; None: they are printed.
+
+        Raises OSError when there can be no logs there.
+        """
         self.name = name
         self.failed: str | None = None
         """Why it could not begin."""
         self._configuration = configuration
         self._rules = rules
         self._directory = directory
+        self._printer = printer
         self._places: list[Place] = []
         self._leaving: dict[Member, Place] = {}
         """Those that are to end, and whose place another has."""
@@ -88,20 +99,24 @@ class Pool:
         """Places whose process is to be replaced, one after the other."""
         self._roll_at = 0.0
         """When the next may be replaced."""
+        self._looked = monotonic()
+        """When the pool looked at all last."""
+        self._resumed = 0.0
+        """When it went on, after it was held up itself."""
         self._stopping = False
         self._began = False
         """One of them was ready once."""
-        self._resize(processes)
+        self._grow(processes)
 
     # --- for other threads, and signals -------------------------------------------------------
 
     def stop(self) -> None:
-        """End all, when they have finished what they have in hand."""
+        """End all, when they have finished what they have in hand; told again, at once."""
         self._do(self._stop)
 
     def restart(self) -> None:
         """Replace all, one after the other, each when the new one is ready."""
-        self._do(lambda: self._rolling.extend(p for p in self._places if p not in self._rolling))
+        self._do(self._restart)
 
     def scale(self, processes: int) -> int:
         """From now on have so many. Returns how many there were."""
@@ -114,7 +129,8 @@ class Pool:
     def status(self) -> list[dict[str, Any]]:
         """One map for each process."""
         now = monotonic()
-        found = [self._about(place, place.member, now) for place in list(self._places)]
+        places = [each for each in self._places if each.member or not self._stopping]
+        found = [self._about(place, place.member, now) for place in places]
         others = [(place.waits_for, place) for place in list(self._places)]
         others += list(self._leaving.items())
         found += [self._about(place, member, now) for member, place in others if member is not None]
@@ -127,7 +143,7 @@ class Pool:
                 state = "flapping"
             last = place.last
         else:
-            last = member.why
+            last = member.why or "another is to take its place"
         return {
             "place": place.number,
             "pid": None if member is None else member.pid,
@@ -151,8 +167,16 @@ class Pool:
                 for fd, _ in self._hub.poll(self._patience()):
                     self._read(fd)
                 while self._to_do:
-                    self._to_do.popleft()()
-                self._look(monotonic())
+                    try:
+                        self._to_do.popleft()()
+                    except Exception:
+                        log.exception("%s: this could not be done", self.name)
+                now = monotonic()
+                if now - self._looked > TICK_SECONDS + LATE_SECONDS:
+                    self._resumed = now
+                self._looked = now
+                self._look(now)
+            log.info("%s: has ended", self.name)
         finally:
             for member in [*self._members(), *self._leaving]:
                 member.kill()
@@ -219,6 +243,7 @@ class Pool:
                 self._bury(member)
             elif member.kill_at is not None and now > member.kill_at:
                 log.warning("%s: worker %d does not end; it is killed", self.name, member.pid)
+                member.kill_at = None
                 member.kill()
         for place in self._places:
             if place.waits_for is not None:
@@ -230,9 +255,11 @@ class Pool:
                 self._look_at(place, place.member, now)
         if not self._stopping:
             self._roll()
+            beginning = sum(member.state == "starting" for member in self._members())
             for place in self._places:
-                if place.start_at is not None and now >= place.start_at:
+                if place.start_at is not None and now >= place.start_at and beginning < AT_ONCE:
                     self._start(place)
+                    beginning += 1
 
     def _look_at(self, place: Place, member: Member, now: float) -> None:
         age = now - member.since
@@ -253,10 +280,11 @@ class Pool:
     def _kill_if_it_hangs(self, member: Member, now: float) -> None:
         if member.state == "ready":
             hang = self._rules.hang_seconds
-            why = member.beats.hangs(now, hang, max(hang, 5.0))
+            why = member.beats.hangs(now, hang, max(hang, 5.0), self._resumed)
         else:
-            slow = now - member.since > STARTING_SECONDS
-            why = f"it does not serve after {STARTING_SECONDS:g} s" if slow else None
+            most = self._rules.ready_seconds
+            slow = now - max(member.since, self._resumed) > most
+            why = f"it does not serve after {most:g} s" if slow else None
         if why is not None and member.killed_for is None:
             log.warning("%s: worker %d hangs: %s; it is killed", self.name, member.pid, why)
             member.killed_for = why
@@ -265,7 +293,8 @@ class Pool:
     def _ended(self, place: Place, member: Member, age: float) -> None:
         """One has ended that was not asked to."""
         place.last = member.how()
-        if member.process.returncode == NOT_LOADED and not self._began:
+        code = member.process.returncode
+        if code == NOT_LOADED and not self._began:
             self.failed = "the workers have nothing to serve; what they printed says why"
             self._stop()
             return
@@ -278,6 +307,12 @@ class Pool:
                 "%s: worker %d %s before it was ready; those before it go on, and none is renewed "
                 "for %.1f s", self.name, member.pid, place.last, wait,
             )  # fmt: skip
+            return
+        if code in (RENEW, NO_BROKER):
+            wait = BROKER_SECONDS if code == NO_BROKER else 0.0
+            place.start_at = monotonic() + wait
+            why = "there is no broker" if wait else "it was to be renewed"
+            log.warning("%s: worker %d has ended: %s", self.name, member.pid, why)
             return
         wait = place.restarting.ended(age)
         place.start_at = monotonic() + wait
@@ -326,9 +361,28 @@ class Pool:
         if self._by_fd.pop(fd, None) is not None:
             self._hub.remove(fd)
 
-    def _resize(self, processes: int) -> None:
+    def _restart(self) -> None:
+        log.info("%s: all workers are to be renewed", self.name)
+        self._rolling.extend(place for place in self._places if place not in self._rolling)
+
+    def _grow(self, processes: int) -> None:
         while len(self._places) < processes:
-            self._places.append(Place(len(self._places) + 1, self.name, self._directory))
+            number = len(self._places) + 1
+            self._places.append(
+                Place(number, Log(f"{self.name}.{number}", self._directory, self._printer))
+            )
+
+    def _resize(self, processes: int) -> None:
+        log.info("%s: from %d to %d processes", self.name, len(self._places), processes)
+        if self._stopping:
+            return
+        try:
+            self._grow(processes)
+        except OSError as error:
+            log.error(
+                "%s: there are no more than %d processes: cannot write the log of the next: %s",
+                self.name, len(self._places), error,
+            )  # fmt: skip
         while len(self._places) > processes:
             place = self._places.pop()
             for member in (place.member, place.waits_for):
@@ -336,6 +390,15 @@ class Pool:
                     self._retire(place, member, "the pool is made smaller")
 
     def _stop(self) -> None:
+        if self._stopping:
+            log.warning("%s: told again to end; those that are left are killed", self.name)
+            for leaving in self._leaving:
+                leaving.kill()
+            return
+        log.info(
+            "%s: ends, when its %d workers have done what they have in hand, in %.3g s at most",
+            self.name, len(self._members()) + len(self._leaving), self._configuration.grace,
+        )  # fmt: skip
         self._stopping = True
         self._rolling.clear()
         for place in self._places:

@@ -8,6 +8,7 @@ worker ends too.
 from __future__ import annotations
 
 import contextlib
+import importlib
 import json
 import logging
 import os
@@ -24,7 +25,8 @@ from time import monotonic
 from typing import TYPE_CHECKING, NoReturn
 
 from ..client.sync import Client
-from ..errors import Error
+from ..errors import BrokerUnavailable, InvalidRequest, RequestTimeout
+from ..limits import MIB
 from ..services.collection import Declared
 from ..services.serving import Served, serve_until_told
 from ..services.worker import Watchers
@@ -39,6 +41,17 @@ RENEW = 79
 """When another is to begin afresh in the place of this one, which is well but for what it asks."""
 ENDED = 1
 """When the program has ended that this one asks."""
+NO_BROKER = 69
+"""When there is no broker to tell that it serves (EX_UNAVAILABLE)."""
+FAILED = 1
+WRONG = (SyntaxError, ImportError, NameError, AttributeError, TypeError, SystemExit)
+"""What a module raises that is not as it should be, so that to load it again would not help."""
+OURS = (
+    os.path.dirname(os.path.dirname(__file__)) + os.sep,
+    os.path.dirname(importlib.__file__) + os.sep,
+    "<frozen importlib",
+)
+"""How the names of files begin that load it."""
 TOLD_SECONDS = 60.0
 """After so long a worker tells again that another should take its place: that may have failed."""
 MEMORY_SECONDS = 0.25
@@ -82,19 +95,31 @@ class Limits:
         # Not all of a pool at once.
         self._calls = None if most is None else max(1, round(most * random.uniform(0.9, 1.1)))
         self._bytes = configuration.max_bytes
-        self._done = 0
+        self.done = 0
+        """Calls."""
         self._looked = 0.0
 
+    def begin(self) -> None:
+        """It has loaded what it serves."""
+        if self._bytes is not None and (used := self._used()) > self._bytes:
+            print(
+                f"udsbus worker: --max-memory is less than what a worker uses when it begins "
+                f"({used / MIB:.0f} MiB), so it does not count",
+                file=sys.stderr, flush=True,
+            )  # fmt: skip
+            self._bytes = None
+
+    def _used(self) -> int:
+        return sum(map(resident_bytes, self._pids()))
+
     def reached(self) -> str | None:
-        """Called after each call: why that is so now; None: it is not."""
-        self._done += 1
-        if self._calls is not None and self._done >= self._calls:
-            return f"it has carried out {self._done} calls"
+        """Why that is so now; None: it is not."""
+        if self._calls is not None and self.done >= self._calls:
+            return f"it has carried out {self.done} calls"
         if self._bytes is not None and monotonic() - self._looked > MEMORY_SECONDS:
             self._looked = monotonic()
-            used = sum(map(resident_bytes, self._pids()))
-            if used > self._bytes:
-                return f"it uses {used / 2**20:.0f} MiB of memory"
+            if (used := self._used()) > self._bytes:
+                return f"it uses {used / MIB:.0f} MiB of memory"
         return None
 
 
@@ -113,15 +138,41 @@ def main() -> int:
     logging.basicConfig(format="%(levelname)s %(name)s: %(message)s")
     configuration = Configuration(**json.loads(sys.argv[1]))
     control = socket.socket(fileno=configuration.control)
+    threading.Thread(target=_end_with_pool, args=(control,), daemon=True).start()
     beats = Beats(configuration.beats)
     try:
         declared, program = _declared(configuration, control)
-    except Error as error:
+        return _serve(configuration, control, beats, declared, program)
+    except (BrokerUnavailable, RequestTimeout) as error:
         print(f"udsbus worker: {error}", file=sys.stderr)
-        return NOT_LOADED
-    except Exception:
-        traceback.print_exc()
-        return NOT_LOADED
+        return _leave(control, NO_BROKER)
+    except InvalidRequest as error:
+        print(f"udsbus worker: {error}", file=sys.stderr)
+        return _leave(control, NOT_LOADED)
+    except BaseException as error:
+        _print(error)
+        return _leave(control, NOT_LOADED if isinstance(error, WRONG) else FAILED)
+
+
+def _print(error: BaseException) -> None:
+    """Without the frames of what has only loaded it."""
+    found = error.__traceback__
+    while found is not None and found.tb_frame.f_code.co_filename.startswith(OURS):
+        found = found.tb_next
+    if isinstance(error, SystemExit):
+        print(f"udsbus worker: the module ends its process: {error}", file=sys.stderr)
+    else:
+        traceback.print_exception(type(error), error, found)
+
+
+def _serve(
+    configuration: Configuration,
+    control: socket.socket,
+    beats: Beats,
+    declared: list[Declared],
+    program: Program | None,
+) -> int:
+    """Until it is told to end."""
     told = 0.0
     limits = Limits(configuration, lambda: [os.getpid(), *(program.pids() if program else [])])
 
@@ -133,20 +184,37 @@ def main() -> int:
         nonlocal told
         if program is not None:
             program.done()
+        limits.done += 1
+        look()
+
+    def look() -> None:
+        nonlocal told
         why = limits.reached() if monotonic() > told + TOLD_SECONDS or not told else None
         if why is not None:
             told = monotonic()
             tell(f"renew {why}")
 
+    def beat(number: int, since: float | None) -> None:
+        beats.beat(number, since)
+        if since is None:
+            look()
+
     with Client(configuration.address, name=configuration.name) as client:
         for number, (name, target, retry, concurrency) in enumerate(declared):
-            watchers = Watchers(done, partial(beats.beat, number))
+            watchers = Watchers(done, partial(beat, number))
             client._served.append(Served(client, name, target, retry, concurrency, watchers))
-        threading.Thread(target=_end_with_pool, args=(control,), daemon=True).start()
+        limits.begin()
         since = serve_until_told(client._served, configuration.grace, lambda: tell("ready"))
     if program is not None:
         program.end(configuration.grace - (monotonic() - since))
-    return _leave(control, 0)
+        return _leave(control, 0)
+    # What the program has left to be done at its end is done, but a thread that carries out a call
+    # for ever does not keep it alive.
+    left = max(0.0, configuration.grace - (monotonic() - since))
+    last = threading.Timer(left, _leave, (control, 0))
+    last.daemon = True
+    last.start()
+    return 0
 
 
 def _declared(

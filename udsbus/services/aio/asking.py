@@ -18,7 +18,7 @@ from ...client.connecting import open_at_once, open_socket
 from ...errors import BrokerUnavailable, RequestTimeout
 from ...wire.framing import NOTIFICATION
 from ...wire.values import decode
-from ..asking import Again, Leaving, Lost, NotTaken
+from ..asking import Again, Leaving, Lost, NotTaken, not_connected
 from ..failures import raised
 from ..finding import RemoteWorker
 from ..frames import AGAIN, LEAVING, answer_of, call_frame, is_stream
@@ -44,9 +44,7 @@ async def begin(
         if sock is None:
             sock = await anyio.to_thread.run_sync(partial(open_socket, path, patience))
     except BrokerUnavailable as error:
-        if not worker.unreachable():  # it is this process that cannot
-            raise
-        raise NotTaken(str(error)) from None
+        raise not_connected(worker, service, error) from None
     return AsyncConversation(worker, service, sock, client._start)
 
 

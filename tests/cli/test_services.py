@@ -179,7 +179,9 @@ def test_who_serves_what(calc: Command, worker: subprocess.Popen[str]) -> None:
     signature = "(a: int, b: int = 1, *, double: bool = False) -> int"
     assert rows[0] == ["calc/add", signature, "1", "1", str(worker.pid)]
     assert len(calc.lines("services", "texts/*")) == 1
-    assert calc("services", "nothing/*") == (1, "", "")
+    nothing = calc("services", "nothing/*")
+    assert (nothing.code, nothing.out) == (1, "")
+    assert "nothing that matches nothing/* is served" in nothing.err
     assert calc("services", "a//b")[0] == 3
 
 

@@ -267,7 +267,7 @@ def timeout_option(function: F) -> F:
         type=TIMEOUT,
         expose_value=False,
         callback=_remembered("timeout"),
-        help=f"Wait so long for the broker's answer.  [default: {REQUEST_TIMEOUT:g}]",
+        help=f"Wait so long for an answer.  [default: {REQUEST_TIMEOUT:g}]",
     )(function)
 
 

@@ -18,6 +18,8 @@ from .output import complain, json_of, shown, write_line, write_raw
 if TYPE_CHECKING:
     from ..services.listing import ServiceInfo
 
+POOLS = "pools/"
+"""Before the names of the services by which pools of workers are asked."""
 HEADINGS = ("service", "signature", "workers", "free", "pids")
 
 
@@ -109,13 +111,16 @@ def services_command(pattern: str, as_json: bool) -> int:
     """List the services whose names match PATTERN: what can be called, and by whom it is served.
 
     A table on a terminal, lines with tabs in a pipe: a line for each function, with how many
-    workers there are, how many calls they could begin now, and their pids. Exit code 1 if there is
-    none.
+    workers there are, how many calls they could begin now, and their pids. By what pools of workers
+    are asked (`udsbus worker status` lists them) is only shown for a PATTERN like pools/**. Exit
+    code 1 if there is none.
     """
     from ..client.sync import Client
 
     client = Client(address(), name="udsbus command", timeout=timeout())
     services = client.services(pattern)
+    if pattern == "**":
+        services = [service for service in services if not service.name.startswith(POOLS)]
     if as_json:
         for service in services:
             write_line(json.dumps({
@@ -130,7 +135,11 @@ def services_command(pattern: str, as_json: bool) -> int:
         else:
             for row in rows:
                 write_line("\t".join(row))
-    return DONE if services else ABSENT
+    if services:
+        return DONE
+    matching = "" if pattern == "**" else f" that matches {shown(pattern)}"
+    complain(f"nothing{matching} is served")
+    return ABSENT
 
 
 def _write_json(value: Any) -> None:

@@ -17,12 +17,11 @@ from .options import Command, Name, Text, address, socket_option, timeout
 from .options import timeout_option as request_timeout_option
 from .outcomes import ABSENT, DONE, REFUSED, USAGE, exit_code_of
 from .output import complain, shown, write_line
+from .services import POOLS
 
 if TYPE_CHECKING:
     from ..client.sync import Client
 
-POOLS = "pools/"
-"""Each pool serves what there is to know of it by this name and its own."""
 HEADINGS = ("pool", "place", "pid", "state", "seconds", "restarts", "last")
 EMPTY = {**dict.fromkeys(HEADINGS[1:]), "state": "empty"}
 """What is told of a pool that has no processes."""

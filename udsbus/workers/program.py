@@ -94,20 +94,24 @@ class Limits:
         most = configuration.max_calls
         # Not all of a pool at once.
         self._calls = None if most is None else max(1, round(most * random.uniform(0.9, 1.1)))
-        self._bytes = configuration.max_bytes
+        self._most_bytes = configuration.max_bytes
+        self._bytes: int | None = None
+        """None: they do not count, or not yet."""
         self.done = 0
         """Calls."""
         self._looked = 0.0
 
     def begin(self) -> None:
         """It has loaded what it serves."""
-        if self._bytes is not None and (used := self._used()) > self._bytes:
+        most = self._most_bytes
+        if most is None or (used := self._used()) <= most:
+            self._bytes = most
+        else:
             print(
                 f"udsbus worker: --max-memory is less than what a worker uses when it begins "
                 f"({used / MIB:.0f} MiB), so it does not count",
                 file=sys.stderr, flush=True,
             )  # fmt: skip
-            self._bytes = None
 
     def _used(self) -> int:
         return sum(map(resident_bytes, self._pids()))

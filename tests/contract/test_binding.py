@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import dataclasses
 import logging
-from typing import Any
+from typing import Annotated, Any
 
+import pydantic
 import pytest
 
+from tests.harness import BrokerProcess
 from udsbus import AsyncClient, Conflict, InvalidRequest, SchemaViolation
 
 from .support import Told, until
@@ -112,3 +114,90 @@ async def test_its_end(client: AsyncClient) -> None:
     bound.close()
     await until_watched(client, 0)
     assert bound.value == 2
+
+
+def refuse(value: int) -> int:
+    """What a validator, or `__post_init__`, may do wrong."""
+    names: dict[str, int] = {}
+    match value:
+        case 1:
+            return names["name"]
+        case 2:
+            return 1 // 0
+        case 3:
+            return len(value)  # type: ignore[arg-type]
+        case 4:
+            raise AssertionError
+        case 5:
+            raise Unspeakable
+    return value
+
+
+class Unspeakable(Exception):
+    def __str__(self) -> str:
+        raise KeyError
+
+
+Refusing = Annotated[int, pydantic.AfterValidator(refuse)]
+REASONS = {
+    1: "KeyError: 'name'",
+    2: "ZeroDivisionError: integer division or modulo by zero",
+    3: "TypeError: object of type 'int' has no len()",
+    4: "Assertion failed, ",  # as pydantic has it
+    5: "Unspeakable",
+}
+
+
+@pytest.mark.parametrize("value", REASONS)
+async def test_whatever_is_raised_is_a_refusal(
+    client: AsyncClient, other: AsyncClient, value: int, caplog: pytest.LogCaptureFixture
+) -> None:
+    reason = REASONS[value]
+    first = await client.set("a", value)
+    for _ in range(2):
+        with pytest.raises(SchemaViolation) as raised:
+            await client.bind("a", into=Refusing)
+        assert raised.value.details == {"key": "a", "reason": reason}
+        assert str(raised.value) == f"'a' at revision {first} is not what is bound to it: {reason}"
+    bound = await client.bind("a", into=Refusing, default=10)
+    assert (bound.value, bound.revision) == (10, 0)
+    assert bound.error is not None
+    assert bound.error.details["reason"] == reason
+    heard = Told[int]()
+    bound.on_change(heard)
+    good = await other.set("a", 20)
+    assert await heard.next() == 20
+    assert bound.error is None
+    await other.set("a", value)
+    await until(lambda: has_error(bound), "it to be told of")
+    assert bound.error.details["reason"] == reason
+    assert (bound.value, bound.revision) == (20, good)
+    assert {record.exc_info for record in caplog.records} == {None}, "no traceback"
+
+
+async def test_bytes_that_are_no_value(
+    client: AsyncClient, bus: BrokerProcess, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A foreign client may write them."""
+    with bus.connect() as raw:
+        raw.call("set", "a", b"\xc1\xff")
+        at = await client.revision()
+        with pytest.raises(SchemaViolation) as raised:
+            await client.bind("a")
+        reason = raised.value.details["reason"]
+        assert reason.startswith("the stored 2 bytes are no value that this version reads: ")
+        assert str(raised.value) == f"'a' at revision {at} is not what is bound to it: {reason}"
+        for into in (None, Config):
+            bound = await client.bind("a", into=into, default="default")
+            assert (bound.value, bound.revision) == ("default", 0)
+            assert bound.error is not None
+            assert bound.error.details["reason"] == reason
+            heard = Told[object]()
+            bound.on_change(heard)
+            good = await client.set("a", {"workers": 1})
+            value = await heard.next()
+            raw.call("set", "a", b"\xc1\xff")
+            await until(lambda bound=bound: has_error(bound), "it to be told of")  # type: ignore[misc]
+            assert bound.error.details["reason"] == reason
+            assert (bound.value, bound.revision) == (value, good)
+    assert {record.exc_info for record in caplog.records} == {None}, "no traceback"

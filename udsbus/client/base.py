@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, Literal, TypeVar, overload
 from ..errors import InvalidRequest
 from ..limits import CALLS_GRACE, HEARTBEAT_SECONDS, REQUEST_TIMEOUT
 from ..patterns import check_name, check_pattern
+from ..wire.values import decode
 from . import unpickling
 from .binding import MISSING
 from .bound import Bound
@@ -316,6 +317,7 @@ class Base(Methods):
         previous: bool = False,
         strict: bool = False,
         function: Function | None = None,
+        read: Callable[[bytes], Any] = decode,
     ) -> Watch[Any]:
         self._check_open()
         if function is not None and not callable(function):
@@ -331,7 +333,7 @@ class Base(Methods):
             marks=function is None,
         )
         told = self._callbacks.came if function is not None else None
-        watch = Watch[Any](self, core, conflate, told)
+        watch = Watch[Any](self, core, conflate, told, read)
         if function is not None:
             self._callbacks.add(watch, function, f"on_change({pattern!r})")
         self._events.follow(watch, self._patience)

@@ -9,6 +9,7 @@ from collections.abc import Callable
 from typing import (
     Any,
     Generic,
+    NamedTuple,
     NotRequired,
     Required,
     TypeVar,
@@ -18,8 +19,16 @@ from typing import (
     is_typeddict,
 )
 
-from ..errors import Conflict, Error, InvalidRequest, MissingExtra, SchemaViolation
+from ..errors import (
+    Conflict,
+    Error,
+    InvalidRequest,
+    MissingExtra,
+    SchemaViolation,
+    UnsupportedValue,
+)
 from ..terms import GONE
+from ..wire.values import decode
 from .followed import Change
 from .requests import Entry
 
@@ -29,6 +38,20 @@ T = TypeVar("T")
 Heard = TypeVar("Heard", bound=Callable[[Any], object])
 
 MISSING: Any = object()
+
+
+class Unreadable(NamedTuple):
+    """In the place of a value: what was written is none."""
+
+    reason: str
+
+
+def readable(data: bytes) -> Any:
+    """The value of these bytes, or `Unreadable`."""
+    try:
+        return decode(data)
+    except UnsupportedValue as error:
+        return Unreadable(str(error))
 
 
 class Binding(Generic[T]):
@@ -100,25 +123,32 @@ class Binding(Generic[T]):
                 return False
             self._value, self.revision, self.error = self._default, 0, None
             return True
+        if type(value) is Unreadable:
+            self._refuse(revision, value.reason)
+            return False
         try:
             good = self._convert(value)
-        except ValueError as error:
-            self.error = SchemaViolation(
-                f"{self.key!r} at revision {revision} is not what is bound to it: {error}",
-                key=self.key, reason=str(error),
-            )  # fmt: skip
-            if self._value is not MISSING:
-                log.error("%s; what it was before stays", self.error)
+        except Exception as error:  # `into` may run any code
+            self._refuse(revision, reason_of(error))
             return False
         self._value, self.revision, self.error = good, revision, None
         return True
+
+    def _refuse(self, revision: int, reason: str) -> None:
+        self.error = SchemaViolation(
+            f"{self.key!r} at revision {revision} is not what is bound to it: {reason}",
+            key=self.key, reason=reason,
+        )  # fmt: skip
+        if self._value is not MISSING:
+            log.error("%s; what it was before stays", self.error)
 
     def __repr__(self) -> str:
         return f"<udsbus.{type(self).__name__} {self.key!r} at {self.revision}: {self._value!r}>"
 
 
 def converter(into: Any) -> Callable[[Any], Any]:
-    """What makes an `into` of a value, or raises a ValueError that says what is wrong with it.
+    """What makes an `into` of a value, or raises a ValueError that says what is wrong with it; or
+    whatever the code of `into` raises.
 
     Raises MissingExtra, and InvalidRequest for what nothing can be made into.
     """
@@ -145,6 +175,18 @@ def converter(into: Any) -> Callable[[Any], Any]:
             raise ValueError("; ".join(_told(one) for one in error.errors())) from None
 
     return convert
+
+
+def reason_of(error: Exception) -> str:
+    """Why a value was not taken, as an exception says it."""
+    try:
+        text = str(error)
+    except Exception:  # of the user's own class
+        text = ""
+    if isinstance(error, ValueError) and text:
+        return text
+    name = type(error).__name__
+    return f"{name}: {text}" if text else name
 
 
 def _known_to_pydantic(into: Any) -> Any:

@@ -5,7 +5,8 @@ from __future__ import annotations
 import logging
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from .binding import Binding
+from . import requests
+from .binding import Binding, readable
 from .followed import Change
 from .following import Watch
 
@@ -27,10 +28,10 @@ class Bound(Binding[T]):
 
     def __init__(self, client: Base, key: str, into: Any, default: T) -> None:
         super().__init__(key, into, default)
-        self._watch = client.on_change(key, self._told, initial=True)
+        self._watch = client._watch(key, None, True, function=self._told, read=readable)
         try:
             revision = client.revision()
-            self.begin(client.entry(key), revision)
+            self.begin(client._call(requests.entry(key, readable)), revision)
         except BaseException:
             self._watch.close()
             raise

@@ -135,9 +135,18 @@ class Followed(Generic[Raw]):
 class FollowedChanges(Followed[Told], Generic[What]):
     """What a watch is in both clients."""
 
-    def __init__(self, owner: object, core: WatchCore, limit: int, conflate: bool) -> None:
+    def __init__(
+        self,
+        owner: object,
+        core: WatchCore,
+        limit: int,
+        conflate: bool,
+        read: Callable[[bytes], Any] = decode,
+    ) -> None:
+        """`read` makes values of what was sent."""
         super().__init__(owner)
         self._core = core
+        self._read_value = read
         self._backlog = Backlog[Told](limit, key_of, conflate)
         self._lateness = Lateness()
         self._complete = 0.0
@@ -194,7 +203,7 @@ class FollowedChanges(Followed[Told], Generic[What]):
         raise NotImplementedError
 
     def _read(self, told: Told) -> What:
-        return read_told(self.pattern, told)  # type: ignore[return-value]
+        return read_told(self.pattern, told, self._read_value)  # type: ignore[return-value]
 
     def _read_together(self, group: list[Told]) -> list[What]:
         """Of those, none is lost when one cannot be read: the others are there to be taken."""
@@ -227,7 +236,7 @@ class FollowedChanges(Followed[Told], Generic[What]):
         return self._core.live
 
 
-def read_told(pattern: str, told: Told) -> Change | CaughtUp:
+def read_told(pattern: str, told: Told, read: Callable[[bytes], Any]) -> Change | CaughtUp:
     """What the user of a watch gets. Raises MissedChanges, UnsupportedValue."""
     if isinstance(told, Missed):
         raise MissedChanges(
@@ -243,8 +252,8 @@ def read_told(pattern: str, told: Told) -> Change | CaughtUp:
         revision,
         kind,  # type: ignore[arg-type]
         key,
-        None if value is None else decode(value),
-        None if previous is None else decode(previous),
+        None if value is None else read(value),
+        None if previous is None else read(previous),
     )
 
 

@@ -7,6 +7,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Any, Generic
 
 from ..limits import SUBSCRIPTION_BACKLOG, WATCH_BACKLOG
+from ..wire.values import decode
 from .followed import Ask, FollowedChanges, FollowedMessages, Message, What, belong
 from .follower import Follower
 from .subscribing import RawMessage, SubscriptionCore
@@ -35,8 +36,9 @@ class Watch(FollowedChanges[What], Follower[Told, What], Generic[What]):
         core: WatchCore,
         conflate: bool,
         on_changes: Callable[[Watch[What], int], None] | None,
+        read: Callable[[bytes], Any] = decode,
     ) -> None:
-        super().__init__(client, core, WATCH_BACKLOG, conflate)
+        super().__init__(client, core, WATCH_BACKLOG, conflate, read)
         self._on_items = on_changes
 
     def get_transaction(self, timeout: float | None = None) -> list[What]:

@@ -199,12 +199,13 @@ def get(key: str, default: Any = None) -> Call[Any]:
     return call
 
 
-def entry(key: str) -> Call[Entry | None]:
-    return Call("entry", (key,), _read_entry)
+def entry(key: str, read: Callable[[bytes], Any] = decode) -> Call[Entry | None]:
+    """`read` makes the value of what was sent."""
 
+    def read_entry(result: Any) -> Entry | None:
+        return None if result is None else Entry(read(result[0]), result[1], result[2])
 
-def _read_entry(result: Any) -> Entry | None:
-    return None if result is None else Entry(decode(result[0]), result[1], result[2])
+    return Call("entry", (key,), read_entry)
 
 
 def exists(key: str) -> Call[bool]:

@@ -17,6 +17,7 @@ import anyio
 from ...errors import Error, InvalidRequest, RequestTimeout
 from ...limits import CALLS_GRACE, HEARTBEAT_SECONDS, REQUEST_TIMEOUT
 from ...patterns import check_name, check_pattern
+from ...wire.values import decode
 from .. import requests
 from ..binding import MISSING
 from ..followed import Change, ChangeKind, Message, Policy
@@ -139,6 +140,7 @@ class AsyncBase(AsyncConnected, AsyncMethods):
         previous: bool = False,
         strict: bool = False,
         marks: bool = True,
+        read: Callable[[bytes], Any] = decode,
     ) -> AsyncWatch[Any]:
         self._check_open()
         core = WatchCore(
@@ -151,7 +153,7 @@ class AsyncBase(AsyncConnected, AsyncMethods):
             strict=strict,
             marks=marks,
         )
-        return AsyncWatch(self, core, conflate)
+        return AsyncWatch(self, core, conflate, read)
 
     @overload
     def bind(self, key: str, into: type[T], *, default: T = ...) -> AsyncBound[T]: ...
@@ -240,11 +242,17 @@ class AsyncBase(AsyncConnected, AsyncMethods):
 
         return decorate
 
-    def _call_for(self, pattern: str, function: Function, initial: bool) -> AsyncWatch[Change]:
+    def _call_for(
+        self,
+        pattern: str,
+        function: Function,
+        initial: bool,
+        read: Callable[[bytes], Any] = decode,
+    ) -> AsyncWatch[Change]:
         if not callable(function):
             raise InvalidRequest(f"on_change calls a function, not {type(function).__name__}")
         self._check_usable()
-        watch: AsyncWatch[Change] = self._watch(pattern, None, initial, marks=False)
+        watch: AsyncWatch[Change] = self._watch(pattern, None, initial, marks=False, read=read)
         self._tasks.start_soon(self._call_with_each, watch, function, f"on_change({pattern!r})")
         return watch
 

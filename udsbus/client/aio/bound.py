@@ -7,7 +7,8 @@ from collections.abc import Generator
 from inspect import isawaitable
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from ..binding import Binding
+from .. import requests
+from ..binding import Binding, readable
 from ..followed import Change
 
 if TYPE_CHECKING:
@@ -33,11 +34,12 @@ class AsyncBound(Binding[T]):
         """Take what is there. `async with` does that, and awaiting this."""
         if self._watch is not None:
             return self
-        self._watch = self._client.on_change(self.key, self._told, initial=True)
+        self._watch = self._client._call_for(self.key, self._told, True, readable)
         try:
             await self._watch
             revision = await self._client.revision()
-            self.begin(await self._client.entry(self.key), revision)
+            entry = await self._client._call(requests.entry(self.key, readable))
+            self.begin(entry, revision)
         except BaseException:
             self._watch.close()
             raise

@@ -11,6 +11,7 @@ import anyio
 
 from ...errors import Error, InvalidRequest
 from ...limits import ASYNC_WATCH_BACKLOG, SUBSCRIPTION_BACKLOG
+from ...wire.values import decode
 from ..followed import Ask, Followed, FollowedChanges, FollowedMessages, Message, What, belong
 from ..requests import Call
 from ..subscribing import RawMessage, SubscriptionCore
@@ -173,8 +174,14 @@ class AsyncWatch(FollowedChanges[What], AsyncFollower[Told, What], Generic[What]
     up, and then goes on where it was, or starts over: so it takes no more memory than its backlog.
     """
 
-    def __init__(self, client: AsyncBase, core: WatchCore, conflate: bool) -> None:
-        super().__init__(client, core, BACKLOG_MOST, conflate)
+    def __init__(
+        self,
+        client: AsyncBase,
+        core: WatchCore,
+        conflate: bool,
+        read: Callable[[bytes], Any] = decode,
+    ) -> None:
+        super().__init__(client, core, BACKLOG_MOST, conflate, read)
         self._next: tuple[Ask, Call[Any]] | None = None
         """The next page of a list, which waits until there is room for it."""
         self.let_go = 0

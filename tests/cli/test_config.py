@@ -16,6 +16,7 @@ import pytest
 import udsbus
 from udsbus.limits import VALUE_BYTES
 
+from ..harness import BrokerProcess
 from .support import Command, is_one_complaint
 from .test_completing import completed
 from .test_terminal import harmless
@@ -193,6 +194,32 @@ def test_a_binding_follows(command: Command, client: udsbus.Client, file: Path) 
         assert values.get(timeout=20) == AppConfig(5, Database("localhost", 5432))
         assert values.empty(), "the one that is not good was not taken"
         assert in_hand.workers == 4
+
+
+def test_what_cannot_be_decoded_is_replaced(
+    command: Command, client: udsbus.Client, shared_broker: BrokerProcess, file: Path
+) -> None:
+    """A client that is not ours may have written it."""
+
+    def spoil(*keys: str) -> None:
+        with shared_broker.connect() as raw:
+            for key in keys:
+                raw.call("set", key, b"\xc1\xff")
+
+    spoil("config/app")
+    line = "~\tconfig/app\t(undecodable, 2 bytes) → " + json.dumps(VALUE)
+    assert command("config", "diff", str(file)) == (1, line + "\n", "")
+    assert command.lines("config", "push", str(file)) == [line]
+    assert client.get("config/app") == VALUE
+    spoil("config/app/workers", "config/app/other")
+    assert command.lines("config", "push", "--split", str(file)) == [
+        "~\tconfig/app/workers\t(undecodable, 2 bytes) → 4",
+        '+\tconfig/app/database\thost: "localhost"',
+        "+\tconfig/app/database\tport: 5432",
+        "-\tconfig/app/other\t(undecodable, 2 bytes)",
+    ]
+    assert client.get("config/app/workers") == 4
+    assert not client.exists("config/app/other")
 
 
 # --- split ----------------------------------------------------------------------------------

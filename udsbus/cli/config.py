@@ -18,6 +18,7 @@ from ..config.formats import FORMATS, UnreadableFile, format_of, unknown
 from ..config.past import roll_back
 from ..config.pulling import pull
 from ..config.pushing import compare, push
+from ..wire.values import Undecodable
 from .options import (
     COUNT,
     REVISION,
@@ -270,6 +271,8 @@ def _print(change: KeyChange) -> None:
 
 
 def _value(value: Any, terminal: bool) -> str:
+    if type(value) is Undecodable:
+        return f"(undecodable, {value.size} bytes)"
     text = json_of(value)
     if terminal and len(text) > VALUE_CHARACTERS:
         return text[: VALUE_CHARACTERS - 1] + "…"

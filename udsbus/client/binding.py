@@ -9,7 +9,6 @@ from collections.abc import Callable
 from typing import (
     Any,
     Generic,
-    NamedTuple,
     NotRequired,
     Required,
     TypeVar,
@@ -19,16 +18,9 @@ from typing import (
     is_typeddict,
 )
 
-from ..errors import (
-    Conflict,
-    Error,
-    InvalidRequest,
-    MissingExtra,
-    SchemaViolation,
-    UnsupportedValue,
-)
+from ..errors import Conflict, Error, InvalidRequest, MissingExtra, SchemaViolation
 from ..terms import GONE
-from ..wire.values import decode
+from ..wire.values import Undecodable
 from .followed import Change
 from .requests import Entry
 
@@ -38,20 +30,6 @@ T = TypeVar("T")
 Heard = TypeVar("Heard", bound=Callable[[Any], object])
 
 MISSING: Any = object()
-
-
-class Unreadable(NamedTuple):
-    """In the place of a value: what was written is none."""
-
-    reason: str
-
-
-def readable(data: bytes) -> Any:
-    """The value of these bytes, or `Unreadable`."""
-    try:
-        return decode(data)
-    except UnsupportedValue as error:
-        return Unreadable(str(error))
 
 
 class Binding(Generic[T]):
@@ -123,7 +101,7 @@ class Binding(Generic[T]):
                 return False
             self._value, self.revision, self.error = self._default, 0, None
             return True
-        if type(value) is Unreadable:
+        if type(value) is Undecodable:
             self._refuse(revision, value.reason)
             return False
         try:

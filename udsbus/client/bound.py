@@ -5,8 +5,9 @@ from __future__ import annotations
 import logging
 from typing import TYPE_CHECKING, Any, TypeVar
 
+from ..wire.values import decode_if_possible
 from . import requests
-from .binding import Binding, readable
+from .binding import Binding
 from .followed import Change
 from .following import Watch
 
@@ -28,10 +29,10 @@ class Bound(Binding[T]):
 
     def __init__(self, client: Base, key: str, into: Any, default: T) -> None:
         super().__init__(key, into, default)
-        self._watch = client._watch(key, None, True, function=self._told, read=readable)
+        self._watch = client._watch(key, None, True, function=self._told, read=decode_if_possible)
         try:
             revision = client.revision()
-            self.begin(client._call(requests.entry(key, readable)), revision)
+            self.begin(client._call(requests.entry(key, decode_if_possible)), revision)
         except BaseException:
             self._watch.close()
             raise

@@ -37,7 +37,7 @@ class KeyChange(NamedTuple):
 
     key: str
     before: Any
-    """ABSENT: the key was not there."""
+    """ABSENT: the key was not there. Undecodable: its bytes were no value."""
     after: Any
     """ABSENT: it is not to be there."""
     revision: int = 0

@@ -5,7 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
+from ..client import requests
 from ..errors import Conflict, Error
+from ..wire.values import decode_if_possible
 from .differences import ABSENT, KeyChange, same
 from .files import Source
 
@@ -24,7 +26,8 @@ def compare(client: Client, files: Sequence[Source]) -> list[KeyChange]:
 def push(client: Client, files: Sequence[Source]) -> list[KeyChange]:
     """Let the bus hold what the files do, in one transaction, and return what that has changed.
 
-    What is there already is not written, so nobody is told of it. With `split`, keys right below
+    What is there already is not written, so nobody is told of it. What is there and is no value,
+    `Undecodable`, is replaced like one. With `split`, keys right below
     the file's that are no longer in it are deleted. Raises as `compare`; SchemaViolation and
     LimitExceeded, naming the files, for what the bus refuses; and Conflict if others write the same
     keys all the time. Then nothing is written.
@@ -58,7 +61,7 @@ def _changes(client: Client, files: Sequence[Source], values: dict[str, Any]) ->
     there = {key for file in files if file.split for key in client.keys(file.pattern)}
     changes = []
     for key in [*values, *sorted(there - values.keys())]:
-        entry = client.entry(key)
+        entry = client._call(requests.entry(key, decode_if_possible))
         before, revision = (ABSENT, 0) if entry is None else (entry.value, entry.revision)
         after = values.get(key, ABSENT)
         if not same(before, after):

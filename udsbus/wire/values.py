@@ -133,6 +133,22 @@ def decode(data: bytes) -> Any:
         ) from None
 
 
+class Undecodable(NamedTuple):
+    """In the place of a value: what was written is none."""
+
+    size: int
+    """Bytes."""
+    reason: str
+
+
+def decode_if_possible(data: bytes) -> Any:
+    """As `decode`, but `Undecodable` for anything else."""
+    try:
+        return decode(data)
+    except UnsupportedValue as error:
+        return Undecodable(len(data), str(error))
+
+
 class _Unsupported(Exception):
     def __init__(self, value: Any) -> None:
         self.value = value

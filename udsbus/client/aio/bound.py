@@ -7,8 +7,9 @@ from collections.abc import Generator
 from inspect import isawaitable
 from typing import TYPE_CHECKING, Any, TypeVar
 
+from ...wire.values import decode_if_possible
 from .. import requests
-from ..binding import Binding, readable
+from ..binding import Binding
 from ..followed import Change
 
 if TYPE_CHECKING:
@@ -34,11 +35,11 @@ class AsyncBound(Binding[T]):
         """Take what is there. `async with` does that, and awaiting this."""
         if self._watch is not None:
             return self
-        self._watch = self._client._call_for(self.key, self._told, True, readable)
+        self._watch = self._client._call_for(self.key, self._told, True, decode_if_possible)
         try:
             await self._watch
             revision = await self._client.revision()
-            entry = await self._client._call(requests.entry(self.key, readable))
+            entry = await self._client._call(requests.entry(self.key, decode_if_possible))
             self.begin(entry, revision)
         except BaseException:
             self._watch.close()

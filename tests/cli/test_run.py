@@ -8,6 +8,7 @@ import re
 import select
 import shlex
 import signal
+import subprocess
 import sys
 from pathlib import Path
 
@@ -17,7 +18,7 @@ import udsbus
 from tests.client.support import wait_for_end
 from tests.harness import running_broker, wait_until
 
-from .support import PATIENCE, Command, Running, is_one_complaint
+from .support import COMMAND, PATIENCE, Command, Running, is_one_complaint
 
 PAGE = (Path(__file__).parents[2] / "docs" / "running.md").read_text()
 PYTHON = sys.executable
@@ -102,6 +103,8 @@ def test_the_bus_is_told(command: Command, client: udsbus.Client) -> None:
     [
         ({"c/x-y": 1, "c/x_y": 2}, ["--env"], "'c/x-y' and 'c/x_y' would both be X_Y"),
         ({"c/x": "a\0"}, ["--env"], "'c/x' cannot be the variable X: it holds a null byte"),
+        ({"c/x": {"": 2}}, ["--env", "--watch", "c/x"], "'c/x' () cannot be a variable: its name"),
+        ({"c/x": {10**5000: 2}}, ["--env"], "a name in 'c/x' cannot be told: "),
         ({"c/x": "a"}, ["--render", "/no/such=file"], "the template /no/such cannot be read"),
     ],
 )
@@ -309,6 +312,47 @@ def test_a_value_that_cannot_be_given_is_left_out(command: Command, client: udsb
         )
         client.set("c/v", "b")
         assert running.line() == "started b"
+
+
+@pytest.mark.parametrize(
+    ("value", "says"),
+    [
+        ({"": 2}, r"'v' \(\) cannot be a variable: its name would be empty"),
+        ({10**5000: 2}, "a name in 'v' cannot be told: "),
+    ],
+)
+def test_names_that_cannot_be_given_are_left_out(
+    command: Command, client: udsbus.Client, value: object, says: str
+) -> None:
+    args = ("run", "--watch", "v", "--debounce", "0.05", "--env", "--", "sh", "-c", SHOW)
+    with command.running(*args) as running:
+        assert running.line() == "started none"
+        client.set("v", value)
+        running.told(f"{says}.*; until that has changed, the command goes on with what it had")
+        client.set("v", "b")
+        assert running.line() == "started b"
+
+
+def test_all_variables_together_are_too_many(command: Command, client: udsbus.Client) -> None:
+    args = ("run", "--watch", "c/*", "--debounce", "0.05", "--env", "--", "sh", "-c", SHOW)
+    many = {
+        f"c/{number}": "x" * 120_000 for number in range(os.sysconf("SC_ARG_MAX") // 120_000 + 1)
+    }
+    with command.running(*args) as running:
+        assert running.line() == "started none"
+        client.set_many(many)
+        running.told("the system takes no environment of so many; until that has changed")
+        with client.transaction() as transaction:
+            for key in many:
+                transaction.delete(key)
+            transaction.set("c/v", "b")
+        assert running.line() == "started b"
+
+
+def test_a_variable_of_no_name_is_not_handed_on(command: Command, client: udsbus.Client) -> None:
+    run = [*COMMAND, "run", "--watch", "v", "--", "echo", "it"]
+    done = subprocess.run(["env", "=x", *run], env=command.environ, capture_output=True, text=True)
+    assert (done.returncode, done.stdout, done.stderr) == (0, "it\n", "")
 
 
 # --- copies -------------------------------------------------------------------------------------

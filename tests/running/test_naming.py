@@ -93,6 +93,13 @@ def test_a_name_that_somebody_has_chosen() -> None:
 def test_what_cannot_be_a_variable() -> None:
     with pytest.raises(Unusable, match=r"'a' \(b\) cannot be the variable B: it holds a null"):
         environment({"B": Value("x\0", "'a' (b)")})
+    with pytest.raises(Unusable, match="'c' \\(\\) cannot be a variable: its name would be empty"):
+        environment({"": Value("x", "'c' ()")})
     fits = "x" * (VARIABLE_BYTES - len("B=\0"))
     with pytest.raises(Unusable, match="has 131,070 bytes"):
         environment({"B": Value(fits + "x", "'b'")})
+
+
+def test_a_name_that_cannot_be_made() -> None:
+    with pytest.raises(Unusable, match=r"a name in 'a' cannot be told: .*digits"):
+        texts("a", a={10**5000: 1})

@@ -64,7 +64,7 @@ class Values(NamedTuple):
 def values(watched: Watched, named: Mapping[str, str], to_json: Callable[[Any], str]) -> Values:
     """The values of all keys. `named`: key → the name that its whole value has.
 
-    Raises Unusable for two values of one name.
+    Raises Unusable for two values of one name, and for what has none.
     """
     found = Values({}, {})
     for pattern, held in watched:
@@ -72,7 +72,11 @@ def values(watched: Watched, named: Mapping[str, str], to_json: Callable[[Any], 
             if key in named:
                 found.named[named[key]] = _value(value, repr(key), to_json)
                 continue
-            for path, leaf in _leaves(value):
+            try:
+                leaves = list(_leaves(value))
+            except ValueError as error:
+                raise Unusable(f"a name in {key!r} cannot be told: {error}") from None
+            for path, leaf in leaves:
                 part = _behind(pattern, key, bool(path))
                 source = f"{key!r} ({'.'.join(path)})" if path else repr(key)
                 _put(found.derived, spelled([*part, *path]), _value(leaf, source, to_json))
@@ -97,6 +101,11 @@ def environment(found: Mapping[str, Value]) -> dict[bytes, bytes]:
     """As variables. Raises Unusable for what cannot be one."""
     variables = {}
     for name, (text, source) in found.items():
+        if not name:
+            raise Unusable(
+                f"{source} cannot be a variable: its name would be empty; --env-prefix puts "
+                "something before it"
+            )
         data = text.encode("utf-8", "surrogateescape")
         if b"\0" in data:
             raise Unusable(f"{source} cannot be the variable {name}: it holds a null byte")
@@ -117,7 +126,8 @@ def _behind(pattern: str, key: str, has_path: bool) -> list[str]:
 
 
 def _leaves(value: Any, path: tuple[str, ...] = ()) -> Iterator[tuple[tuple[str, ...], Any]]:
-    """What is no dict in it, and the way there."""
+    """What is no dict in it, and the way there. Raises ValueError for a name that no text can be
+    made of: an int of thousands of digits."""
     if not isinstance(value, dict):
         yield path, value
         return

@@ -55,7 +55,7 @@ class Prepared(NamedTuple):
 def prepare(plan: Plan, watched: Watched, to_json: Callable[[Any], str]) -> Prepared:
     """For what the bus holds. Nothing is written yet. Raises Unusable."""
     found = values(_wanted(plan, watched), plan.named, to_json)
-    environ = dict(os.environb)
+    environ = {name: value for name, value in os.environb.items() if name}  # of a careless `env`
     given = found if plan.prefix is not None else Values({}, found.named)
     environ |= environment(given.together(plan.prefix or ""))
     size = sum(len(name) + len(value) + 10 for name, value in environ.items())  # with its pointer

@@ -7,6 +7,7 @@ import os
 import re
 import select
 import shlex
+import shutil
 import signal
 import subprocess
 import sys
@@ -117,6 +118,31 @@ def test_values_that_cannot_be_given(
     assert is_one_complaint(err)
     assert f"the command has not been started: {says}" in err
     assert command("run", "--watch", "c/*", "--", "echo", "it")[:2] == (0, "it\n")
+
+
+def test_the_command_is_found_all_the_same(
+    command: Command, client: udsbus.Client, tmp_path: Path
+) -> None:
+    """By the PATH of `udsbus run`, at the beginning, at a restart, and as a hook."""
+    for name in ("first", "second"):
+        (tmp_path / name).mkdir()
+    for place, text in (("first", "echo first"), ("second", "echo second $PATH $1")):
+        tool = tmp_path / place / "tool"
+        tool.write_text(
+            f"{text}\nexec {shutil.which('sleep')} 60\n"
+        )  # nor does it say what runs it
+        tool.chmod(0o700 if place == "second" else 0o600)
+    found = {"PATH": f"{tmp_path}/first:{tmp_path}/second:{command.environ['PATH']}"}
+    for reaction in ("restart", "hook=tool --hook"):
+        client.set("c/path", "/of/values")
+        args = (*WATCH, "--on-change", reaction, "--", "tool", "--begin")
+        with command.running(*args, **found) as running:
+            assert running.line() == "second /of/values --begin"
+            client.set("c/path", f"{tmp_path}/first")
+            told = "--begin" if reaction == "restart" else "--hook"
+            assert running.line() == f"second {tmp_path}/first {told}"
+    client.set("c/path", f"{tmp_path}/second")
+    assert command("run", "--watch", "c/*", "--env", "--", "tool")[0] == 127
 
 
 def test_two_of_one_name_can_be_given_others(command: Command, client: udsbus.Client) -> None:

@@ -139,6 +139,6 @@ def _run(command: Sequence[str], parent: int, own_group: bool, waits: int, fails
         for variable in told.decode().split("\0"):
             name, _, value = variable.partition("=")
             os.environ[name] = value
-        become(command, fails)
+        become(command, fails, os.get_exec_path())
     finally:
         os._exit(NOT_EXECUTABLE)

@@ -4,7 +4,7 @@ As a program it is for those who have threads already and therefore must not for
 wait for ever for a lock that another thread had. `posix_spawn` starts Python with this file, which
 becomes the command. So it imports nothing of udsbus.
 
-    python launching.py DESCRIPTOR PARENT COMMAND [ARGUMENT]...
+    python launching.py DESCRIPTOR PARENT PATH COMMAND [ARGUMENT]...
 """
 
 from __future__ import annotations
@@ -40,18 +40,14 @@ def _prctl(option: int, argument: int) -> None:
         ctypes.CDLL(None).prctl(option, ctypes.c_ulong(argument), *[ctypes.c_ulong(0)] * 3)
 
 
-def become(command: Sequence[str], fails: int) -> NoReturn:
-    """Replace this process; if that fails, write the errno to a descriptor, and end."""
+def become(command: Sequence[str], fails: int, path: Sequence[str]) -> NoReturn:
+    """Replace this process by a command, which is looked for in these directories; if that fails,
+    write the errno to a descriptor, and end."""
     code = NOT_EXECUTABLE
     try:
         for number in (signal.SIGPIPE, signal.SIGXFSZ):  # which Python ignores
             signal.signal(number, signal.SIG_DFL)
-        try:
-            os.execvp(command[0], list(command))
-        except OSError as error:
-            if error.errno != errno.ENOEXEC:
-                raise
-            os.execv("/bin/sh", ["sh", *command])  # a script that does not say what runs it
+        _execute(command, path)
     except OSError as error:
         if isinstance(error, FileNotFoundError):
             code = NOT_FOUND
@@ -60,7 +56,28 @@ def become(command: Sequence[str], fails: int) -> NoReturn:
         os._exit(code)
 
 
-def _main(fails: int, parent: int, command: Sequence[str]) -> NoReturn:
+def _execute(command: Sequence[str], path: Sequence[str]) -> NoReturn:
+    """As `os.execvp`, which looks where the environment says that the command is given."""
+    name = command[0]
+    refusal: OSError | None = None
+    absence: OSError = FileNotFoundError(errno.ENOENT, name)
+    for directory in [""] if os.path.dirname(name) else path:
+        file = os.path.join(directory, name)
+        try:
+            try:
+                os.execv(file, list(command))
+            except OSError as error:
+                if error.errno != errno.ENOEXEC:
+                    raise
+                os.execv("/bin/sh", ["sh", file, *command[1:]])  # it does not say what runs it
+        except (FileNotFoundError, NotADirectoryError) as error:
+            absence = error
+        except OSError as error:
+            refusal = refusal or error
+    raise refusal or absence
+
+
+def _main(fails: int, parent: int, path: str, command: Sequence[str]) -> NoReturn:
     os.set_inheritable(fails, False)  # closed by becoming the command
     die_with_parent()
     if os.getppid() != parent:
@@ -68,8 +85,8 @@ def _main(fails: int, parent: int, command: Sequence[str]) -> NoReturn:
     if signal.getsignal(signal.SIGINT) != signal.SIG_IGN:
         signal.signal(signal.SIGINT, signal.SIG_DFL)
     signal.pthread_sigmask(signal.SIG_UNBLOCK, [signal.SIGINT])  # no traceback before this
-    become(command, fails)
+    become(command, fails, path.split(os.pathsep))
 
 
 if __name__ == "__main__":
-    _main(int(sys.argv[1]), int(sys.argv[2]), sys.argv[3:])
+    _main(int(sys.argv[1]), int(sys.argv[2]), sys.argv[3], sys.argv[4:])

@@ -59,7 +59,8 @@ def prepare(plan: Plan, watched: Watched, to_json: Callable[[Any], str]) -> Prep
     given = found if plan.prefix is not None else Values({}, found.named)
     environ |= environment(given.together(plan.prefix or ""))
     size = sum(len(name) + len(value) + 10 for name, value in environ.items())  # with its pointer
-    size += sum(len(os.fsencode(word)) + 9 for word in plan.command) + SPARE_BYTES
+    words = [*plan.command, os.environ.get("PATH", "")]  # which the launcher is given
+    size += sum(len(os.fsencode(word)) + 9 for word in words) + SPARE_BYTES
     if size > os.sysconf("SC_ARG_MAX"):
         raise Unusable(f"the values are {size:,} bytes: the system takes no environment of so many")
     names = found.together() if plan.renderings else {}

@@ -76,7 +76,8 @@ class Processes:
     ) -> Process:
         """Start a command; returns when it runs. `stdin`: a descriptor; None: ours.
 
-        It is killed when this thread ends, on Linux. Raises CannotStart.
+        It is found by our own PATH, whatever that in `environ` is. It is killed when this thread
+        ends, on Linux. Raises CannotStart.
         """
         reads, fails = os.pipe()
         try:
@@ -86,7 +87,7 @@ class Processes:
             mask = signal.pthread_sigmask(signal.SIG_BLOCK, ())
             pid = os.posix_spawn(
                 sys.executable,
-                [*launcher, str(os.getpid()), *command],
+                [*launcher, str(os.getpid()), os.pathsep.join(os.get_exec_path()), *command],
                 environ,
                 file_actions=actions,
                 setpgroup=0,

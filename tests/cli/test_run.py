@@ -189,6 +189,33 @@ def test_wrong_usage(command: Command, client: udsbus.Client) -> None:
     assert command("run", "--watch", "a//b", "--", "true")[0] == 3
 
 
+def test_a_template_is_not_written_over(
+    lonely: Command, command: Command, client: udsbus.Client, tmp_path: Path
+) -> None:
+    """Before anything is done: there need not even be a broker."""
+    client.set("c/v", 1)
+    (tmp_path / "a").write_text("$v")
+    (tmp_path / "b").write_text("b")
+    (tmp_path / "link").symlink_to("a")
+    (tmp_path / "hard").hardlink_to(tmp_path / "a")
+    (tmp_path / "new").symlink_to("made later")
+    a, b = f"{tmp_path}/a", f"{tmp_path}/b"
+    for renders in (
+        [f"{a}={a}"], [f"{a}={tmp_path}/./a"], [f"{a}={tmp_path}/link"], [f"{tmp_path}/link={a}"],
+        [f"{a}={tmp_path}/hard"], [f"{a}={b}", f"{b}={tmp_path}/c"],
+        [f"{b}={tmp_path}/c", f"{a}={b}"],
+        [f"{a}={tmp_path}/new", f"{tmp_path}/made later={b}"],
+    ):  # fmt: skip
+        args = [word for render in renders for word in ("--render", render)]
+        for each in (lonely, command):
+            code, out, err = each("run", "--watch", "c/*", *args, "--", "echo", "started")
+            assert (code, out) == (2, ""), renders
+            assert is_one_complaint(err)
+            assert " would be written over the template " in err
+    assert (tmp_path / "a").read_text() == "$v"
+    assert (tmp_path / "b").read_text() == "b"
+
+
 def test_no_broker(lonely: Command) -> None:
     code, out, err = lonely("run", "--watch", "a", "--", "echo", "started")
     assert (code, out) == (69, "")

@@ -13,7 +13,7 @@ import click
 
 from .options import COUNT, Command, Name, Seconds, Text, address, socket_option
 from .outcomes import REFUSED
-from .output import complain
+from .output import complain, shown
 
 if TYPE_CHECKING:
     from ..running.plan import Plan, Reaction
@@ -158,8 +158,14 @@ def run_command(
     from ..running.naming import Unusable
     from ..running.plan import Plan
     from ..running.programs import why_not
-    from ..running.rendering import Rendering
+    from ..running.rendering import Rendering, overwritten
 
+    files = [Rendering(Path(template), Path(file)) for template, file in renderings]
+    if clash := overwritten(files):
+        raise click.UsageError(
+            f"--render: {shown(str(clash[1]))} would be written over the template "
+            f"{shown(str(clash[0]))}"
+        )
     given = {"debounce": debounce, "settle": settle, "grace": grace}
     plan = Plan(
         command,
@@ -168,7 +174,7 @@ def run_command(
         copies=copies,
         prefix=prefix or ("" if as_variables else None),
         named=dict(named),
-        renderings=[Rendering(Path(template), Path(file)) for template, file in renderings],
+        renderings=files,
         **{name: seconds for name, seconds in given.items() if seconds is not None},
     )
     refusal = why_not(command[0])

@@ -6,7 +6,7 @@ import contextlib
 import os
 import stat
 import tempfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from string import Template
 from typing import NamedTuple
@@ -17,6 +17,24 @@ from .naming import Unusable, Value
 class Rendering(NamedTuple):
     template: Path
     file: Path
+
+
+def overwritten(renderings: Sequence[Rendering]) -> tuple[Path, Path] | None:
+    """A template, and the file that would be written over it, by whatever path."""
+    for template in (one.template for one in renderings):
+        for file in (one.file for one in renderings):
+            if _are_one(template, file):
+                return template, file
+    return None
+
+
+def _are_one(one: Path, other: Path) -> bool:
+    if os.path.realpath(one) == os.path.realpath(other):
+        return True
+    try:
+        return one.samefile(other)
+    except OSError:  # one of them is not there yet
+        return False
 
 
 def rendered(rendering: Rendering, found: Mapping[str, Value]) -> bytes:

@@ -8,6 +8,7 @@ import json
 import os
 import queue
 import stat
+import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -17,7 +18,7 @@ import udsbus
 from udsbus.limits import VALUE_BYTES
 
 from ..harness import BrokerProcess
-from .support import Command, is_one_complaint
+from .support import COMMAND, Command, is_one_complaint
 from .test_completing import completed
 from .test_terminal import harmless
 
@@ -307,6 +308,30 @@ def test_pull_to_stdout(command: Command, client: udsbus.Client) -> None:
     assert command("config", "pull", "config/app", "-", "--format", "toml").out == APP
     client.set("config/app", {"a": "\x1b"})
     assert "\x1b" not in command.on_terminal("config", "pull", "config/app")[1]
+
+
+@pytest.mark.parametrize(
+    ("name", "stream"),
+    [
+        ("/dev/stdout", "stdout"), ("/dev/stderr", "stderr"), ("/dev/fd/1", "stdout"),
+        ("/proc/self/fd/2", "stderr"),
+    ],
+)  # fmt: skip
+def test_pull_to_where_a_shell_has_sent_it(
+    command: Command, client: udsbus.Client, tmp_path: Path, name: str, stream: str
+) -> None:
+    client.set("config/app", VALUE)
+    pull = [*COMMAND, "config", "pull", "config/app", name, "--format", "toml"]
+    file = tmp_path / "file"
+    file.write_text("# before\n")
+    number = file.stat().st_ino
+    with file.open("a") as opened:
+        subprocess.run(pull, env=command.environ, check=True, **{stream: opened})  # type: ignore[call-overload]
+    assert file.read_text() == "# before\n" + APP
+    assert file.stat().st_ino == number
+    assert os.listdir(tmp_path) == ["file"]
+    piped = subprocess.run(pull, env=command.environ, capture_output=True, text=True)
+    assert (piped.returncode, piped.stdout + piped.stderr) == (0, APP)
 
 
 def test_what_cannot_be_pulled(command: Command, client: udsbus.Client, tmp_path: Path) -> None:

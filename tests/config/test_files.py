@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import re
 import stat
+import sys
 import threading
 from pathlib import Path
 
@@ -130,3 +131,29 @@ def test_what_is_no_regular_file_stays_what_it_is(tmp_path: Path) -> None:
     thread.join()
     assert found == [b"content"]
     assert stat.S_ISFIFO(pipe.stat().st_mode)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="/proc")
+def test_the_name_of_a_descriptor_is_no_file(tmp_path: Path) -> None:
+    """What it is of is neither replaced nor begun anew."""
+    file = tmp_path / "file"
+    file.write_bytes(b"before ")
+    number = file.stat().st_ino
+    with file.open("ab") as opened:
+        descriptor = opened.fileno()
+        own = f"/dev/fd/{descriptor}"
+        with pytest.raises(InvalidRequest, match="cannot be written: Bad file descriptor"):
+            replace(own, b"to what nobody has given us")
+        os.set_inheritable(descriptor, True)
+        (tmp_path / "link").symlink_to(own)
+        (tmp_path / "again").symlink_to("link")
+        paths = (own, f"/proc/self/fd/{descriptor}", f"/proc/{os.getpid()}/fd/{descriptor}")
+        for path in (*paths, str(tmp_path / "again")):
+            replace(path, b"x")
+    assert file.read_bytes() == b"before xxxx"
+    assert file.stat().st_ino == number
+    with pytest.raises(InvalidRequest, match="cannot be written: Bad file descriptor"):
+        replace(own, b"")
+    (tmp_path / "circle").symlink_to("circle")
+    with pytest.raises(InvalidRequest, match="cannot be written: Too many levels"):
+        replace(str(tmp_path / "circle"), b"")

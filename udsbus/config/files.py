@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
+import re
 import secrets
 import stat
 import sys
@@ -16,6 +18,10 @@ from ..patterns import check_writable
 from .formats import FORMATS, Format, UnreadableFile, format_of, read, unknown
 
 STDIN = "-"
+OPEN_FILES = re.compile(r"/proc/\d+(/task/\d+)?/fd")
+"""Where Linux has a process's descriptors, which look like links to what they are of."""
+LINKS = 40
+"""As many as the system follows, one after the other."""
 BELOW = "config/"
 """Where the keys of files are that nobody has given another."""
 
@@ -117,8 +123,18 @@ def key_of(path: str) -> str:
 def replace(path: str, content: bytes) -> None:
     """Let a file hold that: at any time somebody who reads it finds all of the old, or of the new.
 
-    A link stays one, and an existing file keeps its permissions. Raises InvalidRequest.
+    A link stays one, and an existing file keeps its permissions. The name of a descriptor
+    (/dev/stdout, /proc/self/fd/3) is no file: it is written to that, wherever it leads. Raises
+    InvalidRequest.
     """
+    try:
+        descriptor = _descriptor(path)
+        if descriptor is not None:
+            with open(os.dup(descriptor), "wb") as file:
+                file.write(content)
+            return
+    except OSError as error:
+        raise _cannot_write(path, error) from None
     path = os.path.realpath(path)
     try:
         status = os.stat(path)
@@ -126,7 +142,7 @@ def replace(path: str, content: bytes) -> None:
         status = None
     except OSError as error:
         raise _cannot_write(path, error) from None
-    if status is not None and not stat.S_ISREG(status.st_mode):  # /dev/stdout, a pipe
+    if status is not None and not stat.S_ISREG(status.st_mode):  # a pipe, say
         try:
             with open(path, "wb") as file:
                 file.write(content)
@@ -153,6 +169,26 @@ def replace(path: str, content: bytes) -> None:
             raise
     except OSError as error:
         raise _cannot_write(path, error) from None
+
+
+def _descriptor(path: str) -> int | None:
+    """The one of this process that a path is the name of, if it is. Raises OSError if that is not
+    open, or is our own."""
+    for _ in range(LINKS):
+        directory, name = os.path.split(path)
+        directory = os.path.realpath(directory)
+        if OPEN_FILES.fullmatch(directory) and re.fullmatch("[0-9]{1,9}", name):
+            descriptor = int(name)
+            if directory.split("/")[2] != str(os.getpid()):
+                return None
+            if descriptor > 2 and not os.get_inheritable(descriptor):  # a connection, say
+                raise OSError(errno.EBADF, os.strerror(errno.EBADF))
+            return descriptor
+        path = os.path.join(directory, name)
+        if not os.path.islink(path):
+            return None
+        path = os.path.join(directory, os.readlink(path))
+    return None  # a circle, as whoever opens it will be told
 
 
 def _cannot_write(path: str, error: OSError) -> InvalidRequest:

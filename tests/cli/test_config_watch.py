@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import os
+import shlex
 import signal
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -12,7 +15,7 @@ import pytest
 import udsbus
 
 from ..harness import wait_until
-from .support import Command, Running
+from .support import COMMAND, Command, Running
 
 
 @pytest.fixture
@@ -154,6 +157,55 @@ def test_one_that_is_broken_holds_up_what_was_saved_with_it(
         replace(other, "b = 1\n")
         assert {running.line(), running.line()} == {"+\tconfig/app\ta: 1", "+\tconfig/other\tb: 1"}
     assert client.entry("config/app").revision == client.entry("config/other").revision  # type: ignore[union-attr]
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="inotify")
+def test_one_that_is_being_written_is_left_alone(
+    command: Command, client: udsbus.Client, file: Path
+) -> None:
+    """Also if it was saved before, and is due because it was broken."""
+    other = file.with_name("other.toml")
+    other.write_text("b = 0\n")
+    with command.running("config", "push", "--watch", str(file), str(other)) as running:
+        assert [running.line(), running.line()] == [
+            "+\tconfig/app\ta: 1", "+\tconfig/other\tb: 0",
+        ]  # fmt: skip
+        replace(file, "a =")
+        running.told("is no TOML")
+        for number in (1, 2):
+            with file.open("w") as opened:
+                opened.write(f"a = {number + 1}\n")
+                opened.flush()
+                replace(other, f"b = {number}\n")
+                assert running.line() == f"~\tconfig/other\tb: {number - 1} → {number}"
+                assert client.get("config/app") == {"a": number}
+                opened.write("# the end\n")
+            assert running.line() == f"~\tconfig/app\ta: {number} → {number + 1}"
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="inotify")
+def test_there_is_no_room_for_another_watch(
+    command: Command, client: udsbus.Client, file: Path
+) -> None:
+    limit = "echo 0 > /proc/sys/user/max_inotify_instances"
+    enter = ["unshare", "-Ur", "sh", "-c"]
+    if subprocess.run([*enter, limit], capture_output=True).returncode:
+        pytest.skip("no user namespaces here")
+    push = shlex.join([*COMMAND, "config", "push", "--watch", str(file)])
+    running = Running([*enter, f"{limit}; exec {push}"], command.environ)
+    try:
+        assert running.line() == "+\tconfig/app\ta: 1"
+        assert running.line("stderr") == (
+            "udsbus: inotify has no room for another watch (Too many open files): the files are "
+            "looked at once a second"
+        )
+        for number in (1, 2, 3):
+            replace(file, f"a = {number + 1}\n")
+            assert running.line() == f"~\tconfig/app\ta: {number} → {number + 1}"
+        assert running.signal(signal.SIGTERM) == 0
+        assert running.rest("stderr") == ""
+    finally:
+        running.close()
 
 
 def test_quiet(command: Command, client: udsbus.Client, file: Path) -> None:

@@ -152,7 +152,7 @@ def _follow(pushed: list[Source], quiet: bool) -> int:
     try:
         signal.signal(signal.SIGTERM, signal.default_int_handler)
         client = client_that_tells(timeout(), "udsbus config push")
-        for told in Follower(client, pushed).follow():
+        for told in Follower(client, pushed, complain).follow():
             if told.changes or not told.failure:
                 _print_pushed(pushed, told.changes, quiet)
             if told.failure:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import TYPE_CHECKING, NamedTuple
 
 from ..errors import BrokerUnavailable, Error, MissingExtra, RequestTimeout, StorageFailed
@@ -32,11 +32,14 @@ class Follower:
     """Files that are pushed when they are saved.
 
     Those that were saved and could not be pushed stay due, and go with the next save: so what was
-    saved together is pushed together, and one that is broken holds up what was saved with it.
+    saved together is pushed together, and one that is broken holds up what was saved with it. One
+    that is just being written is left alone until it is closed, and holds up nothing.
     """
 
-    def __init__(self, client: Client, files: Sequence[Source]) -> None:
+    def __init__(self, client: Client, files: Sequence[Source], say: Callable[[str], None]) -> None:
+        """`say` tells people something."""
         self._client = client
+        self._say = say
         self._files = {file.path: file for file in files}
         self._due = set(self._files)
         self._fails = False
@@ -51,13 +54,13 @@ class Follower:
 
         Raises MissingExtra, and BrokerUnavailable if there is no broker at the beginning.
         """
-        for saved in saves(list(self._files)):
+        for saved, writing in saves(list(self._files), self._say):
             again = self._fails
             try:
                 self._due |= saved
                 saved |= self._lost()
                 self._due |= saved
-                if (saved or again) and (told := self._attempt()) is not None:
+                if (saved or again) and (told := self._attempt(writing)) is not None:
                     yield told
             except AGAIN as error:
                 if isinstance(error, BrokerUnavailable) and not self._has_begun:
@@ -72,16 +75,19 @@ class Follower:
                 yield Told([], f"{error}; nothing was pushed, and what was there stays")
             self._has_begun = True
 
-    def _attempt(self) -> Told | None:
-        """Push what is due. None: nobody needs to know."""
-        gone = [path for path in self._due if not os.path.exists(path)]
-        empty = [path for path in self._due if path not in gone and _is_empty(path)]
-        files = [file for path, file in self._files.items() if path in self._due]
+    def _attempt(self, writing: set[str]) -> Told | None:
+        """Push what is due, but for those that somebody is writing. None: nobody needs to know."""
+        due = self._due - writing
+        if not due:
+            return None
+        gone = [path for path in due if not os.path.exists(path)]
+        empty = [path for path in due if path not in gone and _is_empty(path)]
+        files = [file for path, file in self._files.items() if path in due]
         files = [file for file in files if file.path not in gone and file.path not in empty]
         changes = push(self._client, files)
         tells = bool(changes) or self._fails or not self._has_begun
         self._fails = False
-        self._due = set()
+        self._due -= due
         left = [f"{path} is gone" for path in sorted(gone)]
         left += [f"{path} is empty" for path in sorted(empty)]
         failure = f"{', '.join(left)}; what was there stays" if left else None

@@ -159,6 +159,34 @@ def test_one_that_is_broken_holds_up_what_was_saved_with_it(
     assert client.entry("config/app").revision == client.entry("config/other").revision  # type: ignore[union-attr]
 
 
+@pytest.mark.parametrize(
+    ("name", "text", "split"),
+    [
+        ("app.toml", "\n  # nothing\n", False), ("app.toml", "# nothing", True),
+        ("app.json", " \n", False), ("app.yaml", "--- # nothing\n\n...\n", True),
+        (".env", "\ufeff# A=1\n", False),
+    ],
+)  # fmt: skip
+def test_one_without_any_entry_is_empty(
+    command: Command, client: udsbus.Client, tmp_path: Path, name: str, text: str, split: bool
+) -> None:
+    file, other = tmp_path / name, tmp_path / "other.toml"
+    other.write_text("b = 1\n")
+    file.write_text({".json": '{"a": 1}', ".yaml": "a: 1"}.get(file.suffix, "a=1"))
+    args = ["--split"] if split else []
+    with command.running("config", "push", "--watch", *args, str(file), str(other)) as running:
+        assert [running.line()[:8], running.line()[:8]] == ["+\tconfig"] * 2
+        before = dict(client.items())
+        replace(file, text)
+        assert running.line("stderr") == f"udsbus: {file} is empty; what was there stays"
+        assert dict(client.items()) == before
+        if file.suffix in (".json", ".yaml"):
+            replace(file, "{}")
+            assert running.line().startswith("-\tconfig/app")
+            assert not dict(client.items("config/app/*"))
+            assert client.get("config/app") == (None if split else {})
+
+
 @pytest.mark.skipif(sys.platform != "linux", reason="inotify")
 def test_one_that_is_being_written_is_left_alone(
     command: Command, client: udsbus.Client, file: Path

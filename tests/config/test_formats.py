@@ -14,7 +14,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from udsbus.config.differences import same
-from udsbus.config.formats import FORMATS, UnreadableFile, format_of, read, written
+from udsbus.config.formats import FORMATS, UnreadableFile, format_of, is_blank, read, written
 from udsbus.errors import LimitExceeded, UnsupportedValue
 from udsbus.limits import VALUE_BYTES
 
@@ -232,3 +232,18 @@ def test_without_the_extra(module: str, form: str, writes: bool) -> None:
     )
     ran = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
     assert "pip install 'udsbus[config]' {'extra': 'config'}" in ran.stdout
+
+
+@pytest.mark.parametrize(
+    ("form", "text", "blank"),
+    [
+        ("toml", "", True), ("toml", "# a = 1\r\n\t#\n", True), ("toml", "[a]\n", False),
+        ("json", " \n\ufeff"[::-1], True), ("json", "{}", False), ("json", "# no comment", False),
+        ("yaml", "%YAML 1.1\n---\n# no\n...\n", True), ("yaml", "{}", False),
+        ("yaml", "--- {}", False), ("yaml", "---\n- a", False), ("yaml", "a:", False),
+        ("env", "# A=1\n\n", True), ("env", "A", False), ("toml", b"\xff", False),
+    ],
+)  # fmt: skip
+def test_what_is_blank(form: str, text: str | bytes, blank: bool) -> None:
+    data = text if isinstance(text, bytes) else text.encode()
+    assert is_blank(data, FORMATS[form]) is blank

@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 from ..errors import InvalidRequest
 from ..limits import VALUE_BYTES
 from ..patterns import check_writable
-from .formats import FORMATS, Format, UnreadableFile, format_of, read, unknown
+from .formats import FORMATS, BlankFile, Format, UnreadableFile, format_of, is_blank, read, unknown
 
 STDIN = "-"
 OPEN_FILES = re.compile(r"/proc/\d+(/task/\d+)?/fd")
@@ -40,9 +40,13 @@ class Source(NamedTuple):
         """Of all keys that are this file's."""
         return pattern_of(self.key, self.split)
 
-    def values(self) -> dict[str, Any]:
-        """Key → what it is to hold. Raises UnreadableFile, LimitExceeded and MissingExtra."""
-        content = read(self._bytes(), self.form, self.path)
+    def values(self, *, unless_blank: bool = False) -> dict[str, Any]:
+        """Key → what it is to hold. Raises UnreadableFile, LimitExceeded and MissingExtra;
+        `unless_blank`, BlankFile."""
+        data = self._bytes()
+        if unless_blank and is_blank(data, self.form):
+            raise BlankFile(f"{self.path} is empty")
+        content = read(data, self.form, self.path)
         if not self.split:
             return {self.key: content}
         values = {}

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterator, Sequence
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from ..errors import BrokerUnavailable, Error, MissingExtra, RequestTimeout, StorageFailed
 from .differences import KeyChange
 from .files import Source
+from .formats import BlankFile
 from .pushing import push
 from .saves import saves
 
@@ -80,16 +81,23 @@ class Follower:
         due = self._due - writing
         if not due:
             return None
-        gone = [path for path in due if not os.path.exists(path)]
-        empty = [path for path in due if path not in gone and _is_empty(path)]
-        files = [file for path, file in self._files.items() if path in due]
-        files = [file for file in files if file.path not in gone and file.path not in empty]
-        changes = push(self._client, files)
+        left, files = [], []
+        values: dict[str, Any] = {}
+        for file in self._files.values():
+            if file.path not in due:
+                continue
+            if not os.path.exists(file.path):
+                left.append(f"{file.path} is gone")
+                continue
+            try:
+                values |= file.values(unless_blank=True)
+                files.append(file)
+            except BlankFile as blank:
+                left.append(str(blank))
+        changes = push(self._client, files, values)
         tells = bool(changes) or self._fails or not self._has_begun
         self._fails = False
         self._due -= due
-        left = [f"{path} is gone" for path in sorted(gone)]
-        left += [f"{path} is empty" for path in sorted(empty)]
         failure = f"{', '.join(left)}; what was there stays" if left else None
         return Told(changes, failure) if tells or failure else None
 
@@ -101,11 +109,3 @@ class Follower:
         lost = {path for path, file in self._files.items() if not self._client.count(file.pattern)}
         self._started_over = started_over
         return lost
-
-
-def _is_empty(path: str) -> bool:
-    """As it is in the midst of a save: cut short, and not written yet."""
-    try:
-        return os.path.getsize(path) == 0
-    except OSError:
-        return False

@@ -7,6 +7,7 @@ or it is not written.
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -28,11 +29,19 @@ from .writing import (
 )
 
 ENV = ".env"
+WHITE = re.compile(r"\s*")
+NO_ENTRY = re.compile(r"\s*(#.*)?|(---|\.\.\.)(\s+(#.*)?)?|%.*")
+"""And what begins and ends a document."""
 
 
 class UnreadableFile(InvalidRequest):
     """A file that holds no configuration: it is not there, broken, or of an unknown format. The
     message names it, and line and column if the parser knows them."""
+
+
+class BlankFile(UnreadableFile):
+    """Of white space and comments only, as it is in the midst of a save: cut short, and not written
+    yet."""
 
 
 class Format(NamedTuple):
@@ -46,6 +55,8 @@ class Format(NamedTuple):
     """What it is about a part of a value, whatever is in it, that has no form; "": nothing."""
     comes_back: Callable[[Any], Any]
     """What is read after a value was written: itself, but from a .env."""
+    blank: re.Pattern[str] = re.compile(r"\s*(#.*)?")
+    """A line that says nothing."""
 
 
 def _itself(value: Any) -> Any:
@@ -54,8 +65,8 @@ def _itself(value: Any) -> Any:
 
 FORMATS: dict[str, Format] = {
     "toml": Format("TOML", (".toml",), read_toml, write_toml, toml_lacks, _itself),
-    "json": Format("JSON", (".json",), read_json, write_json, json_lacks, _itself),
-    "yaml": Format("YAML", (".yaml", ".yml"), read_yaml, write_yaml, yaml_lacks, _itself),
+    "json": Format("JSON", (".json",), read_json, write_json, json_lacks, _itself, WHITE),
+    "yaml": Format("YAML", (".yaml", ".yml"), read_yaml, write_yaml, yaml_lacks, _itself, NO_ENTRY),
     "env": Format("a .env", (ENV,), read_env, write_env, env_lacks, as_text),
 }
 """By what `--format` calls them."""
@@ -98,6 +109,15 @@ def read(data: bytes, form: Format, name: str) -> dict[Any, Any]:
         )
     check_sendable(value, name)
     return value
+
+
+def is_blank(data: bytes, form: Format) -> bool:
+    """Whether a file has no entry, and nothing that would say that this is meant."""
+    try:
+        lines = data.decode("utf-8-sig").splitlines()
+    except UnicodeDecodeError:
+        return False
+    return all(form.blank.fullmatch(line) for line in lines)
 
 
 def check_sendable(value: Any, name: str) -> None:

@@ -23,16 +23,19 @@ def compare(client: Client, files: Sequence[Source]) -> list[KeyChange]:
     return _changes(client, files, _values(files))
 
 
-def push(client: Client, files: Sequence[Source]) -> list[KeyChange]:
+def push(
+    client: Client, files: Sequence[Source], values: dict[str, Any] | None = None
+) -> list[KeyChange]:
     """Let the bus hold what the files do, in one transaction, and return what that has changed.
 
     What is there already is not written, so nobody is told of it. What is there and is no value,
-    `Undecodable`, is replaced like one. With `split`, keys right below
-    the file's that are no longer in it are deleted. Raises as `compare`; SchemaViolation and
-    LimitExceeded, naming the files, for what the bus refuses; and Conflict if others write the same
-    keys all the time. Then nothing is written.
+    `Undecodable`, is replaced like one. With `split`, keys right below the file's that are no
+    longer in it are deleted. `values`: what the files hold, if they have been read. Raises as
+    `compare`; SchemaViolation and LimitExceeded, naming the files, for what the bus refuses; and
+    Conflict if others write the same keys all the time. Then nothing is written.
     """
-    values = _values(files)
+    if values is None:
+        values = _values(files)
     for attempt in range(1, ATTEMPTS + 1):
         changes = _changes(client, files, values)
         if not changes:

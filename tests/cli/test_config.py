@@ -406,6 +406,8 @@ def test_rollback_to(kept: Command, file: Path) -> None:
     assert kept.lines(*roll, "--to", moment.isoformat()) == ["~\tconfig/app\ta: 1 → 2"]
     for to, said in (
         ("1h", "the bus did not exist at that time"),
+        ("999999d", "the bus did not exist at that time"),
+        (f"{10**100}d", "the bus did not exist at that time"),
         ("1", "revision 1 was before the bus began"),
         (str(10**17), "has not been yet"),
     ):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -151,6 +152,9 @@ class Age(NumberType):
 
     name = "age"
 
+    def __init__(self, below: float = 1e10) -> None:
+        self.below = below
+
     def convert(
         self, value: Any, param: click.Parameter | None, ctx: click.Context | None
     ) -> float:
@@ -161,7 +165,7 @@ class Age(NumberType):
             seconds = float(number) * unit
         except ValueError:
             seconds = -1.0
-        if not 0 <= seconds < 1e10:
+        if not 0 <= seconds < self.below:
             self.fail(f"{value!r} is no time like 90s, 15m, 12h or 7d", param, ctx)
         return seconds
 
@@ -180,7 +184,8 @@ class Moment(NumberType):
         if isinstance(value, float):
             return value
         if value[-1:] in UNITS:
-            return time() - Age().convert(value, param, ctx)
+            age = Age(math.inf).convert(value, param, ctx)
+            return max(0.0, time() - age)  # before 1970 there was no bus either, as will be said
         try:
             return datetime.fromisoformat(value).timestamp()
         except ValueError:

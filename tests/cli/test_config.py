@@ -302,6 +302,23 @@ def test_pull_is_the_reverse_of_push(
     assert os.listdir(tmp_path) == [name]
 
 
+def test_a_new_env_is_for_its_owner_alone(
+    command: Command, client: udsbus.Client, tmp_path: Path
+) -> None:
+    client.set("config/prod", {"PASSWORD": "x"})
+    for name, options in (("prod.env", []), ("secrets", ["--format", "env"])):
+        file = tmp_path / name
+        command.lines("config", "pull", "config/prod", str(file), *options)
+        assert stat.S_IMODE(file.stat().st_mode) == 0o600
+        file.chmod(0o640)
+        command.lines("config", "pull", "config/prod", str(file), *options)
+        assert stat.S_IMODE(file.stat().st_mode) == 0o640
+    command.lines("config", "pull", "config/prod", str(tmp_path / "prod.json"))
+    umask = os.umask(0)
+    os.umask(umask)
+    assert stat.S_IMODE((tmp_path / "prod.json").stat().st_mode) == 0o666 & ~umask
+
+
 def test_pull_to_stdout(command: Command, client: udsbus.Client) -> None:
     client.set("config/app", VALUE)
     assert json.loads(command("config", "pull", "config/app").out) == VALUE

@@ -247,3 +247,32 @@ def test_without_the_extra(module: str, form: str, writes: bool) -> None:
 def test_what_is_blank(form: str, text: str | bytes, blank: bool) -> None:
     data = text if isinstance(text, bytes) else text.encode()
     assert is_blank(data, FORMATS[form]) is blank
+
+
+@pytest.mark.parametrize(
+    ("form", "text", "said"),
+    [
+        ("toml", "a = 1\na = 2\n", "is no TOML: Cannot overwrite a value (at line 2, "),
+        ("json", '{"b": [{"a": 1, "é": 2, "é": 2}]}', 'is no JSON: the name "é" comes twice'),
+        ("json", '{"$map": [], "$map": []}', 'the name "$map" comes twice'),
+        ("yaml", "a: 1\nb:\n- c: 1\n  d: {}\n  'c': 1\n",
+         'app.yaml is no YAML: the name "c" comes twice (at line 5, column 3)'),
+        ("yaml", "1: a\n0x1: b", "the name 1 comes twice (at line 2, column 1)"),
+        ("yaml", "a: &x {b: 1, b: 2}\nc: *x", 'the name "b" comes twice (at line 1, column 14)'),
+        ("yaml", "? [1]\n: {a: 1, a: 2}", 'the name "a" comes twice'),
+    ],
+)  # fmt: skip
+def test_names_that_come_twice(form: str, text: str, said: str) -> None:
+    with pytest.raises(UnreadableFile) as raised:
+        reading(text, form)
+    assert said in str(raised.value)
+
+
+def test_what_is_merged_may_come_again() -> None:
+    text = "a: &a {x: 1, y: 1}\nb: &b {<<: *a, x: 2}\nc: {<<: [*a, *b], y: 3}\n1: i\n'1': t\n"
+    assert reading(text, "yaml") == {
+        "a": {"x": 1, "y": 1}, "b": {"x": 2, "y": 1}, "c": {"x": 1, "y": 3}, 1: "i", "1": "t",
+    }  # fmt: skip
+    assert reading("a: !!set {x, y}\n", "yaml") == {"a": {"x", "y"}}
+    with pytest.raises(UnreadableFile, match="an alias stands for"):
+        reading("a: &a\n  b: *a\n", "yaml")

@@ -202,8 +202,8 @@ def diff_command(files: tuple[str, ...], key: str | None, form: str | None, spli
 def pull_command(key: str, file: str, form: str | None, split: bool) -> int:
     """Write what KEY holds into FILE, or print it, as JSON if nothing else is asked for.
 
-    FILE is replaced at once, and keeps its permissions. What its format lacks is an error that
-    says where. Exit code 1 if there is no such key.
+    FILE is replaced at once, and keeps its permissions; a new .env is for its owner alone. What its
+    format lacks is an error that says where. Exit code 1 if there is no such key.
     """
     if form is None and file == STDIN:
         form = "json"
@@ -215,7 +215,7 @@ def pull_command(key: str, file: str, form: str | None, split: bool) -> int:
         complain(f"there is no key below {key!r}" if split else f"there is no key {key!r}")
         return ABSENT
     if file != STDIN:
-        replace(file, content)
+        replace(file, content, private=known is FORMATS["env"])  # it is where secrets are
     elif is_terminal(sys.stdout):
         write(shown(content.decode(), keep="\n\t"))
     else:

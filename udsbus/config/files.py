@@ -124,10 +124,11 @@ def key_of(path: str) -> str:
     return BELOW + name
 
 
-def replace(path: str, content: bytes) -> None:
+def replace(path: str, content: bytes, *, private: bool = False) -> None:
     """Let a file hold that: at any time somebody who reads it finds all of the old, or of the new.
 
-    A link stays one, and an existing file keeps its permissions. The name of a descriptor
+    A link stays one, and an existing file keeps its permissions. `private`: a new one is for its
+    owner alone. The name of a descriptor
     (/dev/stdout, /proc/self/fd/3) is no file: it is written to that, wherever it leads. Raises
     InvalidRequest.
     """
@@ -156,7 +157,9 @@ def replace(path: str, content: bytes) -> None:
     directory, name = os.path.split(path)
     temporary = os.path.join(directory, f".{name}.{secrets.token_hex(4)}")
     try:
-        descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o666)
+        descriptor = os.open(
+            temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600 if private else 0o666
+        )
         try:
             with open(descriptor, "wb") as file:
                 if status is not None:

@@ -10,7 +10,10 @@ from typing import Any
 
 from ..errors import MissingExtra
 from ..limits import VALUE_BYTES
-from ..wire.notation import NotationError, from_json
+from ..wire.notation import NotationError, from_json, to_json
+
+NO_NAMES = ("tag:yaml.org,2002:merge", "tag:yaml.org,2002:value")
+"""Of YAML: `<<` and `=`."""
 
 
 class Unreadable(ValueError):
@@ -35,7 +38,7 @@ def read_toml(text: str) -> Any:
 def read_json(text: str) -> Any:
     """With the tags of docs/command.md for what JSON lacks."""
     try:
-        return from_json(text)
+        return from_json(text, unique=True)
     except NotationError as error:
         raise Unreadable(str(error)) from None
 
@@ -47,7 +50,7 @@ def read_yaml(text: str) -> Any:
     except ImportError:
         raise missing("YAML", "PyYAML") from None
     try:
-        value = yaml.safe_load(text)
+        value = _load(text)
     except yaml.MarkedYAMLError as error:
         what = ", ".join(filter(None, (error.context, error.problem)))
         mark = error.problem_mark or error.context_mark
@@ -60,6 +63,48 @@ def read_yaml(text: str) -> Any:
         raise Unreadable(str(error)) from None
     _check_aliases(value)
     return {} if value is None else value
+
+
+def _load(text: str) -> Any:
+    """As `yaml.safe_load`, which of names that come twice takes the last."""
+    import yaml
+
+    loader = yaml.SafeLoader(text)
+    try:
+        node = loader.get_single_node()
+        if node is None:
+            return None
+        _check_names(loader, node)  # before it is made a value: what is merged (<<) may come again
+        return loader.construct_document(node)
+    finally:
+        loader.dispose()
+
+
+def _check_names(loader: Any, root: Any) -> None:
+    """Raise Unreadable for a name that comes twice in a map."""
+    import yaml
+
+    left, seen = [root], set()
+    while left:
+        node = left.pop()
+        if id(node) in seen:
+            continue
+        seen.add(id(node))
+        if isinstance(node, yaml.SequenceNode):
+            left += node.value
+        if not isinstance(node, yaml.MappingNode):
+            continue
+        names = set()
+        for key, item in node.value:
+            left += key, item
+            if not isinstance(key, yaml.ScalarNode) or key.tag in NO_NAMES:
+                continue
+            name = loader.construct_object(key)
+            if name in names:
+                mark = key.start_mark
+                where = f"(at line {mark.line + 1}, column {mark.column + 1})"
+                raise Unreadable(f"the name {to_json(name)} comes twice {where}")
+            names.add(name)
 
 
 def _check_aliases(value: Any) -> None:

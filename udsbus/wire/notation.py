@@ -84,10 +84,17 @@ def _dict_to_plain(value: dict[Any, Any]) -> Any:
 # --- in -------------------------------------------------------------------------------------
 
 
-def from_json(text: str) -> Any:
-    """The value that `text` stands for. Raises NotationError, NotJSON."""
+def from_json(text: str, *, unique: bool = False) -> Any:
+    """The value that `text` stands for. `unique`: a name must not come twice in a dict. Raises
+    NotationError, NotJSON."""
     try:
-        plain = json.loads(text, parse_constant=_no_constant, parse_float=_float, parse_int=_int)
+        plain = json.loads(
+            text,
+            parse_constant=_no_constant,
+            parse_float=_float,
+            parse_int=_int,
+            object_pairs_hook=_unique if unique else None,
+        )
     except json.JSONDecodeError as error:
         there = repr(text[error.pos : error.pos + 20]) if error.pos < len(text) else "the end"
         raise NotJSON(
@@ -126,6 +133,15 @@ def _untagged(tag: str, content: Any) -> Any:
         shown = json.dumps(content)
         shown = shown if len(shown) <= 40 else shown[:39] + "…"
         raise NotationError(f"{{{json.dumps(tag)}: {shown}}} is no {tag[1:]}: {error}") from None
+
+
+def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    found: dict[str, Any] = {}
+    for name, item in pairs:
+        if name in found:
+            raise NotationError(f"the name {to_json(name)} comes twice")
+        found[name] = item
+    return found
 
 
 def _no_constant(name: str) -> NoReturn:

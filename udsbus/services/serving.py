@@ -120,10 +120,10 @@ class Served:
         self._watch.close()
         with contextlib.suppress(ValueError):
             self._client._served.remove(self)
-        if not self.runs_here():  # which would wait for itself
+        if not self._runs_here():  # which would wait for itself
             self.ended.wait(max(grace, COMING_SECONDS) + STOP_SECONDS)
 
-    def runs_here(self) -> bool:
+    def _runs_here(self) -> bool:
         """Whether this thread carries out a call of it."""
         return self._worker.runs_here()
 
@@ -207,7 +207,7 @@ def serve_until_told(
 
 def stop_all(served: Sequence[Served], grace: float) -> None:
     """All at once: each may take that long, but for the one that this thread carries out."""
-    if len(served) == 1 or any(each.runs_here() for each in served):
+    if len(served) == 1 or any(each._runs_here() for each in served):
         for each in list(served):
             each.stop(grace)
         return

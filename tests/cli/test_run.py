@@ -272,6 +272,16 @@ def test_a_restart_with_what_is_there_then(command: Command, client: udsbus.Clie
         assert running.rest("stderr") == ""
 
 
+def test_a_person_is_told_what_is_done(command: Command, client: udsbus.Client) -> None:
+    """On a terminal; else it would stand between what the command itself says."""
+    with command.terminal(*WATCH, "--", "sh", "-c", SHOW) as running:
+        running.expect(r"no key matches c/\* yet")
+        running.expect("started none")
+        client.set("c/v", 1)
+        running.expect("c/v has changed: restart")
+        running.expect("started 1")
+
+
 def test_changes_one_after_the_other_are_one(command: Command, client: udsbus.Client) -> None:
     run = ("run", "--watch", "c/*", "--env", "--debounce", "1", "--", "sh", "-c", SHOW)
     with command.running(*run) as running:

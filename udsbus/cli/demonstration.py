@@ -184,7 +184,7 @@ def _measure(narrator: Narrator, client: Client) -> None:
     ):
         times = sorted(_microseconds(request) for _ in range(REQUESTS))
         narrator.say(
-            f"{name}: p50 {times[REQUESTS // 2]:.0f} µs, p99 {times[REQUESTS * 99 // 100]:.0f} µs"
+            f"{name}: p50 {times[REQUESTS // 2]:.3g} µs, p99 {times[REQUESTS * 99 // 100]:.3g} µs"
         )
 
 

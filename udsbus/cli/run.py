@@ -6,6 +6,7 @@ import logging
 import re
 import shlex
 import signal
+import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -13,7 +14,7 @@ import click
 
 from .options import COUNT, Command, Name, Seconds, Text, address, socket_option
 from .outcomes import REFUSED
-from .output import complain, shown
+from .output import complain, is_terminal, shown
 
 if TYPE_CHECKING:
     from ..running.plan import Plan, Reaction
@@ -203,10 +204,16 @@ def _run(plan: Plan) -> int:
     log.propagate = False
     log.setLevel(logging.WARNING)
     try:
-        return Supervisor(plan, following, client.address, to_json, complain).run()
+        person = is_terminal(sys.stderr)  # in a log it would stand between the command's own lines
+        tell = complain if person else _nothing
+        return Supervisor(plan, following, client.address, to_json, complain, tell).run()
     finally:
         log.setLevel(logging.CRITICAL)
         following.close()
+
+
+def _nothing(message: str) -> None:
+    pass
 
 
 class _Complaints(logging.Handler):

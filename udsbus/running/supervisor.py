@@ -40,6 +40,7 @@ TICK_SECONDS = 0.05
 KILL_SECONDS = 5.0
 """How long a process may take to be gone after SIGKILL: one that waits for a disk takes long."""
 STAYS_DOWN = "it stays down, and the others stay as they are, until something changes again"
+KEYS_TOLD = 3
 CHANGED_BYTES = 64 * 1024
 """What a hook finds in UDSBUS_CHANGED; all of it is on its stdin."""
 
@@ -73,12 +74,15 @@ class Supervisor:
         address: str,
         to_json: Callable[[Any], str],
         say: Say,
+        tell: Say = lambda message: None,
     ) -> None:
+        """`say` tells what goes wrong, `tell` what is done, to whoever wants to know that."""
         self._plan = plan
         self._following = following
         self._address = address
         self._to_json = to_json
         self._say = say
+        self._tell = tell
         self._awake, self._wakes = os.pipe()
         os.set_blocking(self._wakes, False)
         self._rung = False
@@ -101,6 +105,8 @@ class Supervisor:
         prepared = prepare(self._plan, self._following.watched, self._to_json)
         for file, content in prepared.files:
             put(file, content)
+        if not self._acted:
+            self._tell(f"no key matches {' or '.join(self._plan.patterns)} yet")
         adopt_orphans()
         with self._signals():
             self._following.ring(self._ring)
@@ -209,6 +215,7 @@ class Supervisor:
             return
         self._acted = state
         reaction = self._plan.reaction
+        self._tell(f"{_told_of(changes)}: {reaction.kind}")
         if reaction.kind == "restart":
             self._roll(prepared)
         elif reaction.kind == "signal":
@@ -313,6 +320,13 @@ class Supervisor:
         for copy in self._copies:
             copy.must_run = False
         self._stop(self._all())
+
+
+def _told_of(changes: Sequence[Difference]) -> str:
+    few = ", ".join(change.key for change in changes[:KEYS_TOLD])
+    if len(changes) > KEYS_TOLD:
+        return f"{few} and {len(changes) - KEYS_TOLD} more have changed"
+    return f"{few} {'has' if len(changes) == 1 else 'have'} changed"
 
 
 def _keys(changes: Sequence[Difference]) -> bytes:

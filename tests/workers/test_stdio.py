@@ -227,6 +227,7 @@ def test_a_time_out_gets_no_late_answer(client: Client, start: StartPool) -> Non
     wait_until(lambda: is_gone(program), "it to be gone, with what has started it", PATIENCE)
     another(client, pool, pid)
     assert client.call("tasks/echo", "mine") == "mine"
+    assert [each["restarts"] for each in pool.status(client, "tasks")] == [0], "it has not crashed"
 
 
 @pytest.mark.parametrize(

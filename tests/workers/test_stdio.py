@@ -227,6 +227,7 @@ def test_a_time_out_gets_no_late_answer(client: Client, start: StartPool) -> Non
     wait_until(lambda: is_gone(program), "it to be gone, with what has started it", PATIENCE)
     another(client, pool, pid)
     assert client.call("tasks/echo", "mine") == "mine"
+    assert [each["restarts"] for each in pool.status(client, "tasks")] == [0], "it has not crashed"
 
 
 @pytest.mark.parametrize(
@@ -303,7 +304,7 @@ def test_one_that_closes_its_end_and_lives_on(
     client.call("tasks/answer and close", descriptor)
     assert worker.ended() == ENDED, "though nobody asks it"
     worker.told(f"has closed its {name}, and is killed")
-    assert is_gone(program)
+    wait_until(lambda: is_gone(program), "the program to be gone", PATIENCE)
 
 
 @pytest.mark.parametrize(("descriptor", "name"), [(0, "stdin"), (1, "stdout")])
@@ -428,13 +429,19 @@ def test_it_may_save_what_it_has(client: Client, lone: StartLone, tmp_path: Path
     worker.told(" bytes more")
 
 
-def test_it_has_no_longer_than_the_grace(client: Client, lone: StartLone, tmp_path: Path) -> None:
+def test_it_has_what_is_left_of_the_grace(client: Client, lone: StartLone, tmp_path: Path) -> None:
     saved = tmp_path / "saved"
-    worker = lone(*PROGRAM, str(saved), "60", grace=0.5)
+    worker = lone(*PROGRAM, str(saved), "1.5", grace=2.0)
     program = client.call("tasks/pid")
+    found: list[str] = []
+    calling = threading.Thread(target=lambda: found.append(client.call("tasks/begin", 1.5)))
+    calling.start()
+    worker.told("begun")
     assert worker.end() == 0
+    calling.join(PATIENCE)
+    assert found == ["slept"]
     worker.told("it has not ended within the grace, and is killed")
-    assert is_gone(program)
+    wait_until(lambda: is_gone(program), "the program to be gone", PATIENCE)
     assert not saved.exists()
 
 
@@ -461,7 +468,7 @@ def test_what_a_killed_pool_leaves_ends(client: Client, start: StartPool, tmp_pa
     program = client.call("tasks/pid")
     pool.process.kill()  # so nobody reads what the worker says of that
     wait_until(lambda: is_gone(pid) and not processes_of(pid), "all to end", PATIENCE)
-    assert is_gone(program)
+    wait_until(lambda: is_gone(program), "the program to be gone", PATIENCE)
     assert saved.exists()
 
 

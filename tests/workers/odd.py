@@ -5,6 +5,7 @@ from __future__ import annotations
 import atexit
 import contextlib
 import os
+import subprocess
 import sys
 import threading
 import time
@@ -30,6 +31,9 @@ class Odd:
     def grow_later(self) -> int:
         threading.Timer(0.3, lambda: KEPT.append(b"x" * 200_000_000)).start()
         return os.getpid()
+
+    def spawn(self) -> int:
+        return subprocess.Popen(["sleep", "600"]).pid
 
     def print_much(self) -> int:
         for _ in range(40):

@@ -147,6 +147,16 @@ def test_without_a_broker_workers_wait_for_one(tmp_path: Path) -> None:
         assert pool.end() == 0
 
 
+def test_what_the_workers_of_a_killed_pool_have_started_ends_too(
+    client: Client, start: StartPool
+) -> None:
+    pool = start(APP, ODD="")
+    pool.ready(client, name="odd")
+    child = client.call("odd/spawn")
+    pool.process.kill()
+    wait_until(lambda: is_gone(child), "it to be killed", PATIENCE)
+
+
 def test_memory_counts_while_nobody_calls(client: Client, start: StartPool) -> None:
     pool = start(APP, "--max-memory", 120, ODD="")
     pool.ready(client, name="odd")

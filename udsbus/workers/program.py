@@ -7,6 +7,7 @@ worker ends too.
 
 from __future__ import annotations
 
+import atexit
 import contextlib
 import importlib
 import json
@@ -142,6 +143,7 @@ def main() -> int:
     logging.basicConfig(format="%(levelname)s %(name)s: %(message)s")
     configuration = Configuration(**json.loads(sys.argv[1]))
     control = socket.socket(fileno=configuration.control)
+    atexit.register(_end_group, control)  # what is registered first comes last
     threading.Thread(target=_end_with_pool, args=(control,), daemon=True).start()
     beats = Beats(configuration.beats)
     try:
@@ -246,9 +248,14 @@ def _leave(control: socket.socket, code: int) -> NoReturn:
     for stream in (sys.stdout, sys.stderr):
         with contextlib.suppress(OSError):  # of a dead pool, nobody reads it
             stream.flush()
+    _end_group(control)
+    os._exit(code)
+
+
+def _end_group(control: socket.socket) -> None:
+    """If the pool is dead: all that this process has started, and itself."""
     if _is_closed(control) and os.getpgrp() == os.getpid():
         os.killpg(0, signal.SIGKILL)
-    os._exit(code)
 
 
 def _is_closed(control: socket.socket) -> bool:

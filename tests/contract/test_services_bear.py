@@ -183,6 +183,7 @@ async def test_a_call_that_is_given_up_before_it_begins_leaves_its_place(
             await other.call("mixed/waits", 0.001, timeout=1e-5)
     await all_free(client, "mixed", 1)
     assert await other.call("mixed/here") == "here"
+    await other.ping()  # for a goodbye it needs a connection again
 
 
 async def test_places_that_are_lost_come_back_though_a_call_is_in_hand(
@@ -248,6 +249,7 @@ async def test_a_time_out_is_also_for_finding_out_who_serves(connect: Connect, b
             assert time.monotonic() < began + caller.timeout / 2
         finally:
             os.kill(bus.pid, signal.SIGCONT)
+        await caller.ping()  # for a goodbye it needs a connection again
 
 
 async def test_exceptions_keep_what_they_hold(client: AsyncClient, other: AsyncClient) -> None:

@@ -189,6 +189,9 @@ async def _work_async(address: str, retry: str = "0") -> None:
         async def pid(self) -> int:
             return os.getpid()
 
+        def echo(self, value: object) -> object:
+            return value
+
         async def large(self, size: int, begun: str) -> bytes:
             os.close(os.open(begun, os.O_CREAT))
             await anyio.sleep(0.2)

@@ -127,9 +127,12 @@ def test_sigterm_lets_it_finish(client: Client, start: Start, tmp_path: Path) ->
         client.call("work/pid")
 
 
-def test_no_call_is_dropped_when_workers_come_and_go(client: Client, start: Start) -> None:
+@pytest.mark.parametrize("program", ["work", "work_async"])
+def test_no_call_is_dropped_when_workers_come_and_go(
+    client: Client, start: Start, program: str
+) -> None:
     """Each worker is told to end while calls go on, and another is started before."""
-    start("work")
+    start(program)
     stop = threading.Event()
     failed: list[Exception] = []
     done = [0, 0, 0]
@@ -146,9 +149,9 @@ def test_no_call_is_dropped_when_workers_come_and_go(client: Client, start: Star
     threads = [threading.Thread(target=call, args=(number,)) for number in range(3)]
     for thread in threads:
         thread.start()
-    before = start("work")
+    before = start(program)
     for _ in range(5):
-        other = start("work")
+        other = start(program)
         before.terminate()
         assert before.wait(PATIENCE) == 0
         before = other

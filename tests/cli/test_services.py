@@ -68,6 +68,9 @@ def test_arguments_by_name(calc: Command) -> None:
         code, out, err = calc("call", "calc/add", "2", "--with", wrong)
         assert (code, out) == (2, "")
         assert "--with needs NAME=VALUE" in err
+    code, out, err = calc("call", "calc/add", "2", "--with", "b=3", "--with", "b=4")
+    assert (code, out) == (2, "")
+    assert "--with 'b' is given twice" in err
 
 
 def test_negative_numbers(calc: Command) -> None:

@@ -73,6 +73,8 @@ def call_command(
         key, equals, text = each.partition("=")
         if not equals or not key.isidentifier():
             raise click.UsageError(f"--with needs NAME=VALUE, not {each!r}")
+        if key in kwargs:
+            raise click.UsageError(f"--with {key!r} is given twice")
         kwargs[key] = read_value(text, as_json=as_json, raw=raw)
     show = write_raw if print_raw else _write_json
     from ..client.sync import Client

@@ -26,6 +26,8 @@ IDLE_SECONDS = 0.1
 """A byte that is missing for so long while no call comes was lost with whoever took it."""
 BUSY_SECONDS = 1.0
 """The same while others come."""
+SELDOM_SECONDS = 3 * IDLE_SECONDS
+"""What was missing before a pause as long as this says nothing: a call may have come and gone."""
 MAKING = ".new"
 """At the end of the name of a pipe that nobody has open yet."""
 
@@ -84,23 +86,31 @@ class Slots:
 
 
 class Missing:
-    """Finds out which bytes are lost: those that are missing for some time whenever one looks. A
-    byte too many does no harm for long: no more are put in than there is room for."""
+    """Finds out which bytes are lost: those that are missing for some time whenever one looks,
+    also right after a call has come, and one must look often. A byte too many does no harm for
+    long: no more are put in than there is room for."""
 
     def __init__(self) -> None:
         self._since: float | None = None
         """When some were missing first."""
+        self._looked = 0.0
         self._least = 0
         """How many were at least, since then."""
         self._begun = 0
+
+    @property
+    def suspects(self) -> bool:
+        """Whether some were missing when one looked last."""
+        return self._since is not None
 
     def look(self, missing: int, begun: int, now: float) -> int:
         """So many are missing now, and so many calls have ever begun. Returns how many are lost."""
         if missing <= 0:
             self._since = None
             return 0
-        if self._since is None:
+        if self._since is None or now - self._looked > SELDOM_SECONDS:
             self._since, self._least, self._begun = now, missing, begun
+        self._looked = now
         self._least = min(self._least, missing)
         # Where calls come and go, some byte is nearly always on its way.
         if now - self._since < (IDLE_SECONDS if begun == self._begun else BUSY_SECONDS):

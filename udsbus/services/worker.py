@@ -189,11 +189,14 @@ class Worker:
         if self._leaving:
             return False
         with self._counting:
-            missing = self._size - self._in_hand - self._slots.free()
-            lost = self._missing.look(missing, self._begun, monotonic())
+            lost = self._look_for_missing()
             if lost:
                 self._slots.give(lost, self._in_hand)
-        return missing > 0
+            return self._missing.suspects or lost > 0
+
+    def _look_for_missing(self) -> int:
+        missing = self._size - self._in_hand - self._slots.free()
+        return self._missing.look(missing, self._begun, monotonic())
 
     def _show(self) -> None:
         """Show that it lives, and since when the oldest call has been in hand."""
@@ -267,6 +270,8 @@ class Worker:
                     self._coming -= 1
                 self._in_hand += 1
                 self._begun += 1
+                if self._missing.suspects:
+                    self._look_for_missing()
             if self._threads is None:
                 self._finish(caller, self._carry_out(caller, call))
             else:

@@ -187,14 +187,17 @@ class AsyncWorker:
         """Show that it lives, and put bytes back that somebody has taken for nothing."""
         while not self._leaving:
             self._show()
-            missing = self._size - len(self._in_hand) - self._slots.free()
-            lost = self._missing.look(missing, self._begun, monotonic())
+            lost = self._look_for_missing()
             if lost:
                 self._slots.give(lost, len(self._in_hand))
-            await anyio.sleep(IDLE_SECONDS / 2 if missing > 0 else BEAT_SECONDS)
+            await anyio.sleep(IDLE_SECONDS / 2 if self._missing.suspects else BEAT_SECONDS)
         while True:
             self._show()
             await anyio.sleep(BEAT_SECONDS)
+
+    def _look_for_missing(self) -> int:
+        missing = self._size - len(self._in_hand) - self._slots.free()
+        return self._missing.look(missing, self._begun, monotonic())
 
     # --- called by the connections ------------------------------------------------------------
 
@@ -217,6 +220,8 @@ class AsyncWorker:
     def _begin(self, caller: AsyncCaller, call: Called) -> None:
         self._begun += 1
         self._in_hand[self._begun] = InHand(monotonic())
+        if self._missing.suspects:
+            self._look_for_missing()
         self._show()
         caller.give(call, self._begun)
 

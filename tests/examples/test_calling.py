@@ -30,8 +30,8 @@ def test_it_goes_as_the_page_tells() -> None:
     assert first not in later
     # What is logged goes another way, and says how they have ended.
     assert f"server: worker {first} has died (-9)" in done.stderr
-    for worker in later:
-        assert f"server: worker {worker} has ended (0)" in done.stderr
+    for worker in later:  # the one that has just begun may be told to before it waits for that
+        assert re.search(rf"server: worker {worker} has ended \((0|-15)\)", done.stderr)
     assert "asked for '6 * 7'" in done.stderr
 
 

@@ -14,6 +14,7 @@ import sys
 import termios
 import threading
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -271,21 +272,48 @@ def _unread(sock: socket.socket) -> int:
     return count[0]
 
 
+FILES = 30
+"""That a worker may have open."""
+
+
+@contextlib.contextmanager
+def crowded(client: Client, process: subprocess.Popen[str], first: bytes = b"") -> Iterator[Any]:
+    """More connections to a worker than it can have; yields the first, over which `first` was sent
+    and received."""
+    resource.prlimit(process.pid, resource.RLIMIT_NOFILE, (FILES, FILES))
+    client.call("work/pid")
+    (worker,) = client._calls._services["work"].workers
+    with contextlib.ExitStack() as stack:
+        connected = [stack.enter_context(socket.socket(socket.AF_UNIX)) for _ in range(40)]
+        for sock in connected:
+            sock.settimeout(PATIENCE)
+            sock.connect(worker.path + ".sock")
+            if first and sock is connected[0]:
+                sock.send(first)
+                wait_until(lambda: _unread(connected[0]) == 0, "it to be received")
+        yield connected[0]
+
+
 @pytest.mark.parametrize("program", ["work", "work_async"])
 def test_a_worker_without_room_for_files_makes_some(
     client: Client, start: Start, program: str
 ) -> None:
     process = start(program)
-    resource.prlimit(process.pid, resource.RLIMIT_NOFILE, (30, 30))
-    client.call("work/pid")
-    (worker,) = client._calls._services["work"].workers
-    with contextlib.ExitStack() as stack:
-        for _ in range(40):
-            idle = stack.enter_context(socket.socket(socket.AF_UNIX))
-            idle.connect(worker.path + ".sock")
+    with crowded(client, process):
         with Client(client.address, timeout=PATIENCE) as other:
             assert other.call("work/pid") == process.pid
         assert client.call("work/pid") == process.pid
+
+
+@pytest.mark.parametrize("program", ["work", "work_async"])
+def test_no_more_room_is_made_than_somebody_waits_for(
+    client: Client, start: Start, program: str
+) -> None:
+    """A process that can open no more files is not told whether anybody wants to connect."""
+    process = start(program)
+    with crowded(client, process):
+        assert client.call("work/pid") == process.pid
+        assert len(os.listdir(f"/proc/{process.pid}/fd")) == FILES
 
 
 @pytest.mark.parametrize("program", ["work", "work_async"])
@@ -293,19 +321,8 @@ def test_to_make_room_no_connection_is_closed_with_a_part_of_a_call(
     client: Client, start: Start, program: str
 ) -> None:
     process = start(program)
-    resource.prlimit(process.pid, resource.RLIMIT_NOFILE, (30, 30))
-    client.call("work/pid")
-    (worker,) = client._calls._services["work"].workers
     frame = call_frame(1, "pid", encode([[], {}]), PATIENCE)
-    with contextlib.ExitStack() as stack:
-        slow = stack.enter_context(socket.socket(socket.AF_UNIX))
-        slow.settimeout(PATIENCE)
-        slow.connect(worker.path + ".sock")
-        slow.send(frame[:5])
-        wait_until(lambda: _unread(slow) == 0, "it to be received")
-        for _ in range(40):
-            idle = stack.enter_context(socket.socket(socket.AF_UNIX))
-            idle.connect(worker.path + ".sock")
+    with crowded(client, process, frame[:5]) as slow:
         with Client(client.address, timeout=PATIENCE) as other:
             assert other.call("work/pid") == process.pid
         slow.send(frame[5:])

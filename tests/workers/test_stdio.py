@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import math
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -30,6 +31,7 @@ from udsbus.workers.program import ENDED, RENEW
 
 from .conftest import PATIENCE, Pool, StartPool
 from .lone import Lone, processes_of
+from .test_pools import run
 
 PROGRAM = (sys.executable, "-m", "tests.workers.asked")
 MSGPACK = """
@@ -50,6 +52,21 @@ for request in unpacker:
         sys.stdout.buffer.write(answer + stray)
     sys.stdout.buffer.flush()
 """
+PRINTING = """
+import os, threading, udsbus
+def chatter():
+    while True:
+        print("chatter", flush=True)
+threading.Thread(target=chatter, daemon=True).start()
+class Tasks:
+    def do(self, number):
+        assert "UDSBUS_REQUESTS" not in os.environ, "it is not for what this starts"
+        os.write(1, b'asked: {"id": 1, "result": "wrong"}\\n')
+        return "done"
+udsbus.serve_stdio(Tasks())
+print("the end")
+"""
+WORKERS_PAGE = (Path(__file__).parents[2] / "docs" / "workers.md").read_text()
 IN_MSGPACK = (sys.executable, "-c", MSGPACK)
 
 StartLone = Callable[..., Lone]
@@ -567,3 +584,32 @@ def test_other_languages(client: Client, lone: StartLone, command: tuple[str, ..
         assert client.call("tasks/echo", value) == [value]
     assert worker.end() == 0
     assert worker.log.read_text() == ""
+
+
+# --- private pipes --------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("language", ["sh", "python"])
+def test_what_prints_before_during_and_after_answers_over_private_pipes(
+    client: Client, start: StartPool, tmp_path: Path, language: str
+) -> None:
+    """Nothing that is printed can be taken for an answer."""
+    if language == "sh":
+        (script,) = re.findall(r"```sh\n(# tasks\.sh.*?)```", WORKERS_PAGE, re.S)
+        program = tmp_path / "tasks.sh"
+        program.write_text(script + "echo the end\n")
+        command: tuple[str, ...] = ("sh", str(program))
+    else:
+        command = (sys.executable, "-c", PRINTING)
+    pool = start("--service", "tasks", "--stdio", "--private", "--", *command)
+    (pid,) = pool.ready(client, name="tasks")
+    for _ in range(20):
+        assert client.call("tasks/do", 1) == "done"
+    assert pool.ready(client, name="tasks") == [pid], "it goes on"
+    pool.told("asked: ")
+    assert pool.end() == 0
+    pool.told("the end")
+
+
+def test_without_a_program_there_are_no_private_pipes(broker: BrokerProcess) -> None:
+    assert run(broker, "tests.workers.apps:app", "--private").returncode == 2

@@ -139,6 +139,11 @@ def worker_command(ctx: click.Context) -> int | None:
 )
 @click.option("--stdio", is_flag=True, help="Ask COMMAND over its stdin; it answers on stdout.")
 @click.option(
+    "--private",
+    is_flag=True,
+    help="Ask COMMAND over $UDSBUS_REQUESTS and $UDSBUS_ANSWERS instead, so it may print.",
+)
+@click.option(
     "--format",
     "form",
     type=click.Choice(["json", "msgpack"]),
@@ -158,7 +163,9 @@ def run_command(app: tuple[str, ...], processes: int, name: str | None, stdio: b
     workers print comes to stderr, with the name and the pid of each.
 
     With --stdio: COMMAND is asked in lines like {"id": 1, "method": "add", "args": [2, 3],
-    "kwargs": {}} and answers with {"id": 1, "result": 5} or {"id": 1, "error": "why"}.
+    "kwargs": {}} and answers with {"id": 1, "result": 5} or {"id": 1, "error": "why"}. With
+    --private too it opens the files that $UDSBUS_REQUESTS and $UDSBUS_ANSWERS name for that, and
+    what it prints is log.
     """
     if not app or (len(app) > 1 and not stdio):
         raise click.UsageError("it needs one MODULE:NAME, or --stdio and a COMMAND")
@@ -171,6 +178,8 @@ def run_command(app: tuple[str, ...], processes: int, name: str | None, stdio: b
         raise click.UsageError(
             "a program with --stdio is asked one thing at a time; use --processes"
         )
+    if options["private"] and not stdio:
+        raise click.UsageError("--private is for a COMMAND with --stdio")
     if stdio and service is None:
         raise click.UsageError("--stdio needs --service, the name by which it is called")
     from ..workers.pool import Pool, Rules

@@ -69,14 +69,9 @@ class Caller:
                 self.send(again_frame(message[1]))
 
     @property
-    def partial(self) -> bool:
-        """A part of a call has come."""
-        return self._decoder.partial
-
-    @property
     def idle(self) -> bool:
         """Nothing is under way that was read already."""
-        return not self.busy and not self.partial
+        return not self.busy and not self._decoder.partial
 
     def given_up(self) -> bool:
         """Whether the other side has closed the connection; for the thread that serves it."""

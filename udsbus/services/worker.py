@@ -401,9 +401,6 @@ class Worker:
         if self._callers.pop(caller.fd, None) is not None and not caller.closed:
             with contextlib.suppress(OSError, KeyError):
                 self._hub.remove(caller.fd)
-            if caller.partial:  # a byte was taken for what will not come any more
-                with self._counting:
-                    self._slots.give(1, self._in_hand)
         caller.close()
 
     def _close(self) -> None:

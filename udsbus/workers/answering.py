@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import traceback
@@ -12,6 +13,7 @@ import msgpack
 
 from ..errors import Error
 from ..services.offered import Offered
+from .stdio import ANSWERS, REQUESTS
 
 READ_BYTES = 256 * 1024
 """At once, of what has come."""
@@ -24,20 +26,30 @@ def serve_stdio(target: Any, *, format: Literal["json", "msgpack"] = "json") -> 
         udsbus.serve_stdio(Calc())       # an object, a class, or a function
 
     Answers go to a descriptor of their own: what the program prints comes to stderr, and cannot be
-    taken for an answer; and what reads stdin finds nothing.
+    taken for an answer; and what reads stdin finds nothing. With `--private` they do so anyway.
     """
     offered = Offered("stdio", target)
-    requests, answers = os.dup(0), os.dup(1)
-    nothing = os.open(os.devnull, os.O_RDONLY)
-    os.dup2(nothing, 0)
-    os.close(nothing)
-    os.dup2(2, 1)
+    requests, answers = _private()
     pack, read = (_in_json, _lines) if format == "json" else (msgpack.packb, _maps)
     for request in read(requests):
         try:
             _write(answers, _packed(pack, _answer(offered, request)))
         except BrokenPipeError:  # as at the end of stdin
             return
+
+
+def _private() -> tuple[int, int]:
+    """Where requests come from and answers go to, which nothing else does."""
+    with contextlib.suppress(KeyError):
+        # Not for what the program starts.
+        given = os.environ.pop(REQUESTS), os.environ.pop(ANSWERS)
+        return os.open(given[0], os.O_RDONLY), os.open(given[1], os.O_WRONLY)
+    requests, answers = os.dup(0), os.dup(1)
+    nothing = os.open(os.devnull, os.O_RDONLY)
+    os.dup2(nothing, 0)
+    os.close(nothing)
+    os.dup2(2, 1)
+    return requests, answers
 
 
 def _lines(descriptor: int) -> Iterator[Any]:

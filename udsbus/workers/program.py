@@ -77,6 +77,8 @@ class Configuration:
     max_calls: int | None
     max_bytes: int | None
     grace: float
+    private: bool = False
+    """The command is asked over pipes of its own, and not over its stdin."""
     control: int = -1
     """The descriptor of the socket to the pool."""
     beats: int = -1
@@ -236,7 +238,9 @@ def _declared(
     from .stdio import Program
 
     renew, ended = partial(_leave, control, RENEW), partial(_leave, control, ENDED)
-    program = Program(configuration.command, configuration.format, renew, ended)
+    program = Program(
+        configuration.command, configuration.format, renew, ended, configuration.private
+    )
     assert configuration.service is not None
     declared = Declared(configuration.service, program.offered(), configuration.retry, 1)
     return [declared], program

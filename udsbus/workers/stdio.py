@@ -4,7 +4,8 @@
     {"id": 1, "result": 5}                or   {"id": 1, "error": "why not"}
 
 One line of JSON each, or with `msgpack` the same maps, back to back (forms.py). One request at a
-time. What the program writes to stderr is its log.
+time. What the program writes to stderr is its log. A program that may print anything is asked over
+pipes of its own instead, and what it prints to stdout is log too.
 
 A worker has one program, and they end together. When the program ends, or closes its stdin or
 stdout, the worker ends as one that has crashed. When what the program says next could be the answer
@@ -47,6 +48,10 @@ KEPT_BYTES = 64 * 1024
 """Of what it prints while it ends."""
 
 
+REQUESTS, ANSWERS = "UDSBUS_REQUESTS", "UDSBUS_ANSWERS"
+"""Variables with the names by which a program opens its private pipes."""
+
+
 class _Ended(Exception):
     """The program has; or as good as: how."""
 
@@ -60,9 +65,11 @@ class Program:
         form: str,
         renew: Callable[[], NoReturn],
         ended: Callable[[], NoReturn],
+        private: bool = False,
     ) -> None:
         """`renew` ends this worker so that another takes its place, `ended` as one that has
-        crashed. Raises InvalidRequest when there is no such program."""
+        crashed. `private`: what it prints is its log, and it is asked over pipes that two variables
+        name. Raises InvalidRequest when there is no such program."""
         self._command = command[0]
         self._form = FORMS[form]()
         self._renew, self._ended = renew, ended
@@ -72,19 +79,27 @@ class Program:
         self._calling = False
         self._in_hand = threading.Lock()
         """Held while a call is, until its answer is sent; by whoever ends the program, too."""
-        try:
-            self._process = subprocess.Popen(
-                command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, bufsize=0
-            )
-        except OSError as error:
-            raise InvalidRequest(f"cannot start {self._command!r}: {error.strerror}") from None
-        assert self._process.stdin is not None
-        assert self._process.stdout is not None
-        self._stdin = self._process.stdin
-        self._in = self._stdin.fileno()
-        self._out = self._process.stdout.fileno()
+        requests, self._in = os.pipe()
+        self._out, answers = os.pipe()
         for end in (self._in, self._out):  # of ours only: the program has others
             os.set_blocking(end, False)
+        try:
+            self._process = (
+                subprocess.Popen(
+                    command, stdin=subprocess.DEVNULL, pass_fds=(requests, answers),
+                    env={
+                        **os.environ,
+                        REQUESTS: f"/dev/fd/{requests}", ANSWERS: f"/dev/fd/{answers}",
+                    },
+                )
+                if private
+                else subprocess.Popen(command, stdin=requests, stdout=answers)
+            )  # fmt: skip
+        except OSError as error:
+            raise InvalidRequest(f"cannot start {self._command!r}: {error.strerror}") from None
+        finally:
+            os.close(requests)
+            os.close(answers)
         self._poll = select.poll()
         self._poll.register(self._out, select.POLLIN)
         self._woken, self._wake = os.pipe()
@@ -114,7 +129,7 @@ class Program:
             return  # its call is still in hand, or it has just ended by itself
         until = monotonic() + seconds
         os.write(self._wake, b".")  # for the kernel keeps a file open for whoever polls it
-        self._stdin.close()
+        os.close(self._in)
         said, more = bytearray(), 0
         with contextlib.suppress(subprocess.TimeoutExpired):
             while self._process.poll() is None and (left := until - monotonic()) > 0:

@@ -107,7 +107,7 @@ class AsyncCaller:
 
     def _over(self) -> None:
         """Nobody waits for the call in hand any more."""
-        self._worker.forget(self, self._link.partial)
+        self._worker.forget(self)
         wake(self._waker)
         if self.scope is not None:
             self.scope.cancel()

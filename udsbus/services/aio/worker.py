@@ -250,12 +250,8 @@ class AsyncWorker:
         self._show()
         self._changed.set()
 
-    def forget(self, caller: AsyncCaller, partial: bool) -> None:
-        """It is closed. `partial`: a part of a call had come, for which a byte was taken."""
-        if caller in self._callers:
-            self._callers.discard(caller)
-            if partial:
-                self._slots.give(1, len(self._in_hand))
+    def forget(self, caller: AsyncCaller) -> None:
+        self._callers.discard(caller)
 
     # --- one call -----------------------------------------------------------------------------
 

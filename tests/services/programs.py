@@ -151,7 +151,7 @@ def calc(address: str) -> None:
 
 def call_without_files(address: str) -> None:
     """Call in vain: no more files can be opened. Prints how that ended each time."""
-    with udsbus.connect(address, timeout=20) as client:
+    with udsbus.connect(address, timeout=2) as client:
         client.get("key")
         client._calls._find("work/pid")
         lowest = os.dup(0)

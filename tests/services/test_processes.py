@@ -333,10 +333,13 @@ def test_one_that_cannot_connect_takes_no_place(
     broker: BrokerProcess, client: Client, start: Start
 ) -> None:
     process = start("work")
+    process.send_signal(signal.SIGSTOP)  # so that it cannot put a byte back
+    os.waitpid(process.pid, os.WUNTRACED)
     run = subprocess.run(
         [sys.executable, "-m", "tests.services.programs", "call_without_files", broker.address],
         stdout=subprocess.PIPE, text=True, timeout=PATIENCE, check=True,
     )  # fmt: skip
+    process.send_signal(signal.SIGCONT)
     assert run.stdout.split() == 5 * ["BrokerUnavailable"], "and not that all are busy"
     assert client.call("work/pid") == process.pid
 
@@ -353,8 +356,8 @@ def test_whoever_takes_no_answer_holds_up_nobody(
         assert worker.free.take()
         payload = encode([[8_000_000, str(begun)], {}])
         stopped.send(call_frame(1, "large", payload, PATIENCE))
-        wait_until(begun.exists, "the call to begin")
         other = start("work")
+        assert stopped.recv(1, socket.MSG_PEEK), "the answer begins to come"
         for _ in range(4):
             assert client.call("work/pid") == other.pid
 

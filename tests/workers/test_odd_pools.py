@@ -15,6 +15,7 @@ import pytest
 from tests.harness import BrokerProcess, running_broker, wait_until
 from tests.pairs import is_gone
 from udsbus import Client, ServiceUnavailable
+from udsbus.workers.pool import AT_ONCE, TICK_SECONDS
 
 from .conftest import PATIENCE, Pool, StartPool
 from .test_pools import run
@@ -59,6 +60,27 @@ def test_one_that_is_not_ready_in_time_is_killed(client: Client, start: StartPoo
     pool = start(APP, "--ready-within", 0.5, ODD="slow")
     pool.told("it does not serve after 0.5 s; it is killed")
     pool.process.kill()
+
+
+def test_few_begin_at_a_time(client: Client, start: StartPool) -> None:
+    pool = start(APP, "--processes", AT_ONCE + 3, ODD="slow")
+
+    def begin() -> list[object]:
+        served = client.services("pools/odd")
+        return [each["state"] for each in pool.status(client, "odd")] if served else []
+
+    wait_until(lambda: begin().count("starting") == AT_ONCE, "some to begin", PATIENCE)
+    time.sleep(2 * TICK_SECONDS)  # in which the pool looks at all again
+    assert sorted(map(str, begin())) == ["starting"] * AT_ONCE + ["waiting"] * 3
+    pool.process.kill()
+
+
+def test_what_a_dead_worker_has_started_ends_too(client: Client, start: StartPool) -> None:
+    pool = start(APP, ODD="")
+    (pid,) = pool.ready(client, name="odd")
+    child = client.call("odd/spawn")
+    os.kill(pid, signal.SIGKILL)
+    wait_until(lambda: is_gone(child), "it to be killed", PATIENCE)
 
 
 def test_what_is_left_to_be_done_at_the_end_is_done(
@@ -112,7 +134,7 @@ def _pid(client: Client) -> int | None:
 
 
 def test_nobody_is_to_blame_for_a_freeze(client: Client, start: StartPool, tmp_path: Path) -> None:
-    pool = start(APP, "--hang", 1, ODD="")
+    pool = start(APP, "--hang", 2, ODD="")
     (pid,) = pool.ready(client, name="odd")
     begun = tmp_path / "begun"
     found: list[int] = []
@@ -123,9 +145,10 @@ def test_nobody_is_to_blame_for_a_freeze(client: Client, start: StartPool, tmp_p
     wait_until(begun.exists, "the call to begin")
     for each in (pid, pool.process.pid):
         os.kill(each, signal.SIGSTOP)
-    time.sleep(2.5)  # as the machine, or its container
-    for each in (pool.process.pid, pid):
-        os.kill(each, signal.SIGCONT)
+    time.sleep(3)  # as the machine, or its container
+    os.kill(pool.process.pid, signal.SIGCONT)
+    time.sleep(0.6)  # it looks, and the worker is not that far yet
+    os.kill(pid, signal.SIGCONT)
     calling.join(PATIENCE)
     assert found == [pid]
 

@@ -4,7 +4,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from udsbus import messages as m
-from udsbus.engine.changelog import ChangeLog
+from udsbus.engine.changelog import FRACTION, TOGETHER, ChangeLog
 from udsbus.terms import DELETED, UPDATED
 
 from .support import examples
@@ -117,6 +117,28 @@ def test_at_once_is_the_same_as_one_by_one(
     assert list(together._after(0)) == list(one_by_one._after(0))
 
 
+def test_what_was_entered_one_by_one_is_forgotten_some_at_a_time() -> None:
+    log = ChangeLog(4 * FRACTION, 10_000)
+    for revision in range(1, 4 * FRACTION + 1):
+        log.extend([change(revision)])
+        if revision > 3 * FRACTION:
+            assert len(log) > 3 * FRACTION - 4
+    assert log.forgotten % 4 == 0
+    assert revisions_since(log, log.forgotten) == list(range(log.forgotten + 1, revision + 1))
+
+
+def test_what_comes_one_by_one_and_what_comes_at_once_stay_in_order() -> None:
+    log = ChangeLog(FRACTION * TOGETHER, 1_000_000)
+    first = 1
+    for number in (1, 2, TOGETHER - 4, 1, 1, TOGETHER, 1, TOGETHER - 1, 5, 1):
+        log.extend([change(revision) for revision in range(first, first + number)])
+        first += number
+    assert revisions_since(log, 0) == list(range(1, first))
+    assert len(log) == first - 1
+    log.take_back(first - 3)
+    assert revisions_since(log, 0) == list(range(1, first - 2))
+
+
 def test_what_was_entered_at_once_is_forgotten_at_once() -> None:
     log = ChangeLog(64, 10_000)
     for first in range(1, 65, 4):
@@ -128,7 +150,11 @@ def test_what_was_entered_at_once_is_forgotten_at_once() -> None:
 
 
 @examples(200)
-@given(revisions, st.integers(1, 10), st.integers(1, 60))
+@given(
+    revisions,
+    st.integers(1, 10) | st.integers(FRACTION, 80),  # with few, each turn is a run of its own
+    st.integers(1, 60) | st.integers(100, 1_000),
+)
 def test_gives_all_or_none_and_never_outgrows_its_bounds(
     transactions: list[list[Values]], max_changes: int, max_bytes: int
 ) -> None:

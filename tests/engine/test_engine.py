@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from inspect import signature
+from math import inf
 from typing import get_args
 
 import pytest
@@ -151,7 +152,7 @@ def test_a_key_expires_at_its_deadline_and_that_is_a_change(engine: Engine) -> N
     assert engine.execute(ME, m.Ttl("a"), 14.0) == 1.0
     engine.tend(15.0)
     assert engine.take_effects() == [m.Change(2, EXPIRED, "a", None, before=b"1")]
-    assert engine.next_deadline() is None
+    assert engine.next_deadline() == inf
 
 
 def test_a_key_that_is_renewed_expires_at_its_last_deadline(engine: Engine) -> None:
@@ -205,7 +206,7 @@ def test_many_that_expire_at_once_share_several_turns(engine: Engine) -> None:
         engine.execute(ME, m.Set(f"k/{number}", b"1", ttl=1.0), 0.0)
     engine.take_effects()
     expired = []
-    while engine.next_deadline() is not None:
+    while engine.next_deadline() < inf:
         engine.tend(1.0)
         expired.append(len(changes(engine)))
     assert expired == [EXPIRIES_PER_TURN, EXPIRIES_PER_TURN, 1]

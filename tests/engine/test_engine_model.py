@@ -7,6 +7,7 @@ after each step compares what the engine answered, whom it would tell and what i
 from __future__ import annotations
 
 from itertools import chain, product
+from math import inf
 from typing import Any, NamedTuple
 
 from hypothesis import strategies as st
@@ -264,8 +265,7 @@ class Bus(RuleBasedStateMachine):
         assert len(effects) == len(expected)
         assert self.expiries_told(effects) == ()
         assert not due(self.model.rows, self.now)
-        next_deadline = self.engine.next_deadline()
-        assert next_deadline is None or next_deadline > self.now
+        assert self.engine.agenda.due == self.engine.next_deadline() > self.now
 
     @rule(origin=connections)
     def disconnect(self, origin: int) -> None:
@@ -295,10 +295,7 @@ class Bus(RuleBasedStateMachine):
     @invariant()
     def somebody_looks_in_time(self) -> None:
         ends = [row.deadline for row in self.model.rows.values() if row.deadline is not None]
-        next_deadline = self.engine.next_deadline()
-        if ends:
-            assert next_deadline is not None
-            assert next_deadline <= min(ends)
+        assert self.engine.agenda.due <= self.engine.next_deadline() <= min(ends, default=inf)
 
     @invariant()
     def same_interest(self) -> None:

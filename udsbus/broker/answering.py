@@ -106,12 +106,19 @@ class Answering:
         results: list[Any] = []
         refusals: dict[int, Any] = {}
         size, routes, until = 0, self._batched, monotonic() + SHARE_SECONDS
+        set_plainly = routes["set"][1]
         for request in requests:
             name: Any = None
             try:
                 if type(request) is not list or len(request) != 2:
                     raise InvalidRequest("each of requests must be [method, params]")
                 name, params = request
+                # A short way for what is done most, as `answer` would find it.
+                if name == "set" and type(params) is list and len(params) == 2:
+                    key, value = params
+                    if type(key) is str and type(value) is bytes:
+                        results.append(set_plainly(number, now, key, value))
+                        continue
                 if type(params) is list and params and _may_wait(params[-1]):
                     raise InvalidRequest(f"{name}: in a batch nothing can wait")
                 result = self.answer(routes, number, now, name, params)

@@ -18,6 +18,7 @@ in which they came, and those that are due at about the same time in one turn, u
 from __future__ import annotations
 
 from collections.abc import Callable
+from math import inf
 
 from ..engine.deadlines import Deadlines
 from ..limits import BEAT_SLACK, BEATS_MISSED, BEATS_PER_TURN, HEARTBEAT_LEAST, HEARTBEAT_MOST
@@ -36,7 +37,7 @@ class Heartbeats:
         end_connection: EndConnection,
     ) -> None:
         """`follows` tells whether a connection watches or subscribes to anything."""
-        self.due: float | None = None
+        self.due = inf
         """When `tend` wants to be called next."""
         self._connections = connections
         self._follows = follows

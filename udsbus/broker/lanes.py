@@ -102,6 +102,8 @@ class Answers:
 
     def add(self, lane: Lane, connection: int, msgid: int, response: bytes) -> None:
         lane.answers.append((msgid, response))
+        if not self._durable:  # then no turn is ever taken back either
+            return
         self._answers.append(_new(Answered, (connection, msgid, response)))
         self._lanes.append(lane)
 
@@ -127,7 +129,7 @@ class Answers:
                 if lane.unkept:
                     lane.unkept = []
                     self._unkept -= 1
-        elif self._durable:
+        else:
             for lane, (_, msgid, response) in zip(self._lanes, self._answers, strict=True):
                 self._unkept += not lane.unkept
                 lane.unkept = [*lane.unkept, (msgid, response)][-(lane.answers.maxlen or 1) :]

@@ -21,6 +21,7 @@ import os
 import select
 import socket
 from collections.abc import Callable
+from math import inf
 from time import time
 from typing import Any
 
@@ -62,7 +63,7 @@ class Session:
 
 class Sessions:
     def __init__(self, engine: Engine, hub: Hub, end_connection: EndConnection) -> None:
-        self.due: float | None = None
+        self.due = inf
         """When `tend` wants to be called next."""
         self._engine = engine
         self._hub = hub
@@ -260,7 +261,7 @@ class Sessions:
         if self._ending or ((self._untold or self.slow.due) and not self._engine.frozen):
             self.due = now
         else:
-            self.due = next(iter(self._left.values()), None)
+            self.due = next(iter(self._left.values()), inf)
 
     def _hurry(self) -> None:
         """Something is due at once."""

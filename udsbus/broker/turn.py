@@ -97,6 +97,7 @@ class Turn:
         self.connections: dict[int, Connection] = {}
         """By number; the number is the connection's name in the engine."""
         self._engine = engine
+        self._agenda = engine.agenda
         self._journal = journal
         self._listener = listener
         self._hub = hub
@@ -204,45 +205,33 @@ class Turn:
             ready = self._spinning.spin(self._hub.poll)
             if ready:
                 return ready
-        deadline = self._next_due()
-        if deadline is None:
-            return self._hub.poll(DOZE_SECONDS)
-        return self._hub.poll(min(max(0.0, deadline - monotonic()), DOZE_SECONDS))
+        return self._hub.poll(min(max(0.0, self._next_due() - monotonic()), DOZE_SECONDS))
 
     async def _sleep_until_ready(self) -> None:
-        deadline = self._next_due()
-        seconds = None if deadline is None else max(0.0, deadline - monotonic())
-        with anyio.move_on_after(seconds) as self._sleep:
+        with anyio.move_on_after(max(0.0, self._next_due() - monotonic())) as self._sleep:
             if not self._stopping:
                 await anyio.wait_readable(self._hub.fileno())
         self._sleep = None
 
-    def _next_due(self) -> float | None:
-        deadline, due = self._engine.next_deadline(), self.sessions.due
-        if due is not None and (deadline is None or due < deadline) and not self._refusing:
-            deadline = due
-        beat = self.beats.due
-        if beat is not None and (deadline is None or beat < deadline):
-            deadline = beat
+    def _next_due(self) -> float:
+        """When there is something to do whatever comes in; perhaps too early, never too late."""
+        due = min(self._agenda.due, self.beats.due)
+        if self.sessions.due < due and not self._refusing:
+            due = self.sessions.due
         for connection in self._ending:
-            until = connection.linger_until
-            if until is not None and (deadline is None or until < deadline):
-                deadline = until
-        return deadline
+            if connection.linger_until is not None:
+                due = min(due, connection.linger_until)
+        return due
 
     def _due(self, now: float) -> bool:
-        if self._unfinished or self.slow.ready:
-            return True
-        deadline = self._next_due()
-        return deadline is not None and deadline <= now
+        return bool(self._unfinished or self.slow.ready) or self._next_due() <= now
 
     # --- one turn ---------------------------------------------------------------------------
 
     def turn(self, ready: list[tuple[int, int]]) -> None:
         """One turn for what is ready: (descriptor, mask) pairs from the hub."""
         now = monotonic()
-        deadline = self._engine.next_deadline()
-        if deadline is not None and deadline <= now:
+        if self._agenda.due <= now:
             self._engine.tend(now)
         if self._unfinished:
             unfinished, self._unfinished = self._unfinished, []
@@ -278,8 +267,7 @@ class Turn:
 
     def _finish(self, now: float) -> None:
         """The second half of a turn: journal, expose, deliver."""
-        due = self.sessions.due
-        if due is not None and due <= now and not self._refusing:
+        if self.sessions.due <= now and not self._refusing:
             # After the requests: what belonged to a session is gone when its goodbye is answered.
             self.sessions.tend(now)
         effects = self._engine.take_effects()
@@ -294,13 +282,15 @@ class Turn:
             except StorageFailed as failure:
                 self._take_back(failure)
                 return
-            self._telling.now_safe()
-            self._telling.tell(effects[len(self._fanned_out) :] if self._fanned_out else effects)
-            self._fanned_out = []
+            fresh = effects
+            if self._fanned_out:
+                self._telling.now_safe()
+                fresh = effects[len(self._fanned_out) :]
+                self._fanned_out = []
+            self._telling.tell(fresh)
             if self._page is not None:
                 self._page.expose(effects, self._engine.revision)
-        beat = self.beats.due
-        if beat is not None and beat <= now:  # now that all up to this revision is on its way
+        if self.beats.due <= now:  # now that all up to this revision is on its way
             self._touched += self.beats.tend(now, self._engine.revision)
         touched = self._touched
         if touched:

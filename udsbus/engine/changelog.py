@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from itertools import chain
 
 from ..limits import CHANGE_LOG_BYTES, CHANGE_LOG_CHANGES
 from ..messages import Change, Recorded, Writer
@@ -12,6 +13,8 @@ from .keyspace import Entry
 FRACTION = 16
 """What is entered at once is kept, and later forgotten, as one *run*, at most 1/16 of the log.
 That is cheaper than to count each change in and out."""
+TOGETHER = 64
+"""And what is entered one by one, as runs of so many, at most."""
 
 
 Run = tuple[
@@ -25,8 +28,8 @@ class ChangeLog:
     """Bounded in changes and in bytes of keys and of values, those before the changes too."""
 
     __slots__ = (
-        "_bytes", "_count", "_max_bytes", "_max_changes", "_run_bytes", "_run_changes", "_runs",
-        "forgotten",
+        "_bytes", "_count", "_max_bytes", "_max_changes", "_open", "_open_bytes", "_run_bytes",
+        "_run_changes", "_runs", "_together", "forgotten",
     )  # fmt: skip
 
     def __init__(
@@ -34,17 +37,22 @@ class ChangeLog:
     ) -> None:
         self._runs: deque[Run] = deque()
         """The oldest first."""
-        self._max_changes = max_changes
-        self._max_bytes = max_bytes
         self._run_changes = max_changes // FRACTION
         self._run_bytes = max_bytes // FRACTION
+        self._together = min(TOGETHER, self._run_changes)
+        self._open: list[Change] = []
+        """The newest changes, which will be a run when there are enough of them; until then the
+        bounds leave room for them."""
+        self._open_bytes = 0
+        self._max_changes = max_changes - self._together
+        self._max_bytes = max_bytes - (self._run_bytes if self._together else 0)
         self._count = 0
         self._bytes = 0
         self.forgotten = 0
         """The newest revision of which at least one change is no longer here."""
 
     def __len__(self) -> int:
-        return self._count
+        return self._count + len(self._open)
 
     def extend(self, changes: list[Change]) -> None:
         """Enter the changes of a turn, which become the log's, and forget the oldest beyond the
@@ -57,7 +65,15 @@ class ChangeLog:
                 size += len(key) + len(value) + len(before)
             else:
                 size += len(key) + len(value or b"") + len(before or b"")
-        if len(changes) <= self._run_changes and size <= self._run_bytes:
+        together = self._open_bytes + size
+        if len(self._open) + len(changes) <= self._together and together <= self._run_bytes:
+            self._open += changes
+            self._open_bytes = together
+            return
+        self._close()
+        if len(changes) <= self._together and size <= self._run_bytes:
+            self._open, self._open_bytes = changes, size
+        elif len(changes) <= self._run_changes and size <= self._run_bytes:
             self._enter((changes, size, None, None))
         else:
             for change in changes:
@@ -74,10 +90,18 @@ class ChangeLog:
         """The same for changes that a journal tells of, `size` bytes in all, which took the place
         of the entries `before`. They are made whole only when somebody asks: most never are, and a
         standby must keep up."""
+        self._close()
         if len(changes) <= self._run_changes and size <= self._run_bytes:
             self._enter((changes, size, before, writers))
         else:
             self.extend(_whole((changes, size, before, writers)))
+
+    def _close(self) -> None:
+        """What came one by one is a run now."""
+        if self._open:
+            self._enter((self._open, self._open_bytes, None, None))
+            self._open = []
+            self._open_bytes = 0
 
     def _enter(self, run: Run) -> None:
         runs = self._runs
@@ -93,11 +117,13 @@ class ChangeLog:
     def forget_all(self, revision: int) -> None:
         """Forget everything, up to `revision`."""
         self._runs.clear()
-        self._count = self._bytes = 0
+        self._open = []
+        self._count = self._bytes = self._open_bytes = 0
         self.forgotten = revision
 
     def take_back(self, revision: int) -> None:
         """Forget what came after `revision`, because it never happened."""
+        self._close()
         runs = self._runs
         while runs and runs[-1][0][-1].revision > revision:
             run = runs.pop()
@@ -118,7 +144,8 @@ class ChangeLog:
 
     def _after(self, revision: int) -> Iterator[Change]:
         """The changes after `revision`, the newest first."""
-        for run in reversed(self._runs):
+        newest: Run = (self._open, self._open_bytes, None, None)
+        for run in chain([newest] if self._open else [], reversed(self._runs)):
             if run[0][-1].revision <= revision:
                 return
             for change in reversed(_whole(run)):

@@ -8,6 +8,7 @@ heap nothing. The keyspace holds the true deadline; this only says when to look.
 from __future__ import annotations
 
 from heapq import heapify, heappop, heappush
+from math import inf
 from typing import Generic, TypeVar
 
 K = TypeVar("K", bound=str | int)
@@ -16,10 +17,28 @@ SLACK = 1_024
 """Stale heap entries that are not worth a rebuild."""
 
 
-class Deadlines(Generic[K]):
-    __slots__ = ("_heap", "_scheduled")
+class Agenda:
+    """When somebody must look for what is due: one number for all who have deadlines, because it is
+    compared with the time in each turn."""
+
+    __slots__ = ("due",)
 
     def __init__(self) -> None:
+        self.due = inf
+        """Never later than the first deadline. It may be earlier, of one that is no more."""
+
+    def by(self, deadline: float) -> None:
+        """Look no later than at `deadline`."""
+        if deadline < self.due:
+            self.due = deadline
+
+
+class Deadlines(Generic[K]):
+    __slots__ = ("_agenda", "_heap", "_scheduled")
+
+    def __init__(self, agenda: Agenda | None = None) -> None:
+        """`agenda`, if any, is told when to look."""
+        self._agenda = agenda if agenda is not None else Agenda()
         self._heap: list[tuple[float, K]] = []
         self._scheduled: dict[K, float] = {}
         """Key → its earliest entry in the heap."""
@@ -33,6 +52,7 @@ class Deadlines(Generic[K]):
         if scheduled is not None and scheduled <= deadline:
             return
         self._scheduled[key] = deadline
+        self._agenda.by(deadline)
         heappush(self._heap, (deadline, key))
         if len(self._heap) > 2 * len(self._scheduled) + SLACK:
             self._heap = [(when, name) for name, when in self._scheduled.items()]
@@ -42,9 +62,9 @@ class Deadlines(Generic[K]):
         """The key is gone. Its heap entry goes when it comes up, or with the next rebuild."""
         self._scheduled.pop(key, None)
 
-    def next(self) -> float | None:
-        """When to look next; None when nothing will expire."""
-        return self._heap[0][0] if self._heap else None
+    def next(self) -> float:
+        """When to look next; infinity when nothing will expire."""
+        return self._heap[0][0] if self._heap else inf
 
     def pop_due(self, now: float) -> K | None:
         """A key to look at now, each time another; None when no more are due."""

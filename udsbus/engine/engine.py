@@ -39,6 +39,7 @@ from ..patterns import (
 )
 from ..terms import CREATED, DELETED, EXPIRED, RELEASED, UPDATED
 from .changelog import ChangeLog
+from .deadlines import Agenda
 from .keyspace import Entry, Keyspace
 from .locks import Locks
 from .owners import Owners
@@ -74,16 +75,18 @@ class Engine:
         """How many there have been; several may share a revision."""
         self.log = log if log is not None else ChangeLog()
         self.log.forgotten = first_revision
-        self.keyspace = Keyspace()
+        self.agenda = Agenda()
+        """When `tend` wants to be called: as soon as that is due."""
+        self.keyspace = Keyspace(self.agenda)
         self.owners = Owners()
         self.sessions: dict[int, str] = {}
         """Connection → its session, of those that have one."""
         self._session = self.sessions.get
         self._owned = self.owners.sessions
-        self.waiting = WaitingList(self)
-        self.locks = Locks(self, codec, self.waiting)
+        self.waiting = WaitingList(self, self.agenda)
+        self.locks = Locks(self, codec, self.waiting, self.agenda)
         self._held = self.locks.tokens
-        self.queues = Queues(self, codec, self.waiting)
+        self.queues = Queues(self, codec, self.waiting, self.agenda)
         self.services = Services(self, codec)
         self.registrations = Registrations(self.to_undo)
         self.watches = self.registrations.watches
@@ -100,8 +103,7 @@ class Engine:
         """Those of the effects that the change log does not have yet: it gets them all at once."""
         self._undo: list[tuple[str, Entry | None]] | None = None
         """The entries that were there before what `settle` has not settled yet, if kept."""
-        self.frozen = False
-        """Nothing may change: what is due is absent, but does not expire."""
+        self._frozen = False
         self._undo_steps: list[Callable[[], object]] = []
         """How to undo everything else."""
         self._settled = (first_revision, 0)
@@ -158,7 +160,8 @@ class Engine:
     def settle(self) -> None:
         """All that has happened is safe: it enters the change log, and `undo` does not go back
         beyond this."""
-        self._log_changes()
+        if self._changes:
+            self._log_changes()
         if self._undo is not None:
             self._settled = self.revision, self.changes
             self._undo.clear()
@@ -183,29 +186,38 @@ class Engine:
         self._undo_steps.clear()
         self.effects, self._changes = [], []
         self.waiting.undone()
+        self.agenda.by(0.0)
         self.revision, self.changes = self._settled
         self.log.take_back(self.revision)
 
-    def next_deadline(self) -> float | None:
-        """When `tend` wants to be called next; None while nothing has a deadline."""
+    @property
+    def frozen(self) -> bool:
+        """Nothing may change: what is due is absent, but does not expire."""
+        return self._frozen
+
+    @frozen.setter
+    def frozen(self, frozen: bool) -> None:
+        self._frozen = frozen
+        self.agenda.by(0.0)
+
+    def next_deadline(self) -> float:
+        """When something is due next; infinity while nothing has a deadline."""
         due = self.waiting.next_deadline()
-        if not self.frozen:
-            dues = self.locks.due(), self.queues.due(), self.keyspace.deadlines.next()
-            for other in dues:
-                if other is not None and (due is None or other < due):
-                    due = other
-        return due
+        if self._frozen:
+            return due
+        return min(due, self.locks.due(), self.queues.due(), self.keyspace.deadlines.next())
 
     def tend(self, now: float) -> None:
         """Do what is due: end waiting that has lasted long enough, and expire keys, at most
-        EXPIRIES_PER_TURN; call again while more are due."""
+        EXPIRIES_PER_TURN. The agenda says when to call it again."""
         self.waiting.tend(now)
         if self.publishing.unsettled:
             self.publishing.settle()
-        if not self.frozen:
+        if not self._frozen:
             self.locks.tend(now)
             self.queues.settle()
             self._expire_due(now)
+        self.agenda.due = self.next_deadline()
 
     def _expire_due(self, now: float) -> None:
         for _ in range(EXPIRIES_PER_TURN):
@@ -380,7 +392,7 @@ class Engine:
         """The entry as a write must see it: one whose deadline has passed is expired first."""
         entry = self._entries.get(key)
         if entry is not None and entry[2] is not None and entry[2] <= now:
-            if not self.frozen:
+            if not self._frozen:
                 self._remove(key, EXPIRED, 0)
             return None
         return entry
@@ -590,7 +602,7 @@ class Engine:
             self._current(operation.key, now)
         revision = self.revision + 1
         entries: Mapping[str, Entry] = self._entries
-        if self.frozen:  # in which what is due is still there
+        if self._frozen:  # in which what is due is still there
             keys = {key for key, _ in checks} | {operation.key for operation in operations}
             live = ((key, self.keyspace.live(key, now)) for key in keys)
             entries = {key: entry for key, entry in live if entry is not None}

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 from ..limits import PAGE_BYTES, PAGE_KEYS, PAGE_SCAN
 from ..patterns import check_pattern, literal_prefix, matcher
-from .deadlines import Deadlines
+from .deadlines import Agenda, Deadlines
 from .sortedkeys import SortedKeys
 
 Entry = tuple[bytes, int, float | None]
@@ -20,12 +20,13 @@ class Keyspace:
 
     __slots__ = ("_order", "deadlines", "entries")
 
-    def __init__(self) -> None:
+    def __init__(self, agenda: Agenda | None = None) -> None:
+        """`agenda` is told when keys expire."""
         self.entries: dict[str, Entry] = {}
         """Read it freely; write through `put` and `drop`, unless an entry without a deadline takes
         the place of one without. Holds entries whose deadline has passed until they are expired:
         `live` is the truth at a given time."""
-        self.deadlines: Deadlines[str] = Deadlines()
+        self.deadlines: Deadlines[str] = Deadlines(agenda)
         self._order = SortedKeys()
 
     def live(self, key: str, now: float) -> Entry | None:

@@ -28,7 +28,7 @@ from ..errors import Conflict, Deadlock, LimitExceeded
 from ..limits import GRANTS_PER_TURN, LINGER_SECONDS, PAGE_KEYS, SESSION_BYTES
 from ..patterns import LOCK_KEYS, check_name, check_writable, shown
 from ..terms import DELETED, RELEASED
-from .deadlines import Deadlines
+from .deadlines import Agenda, Deadlines
 from .rules import Codec
 from .waiting import NOBODY, Waiter, WaitingList
 
@@ -106,7 +106,7 @@ class Lock:
 
 
 class Locks:
-    def __init__(self, keys: Keys, codec: Codec, waiting: WaitingList) -> None:
+    def __init__(self, keys: Keys, codec: Codec, waiting: WaitingList, agenda: Agenda) -> None:
         self.tokens: dict[int, Claim] = {}
         """What is held now, by fencing token."""
         self.handlers: dict[type, Callable[..., Any]] = {
@@ -123,9 +123,10 @@ class Locks:
         self._locks: dict[str, Lock] = {}
         self._holdings: dict[str, tuple[Claim, int]] = {}
         """Key → who holds by it, and the token."""
-        self._lingering: Deadlines[str] = Deadlines()
+        self._lingering: Deadlines[str] = Deadlines(agenda)
         """Until when the keys stay of those that were kicked."""
         self._of_node: dict[Node, dict[str, Waiter]] = {}
+        self._agenda = agenda
         self._unsettled: dict[str, None] = {}
         """Locks whose next waiter may have his turn."""
         self._known: set[str] = set()
@@ -172,7 +173,7 @@ class Locks:
         """After a takeover: whoever holds without a session was kicked."""
         self.linger([key for key in self._holdings if not self._keys.is_owned(key)], now)
 
-    def due(self) -> float | None:
+    def due(self) -> float:
         """When `tend` wants to be called next."""
         return 0.0 if self._unsettled else self._lingering.next()
 
@@ -193,7 +194,7 @@ class Locks:
             lock = self._locks.get(name)
             while lock is not None and lock.waiting:
                 if not left:
-                    self._unsettled[name] = None
+                    self._unsettle(name)
                     return
                 left -= 1
                 waiter = next(iter(lock.waiting.values()))
@@ -314,9 +315,14 @@ class Locks:
     def _look_at(self, lock: Lock) -> None:
         """Something has changed: somebody else may have it now, or nobody cares for it."""
         if lock.waiting:
-            self._unsettled[lock.name] = None
+            self._unsettle(lock.name)
         else:
             self._drop_if_unused(lock)
+
+    def _unsettle(self, name: str) -> None:
+        """The next waiter of a lock may have his turn."""
+        self._unsettled[name] = None
+        self._agenda.by(0.0)
 
     def _drop_if_unused(self, lock: Lock) -> None:
         if not lock.holders and not lock.waiting and not lock.added:

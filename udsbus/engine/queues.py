@@ -22,6 +22,7 @@ from __future__ import annotations
 import re
 from collections import OrderedDict
 from collections.abc import Callable
+from math import inf
 from typing import Any, NamedTuple, Protocol
 
 from .. import messages as m
@@ -36,6 +37,7 @@ from ..patterns import (
     shown,
 )
 from ..terms import DELETED
+from .deadlines import Agenda
 from .keyspace import Entry
 from .rules import Codec, check_value
 from .sortedkeys import SortedKeys
@@ -128,7 +130,7 @@ class Queue:
 
 
 class Queues:
-    def __init__(self, keys: Keys, codec: Codec, waiting: WaitingList) -> None:
+    def __init__(self, keys: Keys, codec: Codec, waiting: WaitingList, agenda: Agenda) -> None:
         self.handlers: dict[type, Callable[..., Any]] = {
             m.Put: self._put,
             m.Take: self._take,
@@ -141,6 +143,7 @@ class Queues:
         self._codec = codec
         self._waiting = waiting
         self._queues: dict[str, Queue] = {}
+        self._agenda = agenda
         self._unsettled: dict[str, None] = {}
         """Queues of which something has gone, so that somebody's waiting may be over."""
         self._known: set[str] = set()
@@ -178,7 +181,7 @@ class Queues:
             queue.count_in_hand(key.rpartition("/")[2], 0)
         else:
             return None
-        self._unsettled[queue.name] = None
+        self._unsettle(queue)
         return queue
 
     def come_back(self, key: str) -> int:
@@ -196,9 +199,9 @@ class Queues:
         self._add(queue, entry[0], place, 0)
         return len(entry[0])
 
-    def due(self) -> float | None:
+    def due(self) -> float:
         """When `settle` wants to be called next."""
-        return 0.0 if self._unsettled else None
+        return 0.0 if self._unsettled else inf
 
     def settle(self) -> None:
         """Answer those whose waiting is over, or some of them: see `_serve`."""
@@ -431,7 +434,12 @@ class Queues:
                 if not queue.used:
                     self._forget(queue)
                 return
+        self._unsettle(queue)
+
+    def _unsettle(self, queue: Queue) -> None:
+        """Somebody's waiting may be over."""
         self._unsettled[queue.name] = None
+        self._agenda.by(0.0)
 
     def _forget(self, queue: Queue) -> None:
         self._queues.pop(queue.name, None)
@@ -468,7 +476,7 @@ class Queues:
         """Somebody does not wait any more."""
         queue = self._queues[waiter.wanted.queue]
         if queue.putters or not queue.used:
-            self._unsettled[queue.name] = None
+            self._unsettle(queue)
 
 
 def _first(line: OrderedDict[int, Waiter]) -> Waiter:

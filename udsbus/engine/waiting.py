@@ -18,7 +18,7 @@ from typing import Any, Protocol
 from ..errors import LimitExceeded
 from ..limits import WAITS_PER_CONNECTION
 from ..messages import Later
-from .deadlines import Deadlines
+from .deadlines import Agenda, Deadlines
 
 NOBODY = object()
 """In the place of an answer: the connection that waited for it is gone."""
@@ -81,14 +81,14 @@ class Waiter:
 class WaitingList:
     """All who wait, whatever for."""
 
-    def __init__(self, sessions: Sessions) -> None:
+    def __init__(self, sessions: Sessions, agenda: Agenda) -> None:
         self.waiters: dict[int, Waiter] = {}
         """By their tickets, the lowest first."""
         self.answers: list[tuple[int, Any]] = []
         """(ticket, result) of those whose waiting is over; the result may be NOBODY's."""
         self._sessions = sessions
         self._of_origin: dict[int, dict[int, Waiter]] = {}
-        self._deadlines: Deadlines[int] = Deadlines()
+        self._deadlines: Deadlines[int] = Deadlines(agenda)
         """When who waits gives up, by ticket."""
         self._put_back: list[Waiter] = []
         """Those that an undo has put back, at the end of their lines."""
@@ -137,7 +137,7 @@ class WaitingList:
         """Whether a connection waits for anything."""
         return origin in self._of_origin
 
-    def next_deadline(self) -> float | None:
+    def next_deadline(self) -> float:
         """When somebody gives up."""
         return self._deadlines.next()
 

@@ -8,7 +8,7 @@ from typing import Any
 import msgpack
 
 from ..errors import Error
-from ..limits import CHANGES_BYTES
+from ..limits import CHANGES_BYTES, LARGE_BYTES
 from ..messages import Change, Message
 from ..terms import CloseReason
 from .large import holds_large, is_large, packed
@@ -34,7 +34,12 @@ def refusal(error: Error) -> tuple[tuple[int, str], dict[str, Any]]:
 
 
 def encode_result(msgid: int | None, result: Any) -> bytes:
-    if is_large(result) or (type(result) is tuple and holds_large(result)):
+    # As `is_large` does; each answer comes along here.
+    if type(result) is bytes:
+        large = len(result) > LARGE_BYTES
+    else:
+        large = type(result) is tuple and holds_large(result)
+    if large:
         return packed(_pack, (1, msgid, None, result))
     return _pack((1, msgid, None, result))  # type: ignore[no-any-return]
 

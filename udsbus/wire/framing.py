@@ -152,11 +152,7 @@ def _is_call(message: Any) -> bool:
     if type(message) is not list or len(message) != 4:
         return False
     kind, msgid, _, _ = message
-    return (
-        type(kind) is type(msgid) is int
-        and REQUEST <= kind <= RESPONSE
-        and 0 <= msgid <= MSGID_MOST
-    )
+    return type(kind) is int and not kind >> 1 and type(msgid) is int and not msgid >> 32
 
 
 def _is_notification(message: Any) -> bool:

@@ -35,6 +35,7 @@ from typing import NamedTuple
 import anyio
 import anyio.abc
 
+from ..bursts import PAUSE_SECONDS
 from ..errors import Error
 from ..interpreter import environment
 from ..journal.folding import Retention
@@ -405,6 +406,8 @@ class Reader:
             self.next_step = monotonic() + AGAIN_SECONDS
             return
         self.next_step = now = monotonic()
+        if not at_end and self.ready and now - self._begun < READ_SECONDS:
+            self.next_step += PAUSE_SECONDS  # unless it falls behind
         if at_end:
             # A long pass leaves much for the next: what has been written meanwhile.
             self._passes += 1

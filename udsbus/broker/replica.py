@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from time import monotonic, time
 
+from ..bursts import BURST_SECONDS
 from ..engine import Engine
 from ..errors import JournalDamaged
 from ..journal import Header, JournalTurn
@@ -32,7 +33,7 @@ from ..wire import values
 from ..wire.schemas import compile_schema
 from .lanes import Lanes
 
-STEP_SECONDS = 0.005
+STEP_SECONDS = BURST_SECONDS
 """How long one step of `follow` takes, about."""
 STEP_ENTRIES = 10_000
 

@@ -306,7 +306,8 @@ class Bus(RuleBasedStateMachine):
         ):
             assert len(interest) == sum(len(patterns) for _, patterns in register.values())
             if not register:
-                assert not interest._root.branches
+                assert not interest._root.is_needed
+                assert not interest._segments
         for origin in (1, 2, 3):
             subscribed = self.model.subscriptions | self.model.quiet
             registered = [*self.model.watches.values(), *subscribed.values()]

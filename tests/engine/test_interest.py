@@ -104,8 +104,8 @@ def test_what_is_taken_back_is_gone_and_nothing_else(
         assert len(interest) == len(left)
         expected = {who for pattern, who in left if matches(pattern, name)}
         assert sorted(interest.find(name)) == sorted(expected)
-    assert not interest._root.branches, "a node has leaked"
-    assert not interest._root.subscribers
+    assert not interest._root.is_needed, "a node has leaked"
+    assert interest._segments == {}
 
 
 # --- what it costs --------------------------------------------------------------------------

@@ -17,21 +17,34 @@ REMEMBERED_SUBSCRIBERS = 64
 
 
 class _Node:
-    __slots__ = ("branches", "many", "subscribers")
+    __slots__ = ("branches", "is_many", "many", "one", "subscribers")
 
-    def __init__(self, many: bool = False) -> None:
+    def __init__(self, is_many: bool = False) -> None:
         self.branches: dict[str, _Node] = {}
-        self.many = many
+        """By the segments that stand for themselves."""
+        self.one: _Node | None = None
+        """The branch of `*`."""
+        self.many: _Node | None = None
+        """That of `**`."""
+        self.is_many = is_many
         """Reached by `**`: stays reached whatever segment comes next."""
         self.subscribers: dict[int, int] = {}
         """Subscriber → how many times it asked for this very pattern."""
 
+    @property
+    def is_needed(self) -> bool:
+        return bool(self.subscribers or self.branches or self.one or self.many)
+
 
 class Interest:
-    __slots__ = ("_found", "_root", "_size")
+    __slots__ = ("_found", "_root", "_segments", "_size")
 
     def __init__(self) -> None:
         self._root = _Node()
+        self._segments: dict[str, int] = {}
+        """The segments that stand for themselves, and how many branches each is of. Most names have
+        one that none of the patterns has, and then there is nothing to look for at any node: with
+        many patterns that would be in memory that no cache holds."""
         self._size = 0
         self._found: dict[str, tuple[int, ...]] = {}
 
@@ -42,31 +55,50 @@ class Interest:
     def add(self, pattern: str, subscriber: int) -> None:
         node = self._root
         for segment in pattern.split("/"):
-            branch = node.branches.get(segment)
-            if branch is None:
-                branch = node.branches[segment] = _Node(many=segment == "**")
-            node = branch
+            node = self._branch(node, segment)
         node.subscribers[subscriber] = node.subscribers.get(subscriber, 0) + 1
         self._size += 1
         self._found = {}
+
+    def _branch(self, node: _Node, segment: str) -> _Node:
+        """The branch of a node, made if there is none."""
+        if segment == "*":
+            node.one = branch = node.one or _Node()
+        elif segment == "**":
+            node.many = branch = node.many or _Node(is_many=True)
+        else:
+            found = node.branches.get(segment)
+            if found is not None:
+                return found
+            node.branches[segment] = branch = _Node()
+            self._segments[segment] = self._segments.get(segment, 0) + 1
+        return branch
 
     def remove(self, pattern: str, subscriber: int) -> None:
         """Take back one `add`, and the nodes that nobody needs any more."""
         path = [self._root]
         segments = pattern.split("/")
         for segment in segments:
-            path.append(path[-1].branches[segment])
+            path.append(self._branch(path[-1], segment))
         subscribers = path[-1].subscribers
         subscribers[subscriber] -= 1
         self._size -= 1
         self._found = {}
         if not subscribers[subscriber]:
             del subscribers[subscriber]
-        for parent, segment in zip(reversed(path[:-1]), reversed(segments), strict=True):
-            node = parent.branches[segment]
-            if node.subscribers or node.branches:
-                break
-            del parent.branches[segment]
+        while segments and not path.pop().is_needed:
+            self._cut(path[-1], segments.pop())
+
+    def _cut(self, node: _Node, segment: str) -> None:
+        if segment == "*":
+            node.one = None
+        elif segment == "**":
+            node.many = None
+        else:
+            del node.branches[segment]
+            self._segments[segment] -= 1
+            if not self._segments[segment]:
+                del self._segments[segment]
 
     def remembers(self, name: str) -> bool:
         """Whether `find` was lately asked for it. Who checks the form of each name before that
@@ -92,15 +124,15 @@ class Interest:
         if ours:
             _add_empty_many(self._root, reached)
         for segment in name.split("/"):
+            known = segment in self._segments
             step: dict[_Node, None] = {}
             for node in reached:
-                if node.many:
+                if node.is_many:
                     step[node] = None
-                branches = node.branches
-                if segment in branches:
-                    _add(branches[segment], step)
-                if ours and "*" in branches:
-                    _add(branches["*"], step)
+                if known and (branch := node.branches.get(segment)) is not None:
+                    _add(branch, step)
+                if ours and node.one is not None:
+                    _add(node.one, step)
             if not step:
                 return ()
             reached = step
@@ -118,6 +150,6 @@ def _add(node: _Node, reached: dict[_Node, None]) -> None:
 
 def _add_empty_many(node: _Node, reached: dict[_Node, None]) -> None:
     """`**` stands for no segment too: what follows it is reached at once."""
-    while (many := node.branches.get("**")) is not None:
+    while (many := node.many) is not None:
         reached[many] = None
         node = many

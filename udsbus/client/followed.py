@@ -29,6 +29,7 @@ Ask = Callable[[Call[Any], Answer], None]
 """Asks the broker for something, and has its answer read."""
 
 _serials = itertools.count(1)
+_new: Any = tuple.__new__
 
 
 class Change(NamedTuple):
@@ -238,6 +239,12 @@ class FollowedChanges(Followed[Told], Generic[What]):
 
 def read_told(pattern: str, told: Told, read: Callable[[bytes], Any]) -> Change | CaughtUp:
     """What the user of a watch gets. Raises MissedChanges, UnsupportedValue."""
+    if type(told) is RawChange:
+        revision, kind, key, value, previous = told
+        before = None if previous is None else read(previous)
+        fields = revision, kind, key, None if value is None else read(value), before
+        change: Change = _new(Change, fields)
+        return change
     if isinstance(told, Missed):
         raise MissedChanges(
             f"changes of {pattern!r} after revision {told.after_revision} were missed; "
@@ -245,16 +252,8 @@ def read_told(pattern: str, told: Told, read: Callable[[bytes], Any]) -> Change 
             after_revision=told.after_revision,
             revision=told.revision,
         )
-    if isinstance(told, CaughtUp):
-        return told
-    revision, kind, key, value, previous = told
-    return Change(
-        revision,
-        kind,  # type: ignore[arg-type]
-        key,
-        None if value is None else read(value),
-        None if previous is None else read(previous),
-    )
+    assert isinstance(told, CaughtUp)
+    return told
 
 
 def key_of(told: Told) -> Hashable | None:

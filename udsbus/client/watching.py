@@ -35,6 +35,8 @@ from .requests import Call
 
 PRESENT: Final = "present"
 """Kind of a change that is none: the key was there when the watch began or started over."""
+_new: Any = tuple.__new__
+"""Makes a named tuple in half the time."""
 UNTOLD: Final = ""
 """The kind of a change that is to be noted, but nobody wants to hear of."""
 
@@ -286,10 +288,15 @@ class WatchCore:
         gone of which it is not to be told."""
         found = []
         for change in changes:
-            revision, kind, key, value = change[:4]
+            previous = session = None
+            if len(change) == 4:
+                revision, kind, key, value = change
+            else:
+                revision, kind, key, value = change[:4]
+                if len(change) > 5:
+                    previous, session = change[4:6]
             if not self.matches(key):
                 continue
-            previous, session = change[4:6] if len(change) > 5 else (None, None)
             own = self._ignore_own and session is not None and session == self._session
             if own or (self._kinds is not None and kind not in self._kinds):
                 if value is not None or not self._tells_gone:
@@ -297,7 +304,7 @@ class WatchCore:
                 kind = UNTOLD
             if not self._previous:  # another watch of the connection has asked for it
                 previous = None
-            found.append(RawChange(revision, kind, key, value, previous))
+            found.append(_new(RawChange, (revision, kind, key, value, previous)))
         return found
 
     def _finish_list(self) -> list[Told]:

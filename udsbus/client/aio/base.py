@@ -407,8 +407,9 @@ class AsyncBase(AsyncConnected, AsyncMethods):
             for follower in self._following():
                 follower.beat(params[0])
             return
-        for follower in self._following():
-            follower.notified(kind, params)
+        for reference in list(self._followers.values()):  # not by `_following`: all comes this way
+            if (follows := reference()) is not None:
+                follows.notified(kind, params)
 
     def _wanted(self) -> bool:
         return super()._wanted() or bool(self._followers)

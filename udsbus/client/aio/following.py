@@ -244,10 +244,11 @@ class AsyncWatch(FollowedChanges[What], AsyncFollower[Told, What], Generic[What]
             self._has_started()
 
     def notified(self, kind: str, params: list[Any]) -> None:
-        self._lateness.notified(kind, params)
-        if self._away:
+        told = [] if self._away else self._core.notified(kind, params)
+        if not told:
+            self._lateness.notified(kind, params)
             return
-        self._put(self._core.notified(kind, params))
+        self._put(told)
         if len(self._backlog) > ASYNC_WATCH_BACKLOG and self._core.live:
             self._away = True
             self.let_go += 1

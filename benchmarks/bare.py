@@ -2,7 +2,8 @@
 
 The same framing as udsbus, over the same sockets, and nothing else: no checks, no time-outs, no
 revisions kept, no change log, no limits. The broker polls a little before it sleeps, the client
-does not. What udsbus lacks to these figures is what it does for its users.
+only if it is told to. What udsbus lacks to these figures is what it does for its users; and what
+they lack to a goal, Python lacks.
 
     python -m benchmarks.bare SOCKET      serves until it is killed
 """
@@ -13,6 +14,7 @@ import contextlib
 import select
 import socket
 import sys
+from collections import deque
 from collections.abc import Callable, Iterator
 from functools import partial
 from time import monotonic
@@ -22,6 +24,8 @@ import msgpack
 
 RECEIVE_BYTES = 65_536
 POLL_SECONDS = 50e-6
+LATER = object()
+"""In place of a result: the request is answered when it can be."""
 
 
 def serve(address: str) -> None:
@@ -55,8 +59,9 @@ def serve(address: str) -> None:
                     unpacker.feed(data)
                     messages = list(unpacker)
                 replies = [
-                    pack((1, msgid, None, methods[method](sock, *params)))
+                    pack((1, msgid, None, result))
                     for _, msgid, method, params in messages
+                    if (result := methods[method](sock, msgid, *params)) is not LATER
                 ]
                 output.append((sock, b"".join(replies)))
             for sock, frames in output:
@@ -74,24 +79,47 @@ def _ready(epoll: select.epoll) -> list[tuple[int, int]]:
 def _methods() -> dict[str, Callable[..., Any]]:
     values: dict[str, bytes] = {}
     subscribers: dict[str, list[socket.socket]] = {}
+    items: deque[bytes] = deque()
+    waiting: deque[tuple[socket.socket, int]] = deque()
 
-    def get(sock: socket.socket, key: str) -> bytes | None:
+    def get(sock: socket.socket, msgid: int, key: str) -> bytes | None:
         return values.get(key)
 
-    def set(sock: socket.socket, key: str, value: bytes) -> int:  # noqa: A001
+    def set(sock: socket.socket, msgid: int, key: str, value: bytes) -> int:  # noqa: A001
         values[key] = value
         return len(values)
 
-    def subscribe(sock: socket.socket, topic: str) -> None:
+    def put(sock: socket.socket, msgid: int, item: bytes) -> int:
+        if waiting:
+            who, asked = waiting.popleft()
+            _send(who, msgpack.packb((1, asked, None, item)))
+        else:
+            items.append(item)
+        return len(items)
+
+    def take(sock: socket.socket, msgid: int) -> object:
+        if items:
+            return items.popleft()
+        waiting.append((sock, msgid))
+        return LATER
+
+    def subscribe(sock: socket.socket, msgid: int, topic: str) -> None:
         subscribers.setdefault(topic, []).append(sock)
 
-    def publish(sock: socket.socket, topic: str, message: bytes) -> int:
+    def publish(sock: socket.socket, msgid: int, topic: str, message: bytes) -> int:
         told = [each for each in subscribers.get(topic, ()) if each.fileno() >= 0]
         for each in told:
             _send(each, msgpack.packb((2, "message", (topic, message))))
         return len(told)
 
-    return {"get": get, "set": set, "subscribe": subscribe, "publish": publish}
+    return {
+        "get": get,
+        "set": set,
+        "put": put,
+        "take": take,
+        "subscribe": subscribe,
+        "publish": publish,
+    }
 
 
 def _send(sock: socket.socket, data: bytes) -> None:
@@ -100,27 +128,38 @@ def _send(sock: socket.socket, data: bytes) -> None:
 
 
 class BareClient:
-    """Sends, and blocks until something comes back."""
+    """Sends, and blocks until something comes back; or polls for it, for as long as it takes."""
 
-    def __init__(self, address: str) -> None:
+    def __init__(self, address: str, polls: bool = False) -> None:
         self._address = address
         self._socket = socket.socket(socket.AF_UNIX)
         self._socket.connect(address)
         self._pack = msgpack.Packer(autoreset=True).pack
+        poll = select.poll()
+        poll.register(self._socket, select.POLLIN)
+        self._poll = poll.poll if polls else None
         self._msgid = 0
         self.get: Callable[[str], Any] = partial(self._call, "get")
         self.set: Callable[[str, bytes], Any] = partial(self._call, "set")
+        self.put: Callable[[bytes], Any] = partial(self._call, "put")
+        self.take: Callable[[], Any] = partial(self._call, "take")
         self.publish: Callable[[str, bytes], Any] = partial(self._call, "publish")
         self.set_at_once: Callable[[dict[str, bytes]], Any] = self.set_in_pipeline
 
     def _call(self, method: str, *params: Any) -> Any:
         self._msgid += 1
         self._socket.send(self._pack((0, self._msgid, method, params)))
+        while self._poll is not None and not self._poll(0):
+            pass
         return msgpack.unpackb(self._socket.recv(RECEIVE_BYTES))[3]
 
     def set_in_pipeline(self, items: dict[str, bytes]) -> None:
-        for key, value in items.items():
-            self.set(key, value)
+        pack = self._pack
+        self._socket.sendall(b"".join([pack((0, 0, "set", item)) for item in items.items()]))
+        unpacker, answers = msgpack.Unpacker(), 0
+        while answers < len(items):
+            unpacker.feed(self._socket.recv(RECEIVE_BYTES))
+            answers += sum(1 for _ in unpacker)
 
     def subscribe(self, topic: str) -> Iterator[bytes]:
         events = BareClient(self._address)

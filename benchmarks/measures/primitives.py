@@ -11,10 +11,11 @@ from typing import Any, Protocol
 
 import udsbus
 
+from ..bare import BareClient
 from ..bench import Bench
 from ..clients import connect
 from ..load import VALUE, percentiles
-from ..results import REDIS, UDSBUS, Goal, Table
+from ..results import BARE, REDIS, UDSBUS, Goal, Table
 from ..servers import Server
 from ..workers import Job, run_together
 
@@ -40,7 +41,7 @@ def measure_queue(bench: Bench) -> Table:
                 sides = [(REDIS, pair), (UDSBUS, (udsbus, udsbus))]
                 for side, (one, two) in sides if number % 2 == 0 else reversed(sides):
                     ages, _ = run_together(
-                        [Job(_get, (one, count)), Job(_put, (one, count, GAP_SECONDS))]
+                        [Job(get_each, (one, count)), Job(put_each, (one, count, GAP_SECONDS))]
                     )
                     halves, _ = run_together(
                         [Job(_ping, (one, two, count)), Job(_pong, (one, two, count))]
@@ -102,10 +103,26 @@ class RedisQueue:
         return found
 
 
+class BareQueue:
+    """The one of the barest broker."""
+
+    def __init__(self, server: Server) -> None:
+        self._client = BareClient(server.address)
+
+    def put(self, item: bytes) -> object:
+        return self._client.put(item)
+
+    def get(self) -> bytes:
+        item: bytes = self._client.take()
+        return item
+
+
 def _queue(target: Any, name: str = NAME) -> Queue:
     if not isinstance(target, Server):
         proxy: Queue = target
         return proxy
+    if target.kind == BARE:
+        return BareQueue(target)
     if target.kind == REDIS:
         return RedisQueue(target, name)
     client: Any = connect(target)
@@ -121,7 +138,7 @@ def _age(item: bytes) -> int:
     return monotonic_ns() - int(struct.unpack_from("q", item)[0])
 
 
-def _put(ready: Callable[[], object], target: Any, count: int, gap: float) -> None:
+def put_each(ready: Callable[[], object], target: Any, count: int, gap: float) -> None:
     queue = _queue(target)
     ready()
     for _ in range(count):
@@ -129,7 +146,7 @@ def _put(ready: Callable[[], object], target: Any, count: int, gap: float) -> No
         queue.put(_stamped())
 
 
-def _get(ready: Callable[[], object], target: Any, count: int) -> array[int]:
+def get_each(ready: Callable[[], object], target: Any, count: int) -> array[int]:
     queue = _queue(target)
     ready()
     return array("q", (_age(queue.get()) for _ in range(count)))

@@ -2,8 +2,7 @@
 
 The same framing as udsbus, over the same sockets, and nothing else: no checks, no time-outs, no
 revisions kept, no change log, no limits. The broker polls a little before it sleeps, the client
-only if it is told to. What udsbus lacks to these figures is what it does for its users; and what
-they lack to a goal, Python lacks.
+only if it is told to. What udsbus lacks to these figures is what it does for its users.
 
     python -m benchmarks.bare SOCKET      serves until it is killed
 """

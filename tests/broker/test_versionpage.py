@@ -50,7 +50,7 @@ ANOTHER = next(key for key in ("b", "c") if word_of(key) != word_of("a"))
 class Disk:
     """A journal that says when it is written."""
 
-    durable = True
+    durable = wants_answers = True
 
     def __init__(self) -> None:
         self.written: Callable[[], None] = lambda: None

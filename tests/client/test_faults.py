@@ -145,6 +145,7 @@ def test_messages_and_those_who_watch() -> None:
             message = subscription.get(timeout=PATIENCE)
             assert message is not None
             assert message.value == 2
+        assert client.info()["counters"]["closed"]["peer_closed"] == 1, "it was cut"
 
 
 def test_several_clients_at_once_lose_nothing(state: str) -> None:

@@ -41,10 +41,13 @@ def watching(client: Client) -> dict[str, Any]:
     """What a watch of everything tells, until `zz/end` is there."""
     state: dict[str, Any] = {}
     revisions = []
+    ended = False
     with client.watch("**", initial=True) as watch:
         client.set("ready", True)
         for change in watch:
             if isinstance(change, udsbus.CaughtUp):
+                if ended:
+                    break
                 continue
             revisions.append(change.revision)
             if change.kind in ("deleted", "expired", "released"):
@@ -52,7 +55,9 @@ def watching(client: Client) -> dict[str, Any]:
             else:
                 state[change.key] = change.value
             if change.key == "zz/end":
-                break
+                ended = True
+                if change.kind != "present":  # else what is gone is still to be told
+                    break
         return {
             "state": state, "in order": revisions == sorted(revisions), "changes": len(revisions),
             "skipped": watch.skipped, "conflated": watch.conflated, "over": watch.started_over,

@@ -97,6 +97,13 @@ def test_first_in_first_out(queueing: Queueing) -> None:
     assert queueing.item(queueing.take(B, timeout=0.0)) is None
 
 
+def test_nothing_is_due_when_an_item_has_come_and_gone(queueing: Queueing) -> None:
+    queueing.put(b"1")
+    queueing.take(B)
+    queueing.engine.settle()
+    assert queueing.engine.agenda.due == inf
+
+
 def test_the_last_first(queueing: Queueing) -> None:
     for item in (b"1", b"2", b"3"):
         queueing.put(item)
@@ -431,7 +438,7 @@ def lines(engine: Engine) -> Any:
         for line in (queue.takers, queue.putters, queue.joiners):
             assert list(line) == sorted(line)
             found += [(one.wanted, one.ticket, one.origin, one.deadline) for one in line.values()]
-        settled = name not in engine.queues._unsettled
+        settled = name not in engine.queues.unsettled
         assert queue.used or not settled
         if settled and queue.takers:
             assert not queue.length, "somebody waits for what is there"
@@ -521,7 +528,8 @@ def test_many_are_served_in_turns(queueing: Queueing) -> None:
     served = [queueing.result(each) != "waits" for each in waits]
     assert served == [True] * GRANTS_PER_TURN + [False] * 10
     late = queueing.put(b"late", C, maxsize=10_000)
-    assert queueing.engine.next_deadline() == 0.0
+    queueing.engine.settle()
+    assert queueing.engine.agenda.due == queueing.engine.next_deadline() == 0.0
     queueing.tend()
     assert all(queueing.result(each) < queueing.result(late) for each in waits)
 

@@ -114,6 +114,7 @@ class Faults:
 class _FaultyJournal:
     def __init__(self, faults: Faults, journal: Journal) -> None:
         self.durable = journal.durable
+        self.wants_answers = True
         self.close = journal.close
         self._faults = faults
         self._journal = journal

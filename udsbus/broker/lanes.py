@@ -88,21 +88,22 @@ def _newest(answers: Iterable[tuple[int, bytes]]) -> int:
 class Answers:
     """Those of one turn that are to be kept."""
 
-    __slots__ = ("_answers", "_durable", "_lanes", "_unkept")
+    __slots__ = ("_answers", "_durable", "_lanes", "_unkept", "_wanted")
 
-    def __init__(self, durable: bool) -> None:
-        """`durable`: there is a journal to keep them."""
+    def __init__(self, durable: bool, wanted: bool) -> None:
+        """`durable`: there is a journal to keep them. `wanted`: somebody asks `to_be_kept`."""
         self._answers: list[Answered] = []
         self._lanes: list[Lane] = []
         """Of each of them."""
         self._durable = durable
+        self._wanted = wanted
         self._unkept = 0
         """How many lanes have answers that are not in the journal; one that is forgotten counts on,
         for all that this says is whether to look."""
 
     def add(self, lane: Lane, connection: int, msgid: int, response: bytes) -> None:
         lane.answers.append((msgid, response))
-        if not self._durable:  # then no turn is ever taken back either
+        if not self._wanted:  # then no turn is ever taken back either
             return
         self._answers.append(_new(Answered, (connection, msgid, response)))
         self._lanes.append(lane)
@@ -129,7 +130,7 @@ class Answers:
                 if lane.unkept:
                     lane.unkept = []
                     self._unkept -= 1
-        else:
+        elif self._durable:
             for lane, (_, msgid, response) in zip(self._lanes, self._answers, strict=True):
                 self._unkept += not lane.unkept
                 lane.unkept = [*lane.unkept, (msgid, response)][-(lane.answers.maxlen or 1) :]

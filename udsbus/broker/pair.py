@@ -407,7 +407,7 @@ class Reader:
             return
         self.next_step = now = monotonic()
         if not at_end and self.ready and now - self._begun < READ_SECONDS:
-            self.next_step += PAUSE_SECONDS  # unless it falls behind
+            sleep(PAUSE_SECONDS)  # unless it falls behind
         if at_end:
             # A long pass leaves much for the next: what has been written meanwhile.
             self._passes += 1

@@ -120,7 +120,7 @@ class Turn:
         )
         self._page = page
         self._lanes = lanes
-        self._answers = Answers(journal.durable)
+        self._answers = Answers(journal.durable, journal.wants_answers)
         self._later: dict[int, tuple[Connection, Any, Later]] = {}
         """Ticket → the connection and the msgid of a request whose result is still to come."""
         self._tickets: dict[tuple[int, Any], int] = {}

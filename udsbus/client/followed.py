@@ -241,8 +241,8 @@ def read_told(pattern: str, told: Told, read: Callable[[bytes], Any]) -> Change 
     """What the user of a watch gets. Raises MissedChanges, UnsupportedValue."""
     if type(told) is RawChange:
         revision, kind, key, value, previous = told
-        before = None if previous is None else read(previous)
-        fields = revision, kind, key, None if value is None else read(value), before
+        now = None if value is None else read(value)
+        fields = revision, kind, key, now, None if previous is None else read(previous)
         change: Change = _new(Change, fields)
         return change
     if isinstance(told, Missed):

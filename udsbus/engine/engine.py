@@ -76,7 +76,8 @@ class Engine:
         self.log = log if log is not None else ChangeLog()
         self.log.forgotten = first_revision
         self.agenda = Agenda()
-        """When `tend` wants to be called: as soon as that is due."""
+        """When `tend` wants to be called: as soon as that is due. What is to be settled stands in
+        it after `settle`: most of that is done by the command that has left it."""
         self.keyspace = Keyspace(self.agenda)
         self.owners = Owners()
         self.sessions: dict[int, str] = {}
@@ -86,7 +87,7 @@ class Engine:
         self.waiting = WaitingList(self, self.agenda)
         self.locks = Locks(self, codec, self.waiting, self.agenda)
         self._held = self.locks.tokens
-        self.queues = Queues(self, codec, self.waiting, self.agenda)
+        self.queues = Queues(self, codec, self.waiting)
         self.services = Services(self, codec)
         self.registrations = Registrations(self.to_undo)
         self.watches = self.registrations.watches
@@ -162,6 +163,8 @@ class Engine:
         beyond this."""
         if self._changes:
             self._log_changes()
+        if not self._frozen and (self.locks.unsettled or self.queues.unsettled):
+            self.agenda.by(0.0)
         if self._undo is not None:
             self._settled = self.revision, self.changes
             self._undo.clear()

@@ -79,7 +79,7 @@ class Interest:
         path = [self._root]
         segments = pattern.split("/")
         for segment in segments:
-            path.append(self._branch(path[-1], segment))
+            path.append(_branch_of(path[-1], segment))
         subscribers = path[-1].subscribers
         subscribers[subscriber] -= 1
         self._size -= 1
@@ -141,6 +141,11 @@ class Interest:
         for node in reached:
             found.update(node.subscribers)
         return tuple(found)
+
+
+def _branch_of(node: _Node, segment: str) -> _Node:
+    """One that is there."""
+    return {"*": node.one, "**": node.many}.get(segment) or node.branches[segment]
 
 
 def _add(node: _Node, reached: dict[_Node, None]) -> None:

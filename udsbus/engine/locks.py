@@ -126,8 +126,7 @@ class Locks:
         self._lingering: Deadlines[str] = Deadlines(agenda)
         """Until when the keys stay of those that were kicked."""
         self._of_node: dict[Node, dict[str, Waiter]] = {}
-        self._agenda = agenda
-        self._unsettled: dict[str, None] = {}
+        self.unsettled: dict[str, None] = {}
         """Locks whose next waiter may have his turn."""
         self._known: set[str] = set()
         """Names that have been checked."""
@@ -175,7 +174,7 @@ class Locks:
 
     def due(self) -> float:
         """When `tend` wants to be called next."""
-        return 0.0 if self._unsettled else self._lingering.next()
+        return 0.0 if self.unsettled else self._lingering.next()
 
     def tend(self, now: float) -> None:
         """Do what is due, and grant what can be granted. Not while nothing can be written."""
@@ -189,12 +188,12 @@ class Locks:
         """Let those have their locks whose turn it is, at most GRANTS_PER_TURN; `due` says that
         there are more."""
         left = GRANTS_PER_TURN
-        while self._unsettled:
-            name, _ = self._unsettled.popitem()
+        while self.unsettled:
+            name, _ = self.unsettled.popitem()
             lock = self._locks.get(name)
             while lock is not None and lock.waiting:
                 if not left:
-                    self._unsettle(name)
+                    self.unsettled[name] = None
                     return
                 left -= 1
                 waiter = next(iter(lock.waiting.values()))
@@ -206,7 +205,7 @@ class Locks:
                 else:
                     self._waiting.answer(waiter, NOBODY)
                 lock = self._locks.get(name)
-            self._unsettled.pop(name, None)
+            self.unsettled.pop(name, None)
 
     # --- commands ---------------------------------------------------------------------------
 
@@ -315,14 +314,9 @@ class Locks:
     def _look_at(self, lock: Lock) -> None:
         """Something has changed: somebody else may have it now, or nobody cares for it."""
         if lock.waiting:
-            self._unsettle(lock.name)
+            self.unsettled[lock.name] = None
         else:
             self._drop_if_unused(lock)
-
-    def _unsettle(self, name: str) -> None:
-        """The next waiter of a lock may have his turn."""
-        self._unsettled[name] = None
-        self._agenda.by(0.0)
 
     def _drop_if_unused(self, lock: Lock) -> None:
         if not lock.holders and not lock.waiting and not lock.added:

@@ -37,7 +37,6 @@ from ..patterns import (
     shown,
 )
 from ..terms import DELETED
-from .deadlines import Agenda
 from .keyspace import Entry
 from .rules import Codec, check_value
 from .sortedkeys import SortedKeys
@@ -130,7 +129,7 @@ class Queue:
 
 
 class Queues:
-    def __init__(self, keys: Keys, codec: Codec, waiting: WaitingList, agenda: Agenda) -> None:
+    def __init__(self, keys: Keys, codec: Codec, waiting: WaitingList) -> None:
         self.handlers: dict[type, Callable[..., Any]] = {
             m.Put: self._put,
             m.Take: self._take,
@@ -143,8 +142,7 @@ class Queues:
         self._codec = codec
         self._waiting = waiting
         self._queues: dict[str, Queue] = {}
-        self._agenda = agenda
-        self._unsettled: dict[str, None] = {}
+        self.unsettled: dict[str, None] = {}
         """Queues of which something has gone, so that somebody's waiting may be over."""
         self._known: set[str] = set()
         """Names that have been checked."""
@@ -181,7 +179,7 @@ class Queues:
             queue.count_in_hand(key.rpartition("/")[2], 0)
         else:
             return None
-        self._unsettle(queue)
+        self.unsettled[queue.name] = None
         return queue
 
     def come_back(self, key: str) -> int:
@@ -201,14 +199,14 @@ class Queues:
 
     def due(self) -> float:
         """When `settle` wants to be called next."""
-        return 0.0 if self._unsettled else inf
+        return 0.0 if self.unsettled else inf
 
     def settle(self) -> None:
         """Answer those whose waiting is over, or some of them: see `_serve`."""
-        for name in list(self._unsettled):
+        for name in list(self.unsettled):
             queue = self._queues.get(name)
             if queue is None:
-                del self._unsettled[name]
+                del self.unsettled[name]
             else:
                 self._serve(queue)
 
@@ -421,7 +419,7 @@ class Queues:
     def _serve(self, queue: Queue) -> None:
         """Answer those whose waiting is over, at most GRANTS_PER_TURN; `due` says that there are
         more. Forget a queue of which nothing is left."""
-        self._unsettled.pop(queue.name, None)
+        self.unsettled.pop(queue.name, None)
         for _ in range(GRANTS_PER_TURN):
             if queue.length and queue.takers:
                 self._serve_taker(queue, _first(queue.takers))
@@ -430,20 +428,15 @@ class Queues:
             elif queue.joiners and not queue.unfinished:
                 self._waiting.answer(_first(queue.joiners), True)
             else:
-                self._unsettled.pop(queue.name, None)
+                self.unsettled.pop(queue.name, None)
                 if not queue.used:
                     self._forget(queue)
                 return
-        self._unsettle(queue)
-
-    def _unsettle(self, queue: Queue) -> None:
-        """Somebody's waiting may be over."""
-        self._unsettled[queue.name] = None
-        self._agenda.by(0.0)
+        self.unsettled[queue.name] = None
 
     def _forget(self, queue: Queue) -> None:
         self._queues.pop(queue.name, None)
-        self._unsettled.pop(queue.name, None)
+        self.unsettled.pop(queue.name, None)
 
     def _serve_taker(self, queue: Queue, taker: Waiter) -> None:
         result: Any = NOBODY
@@ -476,7 +469,7 @@ class Queues:
         """Somebody does not wait any more."""
         queue = self._queues[waiter.wanted.queue]
         if queue.putters or not queue.used:
-            self._unsettle(queue)
+            self.unsettled[queue.name] = None
 
 
 def _first(line: OrderedDict[int, Waiter]) -> Waiter:

@@ -44,6 +44,8 @@ class Journal(Protocol):
 
     durable: bool
     """Whether it can fail, so that the turn must be able to take back what it did."""
+    wants_answers: bool
+    """Whether `append` looks at them."""
 
     def append(self, effects: list[Effect], answers: list[Answered], now: float) -> bool:
         """Make the effects of one turn safe, all or none. When it returns they may be seen.
@@ -61,6 +63,7 @@ class MemoryJournal:
     """Keeps nothing: the state of the bus ends with the broker's process."""
 
     durable = False
+    wants_answers = False
 
     def append(self, effects: list[Effect], answers: list[Answered], now: float) -> bool:
         return False
@@ -85,6 +88,7 @@ class FileJournal:
     """
 
     durable = True
+    wants_answers = True
 
     def __init__(
         self,

@@ -31,9 +31,12 @@ from .gathering import Gathering
 from .recovery import Scan
 
 DIRECTORY = "snapshots"
+OPERATIONS = 1_000
+"""Of SQLite's virtual machine, a fraction of a millisecond."""
 ATTEMPTS = 20
-PAGES = 64
-"""Copied at once, in a fraction of a millisecond."""
+PAGES = 256
+"""Copied at once, in less than a millisecond. Between two such pieces a thread must have the
+interpreter, for which it may have to wait."""
 SQLITE = b"SQLite format 3\0"
 
 
@@ -93,6 +96,7 @@ def _attempt(state: str, making: str, decode: Decode) -> int | None:
             return None
         if position_in(state) != begin:
             return None
+        copy.set_progress_handler(bursts.pause, OPERATIONS)
         copy.execute("begin")
         if scan.header is not None:
             write_gathered(copy, gathering, scan.header, scan.position, decode)

@@ -120,7 +120,7 @@ NUMBER_BYTES: Final = _limit(
 # --- what the broker keeps ------------------------------------------------------------------
 CHANGE_LOG_CHANGES: Final = _limit(
     "change_log_changes", 16_384, "changes",
-    "a watch that reconnects within this many changes resumes without a gap",
+    "a watch that reconnects within about this many changes resumes without a gap",
 )  # fmt: skip
 CHANGE_LOG_BYTES: Final = _limit(
     "change_log_bytes",

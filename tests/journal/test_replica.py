@@ -15,10 +15,12 @@ from hypothesis import strategies as st
 
 from tests.engine.support import examples
 from udsbus import messages as m
+from udsbus.broker import pair as pair_module
 from udsbus.broker import replica as replica_module
 from udsbus.broker.durability import open_state
-from udsbus.broker.pair import Reader
+from udsbus.broker.pair import READ_SECONDS, Reader
 from udsbus.broker.replica import Replica
+from udsbus.bursts import PAUSE_SECONDS
 from udsbus.errors import JournalDamaged
 from udsbus.journal import StateDirectory
 from udsbus.journal.folding import fold
@@ -216,3 +218,31 @@ def test_damage_is_told(bus: Bus) -> None:
     with contextlib.closing(StateDirectory(str(bus.path))) as directory:
         repair(directory)
     bus.start()
+
+
+def test_one_that_has_caught_up_pauses_between_steps_unless_it_falls_behind(
+    bus: Bus, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(replica_module, "STEP_SECONDS", -1.0)  # a step is one turn
+    slept: list[float] = []
+    monkeypatch.setattr(pair_module, "sleep", slept.append)
+    reader = Reader(str(bus.path))
+
+    def write(turns: int) -> None:
+        for number in range(turns):
+            bus.do(m.Set("a", value(number)))
+
+    write(5)
+    while not reader.ready:
+        reader.step()
+    assert slept == [], "nobody could take over before"
+    write(5)
+    for _ in range(3):
+        reader.step()
+    assert slept == [PAUSE_SECONDS] * len(slept) != []
+    slept.clear()
+    write(5)
+    reader._begun -= 2 * READ_SECONDS  # so long it has been at it
+    for _ in range(3):
+        reader.step()
+    assert slept == []

@@ -12,7 +12,7 @@ import pytest
 from udsbus import messages as m
 from udsbus.bursts import Bursts
 from udsbus.journal.database import opened_file
-from udsbus.journal.folding import fold
+from udsbus.journal.folding import fold, write_gathered
 from udsbus.journal.snapshot import PAGES, take_snapshot
 
 from .bus import Bus
@@ -31,7 +31,7 @@ def test_it_is_made_in_bursts_and_of_one_moment(
     fold(str(bus.path))
     bus.do(m.Set(keys[0], msgpack.packb("newer")))
     bus.restart()
-    pauses = refused = 0
+    pauses = refused = copied = 0
 
     def pause(self: Any) -> None:
         nonlocal pauses, refused
@@ -45,13 +45,20 @@ def test_it_is_made_in_bursts_and_of_one_moment(
             except sqlite3.OperationalError:
                 refused += 1
 
+    def write(*arguments: Any) -> None:
+        nonlocal copied
+        copied = pauses
+        write_gathered(*arguments)
+
     monkeypatch.setattr(Bursts, "pause", pause)
+    monkeypatch.setattr("udsbus.journal.snapshot.write_gathered", write)
     revision = take_snapshot(str(bus.path), str(tmp_path / "snapshot.db"), msgpack.unpackb)
     crash(bus.journal)
     with opened_file(str(tmp_path / "snapshot.db"), read_only=True) as database:
         (size,) = database.execute("pragma page_count").fetchone()
         rows = dict(database.execute("select key, value from entries"))
-    assert pauses > size / PAGES > 2
+    assert copied > size / PAGES > 2
+    assert pauses > copied, "and while what must not be in it is taken out"
     assert refused == 1
     assert len(rows) == len(keys)
     assert rows[keys[0]] == msgpack.packb("newer")

@@ -392,7 +392,7 @@ class Reader:
         return None if self._replica is None else self._replica.position
 
     def step(self) -> None:
-        """Read for some milliseconds at most."""
+        """Read for about a millisecond. One that has caught up pauses then: see `bursts.py`."""
         try:
             if self._replica is None:
                 self._replica = Replica(self._state)

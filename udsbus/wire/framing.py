@@ -152,6 +152,8 @@ def _is_call(message: Any) -> bool:
     if type(message) is not list or len(message) != 4:
         return False
     kind, msgid, _, _ = message
+    # REQUEST or RESPONSE, and up to MSGID_MOST. All that comes is looked at here, and to shift is
+    # quicker than to compare with two bounds.
     return type(kind) is int and not kind >> 1 and type(msgid) is int and not msgid >> 32
 
 
